@@ -1,0 +1,8 @@
+//! Records, DSSE, the log and the verifier: evidence that an auditor checks without trusting us.
+//!
+//! Owns every byte format of evidence. It is given observations and keys and makes envelopes, proofs and verdicts on
+//! bundles. It must never touch the network, start a runtime or read a clock by itself.
+#![forbid(unsafe_code)]
+
+pub mod record;
+pub mod text;

@@ -1,0 +1,358 @@
+//! What one record says: in-toto Statement v1 with one of Guard's predicates.
+//!
+//! Owns the JSON shape of evidence (docs/evidence-format.md is its prose). It is given observations and makes bytes
+//! that are signed once and never serialised again. It must never drop what it does not know: a reader verifies the
+//! bytes first and keeps them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::Text;
+
+/// `_type` of every statement.
+pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// DSSE payload type of every envelope.
+pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+
+/// One statement. `subject` is what the record is about, for tools that know nothing of Guard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Statement {
+    #[serde(rename = "_type")]
+    pub kind: String,
+    pub subject: Vec<Subject>,
+    #[serde(flatten)]
+    pub predicate: Predicate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// `exec:/usr/bin/git`, `request:01J…`.
+    pub name: String,
+    pub digest: Digest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// Lower-case hex.
+    pub sha256: String,
+}
+
+/// The predicate, told apart by `predicateType`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "predicateType", content = "predicate")]
+pub enum Predicate {
+    /// Somebody is asked. Signed by the host.
+    #[serde(rename = "urn:guard:record:request:v1")]
+    Request(Box<RequestRecord>),
+    /// An answer of people, or of a time-out, as the host received it. Signed by the host, and inside by the console.
+    #[serde(rename = "urn:guard:record:decision:v1")]
+    Decision(Box<DecisionRecord>),
+    /// What the kernel did. Signed by the host.
+    #[serde(rename = "urn:guard:record:enforcement:v1")]
+    Enforcement(Box<EnforcementRecord>),
+    /// Start, stop, policy, labels, lost events, recovery. Signed by the host or the console.
+    #[serde(rename = "urn:guard:record:lifecycle:v1")]
+    Lifecycle(Box<LifecycleRecord>),
+    /// People's answer as the console signs it for the host. Not a link of a chain by itself.
+    #[serde(rename = "urn:guard:decision:v1")]
+    SignedDecision(Box<SignedDecision>),
+}
+
+/// Where a record stands among its signer's records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// `host:<ULID>` or `console:<origin>`.
+    pub signer: String,
+    /// Grows by one with every new key or lost spool; never reused.
+    pub epoch: u64,
+    /// 1, 2, 3 … within the epoch, without gaps.
+    pub sequence: u64,
+    /// SHA-256 (hex) of the previous envelope of this epoch; 64 zeros for the first.
+    pub previous: String,
+    /// The signer's clock, RFC 3339 UTC with milliseconds.
+    pub at: String,
+    /// Nanoseconds since boot, and which boot: a clock that nobody can set back.
+    pub since_boot_ns: u64,
+    pub boot_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    pub header: Header,
+    /// ULID.
+    pub request_id: String,
+    pub host: HostFacts,
+    pub workload: WorkloadFacts,
+    pub action: Action,
+    pub why: Why,
+    /// What the workload says about itself. A claim: quoted, never believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Claims>,
+    /// 32 bytes, hex; the decision repeats it.
+    pub nonce: String,
+    /// After which the host denies by itself; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    pub id: String,
+    pub name: String,
+    pub kernel: String,
+    pub agent_version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadFacts {
+    pub label: String,
+    /// Path below the cgroup v2 root.
+    pub cgroup: Text,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    pub uid: u32,
+    pub gid: u32,
+    /// Name in the host's user database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
+    pub pid: u32,
+    pub tid: u32,
+    /// From the process itself up to the first one outside the workload or PID 1; the process comes first.
+    pub ancestry: Vec<ProcessFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    pub pid: u32,
+    /// Nanoseconds since boot.
+    pub start_ns: u64,
+    pub comm: Text,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Text>,
+    /// Bounded; as /proc shows it now, written by the workload.
+    pub argv: Vec<Text>,
+    pub uid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Action {
+    Exec(Box<ExecAction>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAction {
+    /// Host view, from the kernel's dentry walk; absent when it did not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text>,
+    pub unlinked: bool,
+    pub device: u32,
+    pub inode: u64,
+    pub generation: u32,
+    /// Of the content, hex; absent when it could not be read in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Name as the workload gave it to execve(2).
+    pub given: Text,
+    pub argv: Vec<Text>,
+    pub argv_count: u64,
+    /// SHA-256 over every string followed by NUL, hex.
+    pub argv_sha256: String,
+    /// `argv` leaves something out.
+    pub argv_truncated: bool,
+    /// Chosen by name in the agent's configuration.
+    pub environment: Vec<Text>,
+    pub environment_count: u64,
+    pub environment_sha256: String,
+    pub cwd: Text,
+}
+
+/// Why somebody is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    pub rules: Vec<MatchedRule>,
+    /// Groups asked; empty: any approver.
+    pub approver_groups: Vec<String>,
+    pub quorum: u32,
+    /// SHA-256 of the policy text, hex.
+    pub policy_digest: String,
+    /// Short sentences: what could go wrong, at most three.
+    pub risks: Vec<String>,
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatchedRule {
+    /// `@id` of the policy, or `builtin:…`.
+    pub id: String,
+    /// `@description`, or a sentence made from the rule.
+    pub description: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Claims {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Text>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Allow,
+    Deny,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    pub header: Header,
+    pub request_id: String,
+    /// SHA-256 of the request record's payload, hex.
+    pub request_digest: String,
+    pub verdict: Verdict,
+    pub by: DecidedBy,
+    pub received_at: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// The console's DSSE envelope, exact bytes in base64, around a [`SignedDecision`].
+    People { envelope: String },
+    /// The policy's time-out passed: denied.
+    Timeout,
+    /// The host refused by itself: local `forbid`, policy changed, console refused the request.
+    Host { because: String },
+}
+
+/// What the console signs and the host checks. Everything it needs to hold good is inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedDecision {
+    /// Log origin of the console.
+    pub console: String,
+    pub host_id: String,
+    pub request_id: String,
+    pub request_digest: String,
+    pub nonce: String,
+    pub verdict: Verdict,
+    /// One per person whose answer counted.
+    pub answers: Vec<Answer>,
+    pub quorum: u32,
+    /// The label's owner at that time: issuer and subject, to be compared with the answers'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<PersonId>,
+    pub issued_at: String,
+    /// The host refuses it afterwards.
+    pub expires_at: String,
+}
+
+/// A person, as the identity provider names one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PersonId {
+    /// `local` or an OIDC issuer.
+    pub issuer: String,
+    pub subject: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub who: PersonId,
+    /// Display name at that time.
+    pub name: String,
+    pub groups: Vec<String>,
+    pub roles: Vec<String>,
+    pub verdict: Verdict,
+    pub reason: String,
+    pub at: String,
+    /// `web`, `cli`, `api` …
+    pub channel: String,
+    /// When the session signed in.
+    pub signed_in_at: String,
+    /// SHA-256 (hex) of the request payload that was shown.
+    pub shown_digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnforcementRecord {
+    pub header: Header,
+    pub label: String,
+    /// When people were asked: the request and the decision records' payload digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision_digest: Option<String>,
+    /// When the policy decided alone: what, and by which rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_policy: Option<PolicyDecided>,
+    pub verdict: Verdict,
+    pub effect: Effect,
+    /// Between the verdict and the effect, nanoseconds.
+    pub resume_ns: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyDecided {
+    pub workload: WorkloadFacts,
+    pub action: PolicyAction,
+    pub rules: Vec<MatchedRule>,
+    pub policy_digest: String,
+}
+
+/// An action that only the kernel key described (fast), or one that was read from the held thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PolicyAction {
+    ExecKey { path: Option<Text>, device: u32, inode: u64, generation: u32 },
+    Exec(Box<ExecAction>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Effect {
+    /// The syscall went on; for an approved exec, everything matched what was approved.
+    Ran,
+    Denied,
+    /// It failed for a reason of its own. Positive errno.
+    Failed { errno: i32 },
+    /// It differed from what was approved and was killed before its first instruction.
+    Killed { what: String, approved: String, found: String },
+    /// The thread was gone before the verdict took effect.
+    Died,
+    /// The question ended by itself before an answer.
+    Withdrawn { why: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LifecycleRecord {
+    pub header: Header,
+    pub event: Lifecycle,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// First record of an epoch.
+    Begun { why: String, key: String },
+    EnforcementOn { kernel: String, agent_version: String, programs: Vec<String> },
+    EnforcementOff { why: String },
+    PolicyLoaded { digest: String, policies: u32 },
+    LabelAdded { label: String, cgroup: Text, source: String },
+    LabelRemoved { label: String, cgroup: Text },
+    EventsLost { count: u64 },
+    /// The spool's last frame was torn and cut off.
+    Recovered { cut_bytes: u64 },
+    DecisionRefused { request_id: String, because: String },
+}

@@ -1,0 +1,1 @@
+//! Text that somebody else wrote: any bytes, kept exactly, shown safely.

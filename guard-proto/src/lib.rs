@@ -1,0 +1,27 @@
+//! The approval API: what hosts, consoles and people say to each other.
+//!
+//! Owns the wire types of the three boundaries: [`v1`] (gRPC, host to console, generated from
+//! `proto/guard/v1/approval.proto`), [`rest`] (HTTP, people and programs to console) and [`control`] (Unix socket,
+//! `guard` to the agent on the same host). It is given nothing and must never do I/O.
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod limits;
+pub mod rest;
+
+/// Generated from `proto/guard/v1/approval.proto`, which documents every field.
+#[expect(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::needless_pass_by_value,
+    clippy::uninlined_format_args,
+    clippy::semicolon_if_nothing_returned,
+    clippy::redundant_closure_for_method_calls,
+    reason = "generated code"
+)]
+pub mod v1 {
+    tonic::include_proto!("guard.v1");
+}

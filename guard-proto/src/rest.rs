@@ -1,0 +1,277 @@
+//! The REST API under `/api/v1`: bodies as both sides see them.
+//!
+//! Owns the JSON shapes; docs/api.md owns paths and rules. Times are RFC 3339 in UTC; ids are ULIDs unless said
+//! otherwise. Unknown fields in a request body are an error; in an answer they are to be ignored.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a request stands. Ends are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestState {
+    Pending,
+    Approved,
+    Denied,
+    TimedOut,
+    Withdrawn,
+}
+
+impl RequestState {
+    /// As it stands in JSON, SQL and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Denied => "denied",
+            Self::TimedOut => "timed_out",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+}
+
+/// A page of anything. `next` is an opaque cursor; absent on the last page.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// One request, for lists and details alike. Text that the workload wrote is raw here (JSON-escaped only); whoever
+/// shows it makes control characters visible.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    pub id: String,
+    pub state: RequestState,
+    pub label: String,
+    pub host_id: String,
+    /// The host's display name.
+    pub host: String,
+    /// `exec`; later also `connect`, `write` …
+    pub action: String,
+    /// One line: the command as a shell would read it, or address, or path. Control characters shown escaped.
+    pub what: String,
+    /// One sentence, verb first, as on the card. Control characters shown escaped; no markup.
+    pub sentence: String,
+    pub asked_at: String,
+    pub expires_at: Option<String>,
+    pub approver_groups: Vec<String>,
+    pub quorum: u32,
+    /// Approvals so far.
+    pub approvals: u32,
+    /// The owner of the label, as the console knows it.
+    pub owner: Option<String>,
+    /// SHA-256 of the request record's payload, hex: what an answer is bound to.
+    pub digest: String,
+    /// Answers so far, oldest first.
+    pub decisions: Vec<DecisionView>,
+    /// What the kernel then did: `ran`, `denied`, `failed`, `killed`, `died`.
+    pub outcome: Option<String>,
+    pub outcome_detail: Option<String>,
+    pub ended_at: Option<String>,
+    /// Whether whoever asks may answer it now.
+    pub may_answer: bool,
+    /// Why not, as a sentence, where the button would be.
+    pub why_not: Option<String>,
+    /// The statement inside the request record, verbatim JSON (`guard-evidence` has its types).
+    pub statement: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DecisionView {
+    pub by: String,
+    /// `approve` or `deny`.
+    pub verdict: String,
+    pub reason: String,
+    pub at: String,
+    /// `web`, `cli`, `api` …
+    pub channel: String,
+}
+
+/// `POST /requests/{id}/approve` and `/deny`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerBody {
+    /// Required to deny; at most [`crate::limits::REASON_BYTES`].
+    #[serde(default)]
+    pub reason: String,
+    /// The digest that the person was shown; the answer is refused when the request has another.
+    pub digest: String,
+}
+
+/// `POST /setup`: only until the first administrator exists.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetupBody {
+    /// From the one-time link in `setup-link` in the data directory.
+    pub secret: String,
+    pub username: String,
+    pub password: String,
+}
+
+/// `POST /sessions`: a bearer token for programs (`guard login`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginBody {
+    pub username: String,
+    pub password: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Session {
+    /// Sent as `Authorization: Bearer …`. Shown once.
+    pub token: String,
+    pub expires_at: String,
+    pub me: Me,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Me {
+    pub username: String,
+    pub roles: Vec<Role>,
+    pub groups: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Users, labels, owners, hosts, tokens. Gives no right to approve.
+    Administrator,
+    /// Answers requests of labels that they do not own.
+    Approver,
+    /// Sees requests and hosts; makes tokens.
+    Operator,
+    /// Sees everything, evidence included; changes nothing.
+    Auditor,
+}
+
+impl Role {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Administrator => "administrator",
+            Self::Approver => "approver",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+        }
+    }
+}
+
+/// `POST /users`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    pub username: String,
+    pub password: String,
+    pub roles: Vec<Role>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct User {
+    pub username: String,
+    pub roles: Vec<Role>,
+    pub groups: Vec<String>,
+    pub created_at: String,
+    pub disabled: bool,
+}
+
+/// `PUT /labels/{name}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelBody {
+    /// A user name, or null for none.
+    pub owner: Option<String>,
+    #[serde(default)]
+    pub description: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Label {
+    pub name: String,
+    pub owner: Option<String>,
+    pub description: String,
+    /// Hosts that have workloads with it now.
+    pub hosts: Vec<String>,
+    pub pending: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Host {
+    pub id: String,
+    pub name: String,
+    /// `online`, `offline` or `revoked`.
+    pub state: String,
+    pub agent_version: String,
+    pub kernel: String,
+    pub policy_digest: String,
+    pub enforcing: bool,
+    pub enforcing_since: Option<String>,
+    pub last_seen: Option<String>,
+    pub enrolled_at: String,
+    pub certificate_expires_at: String,
+    pub lost_events: u64,
+    pub labels: Vec<String>,
+}
+
+/// `POST /tokens`: lets one host join.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// Seconds until it expires: 60 to 604,800; one hour when left out.
+    #[serde(default)]
+    pub expires_in: Option<u64>,
+    #[serde(default)]
+    pub description: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Token {
+    /// `guard1.<address of the host API>.<sha256 of the CA, hex>.<secret>`: everything `guard-agent enroll` needs.
+    pub token: String,
+    pub expires_at: String,
+}
+
+/// One stored record, without its envelope.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RecordView {
+    /// SHA-256 of the envelope, hex.
+    pub digest: String,
+    /// Position in the log.
+    pub index: u64,
+    pub host: String,
+    pub host_id: String,
+    pub epoch: u64,
+    pub sequence: u64,
+    /// `request`, `decision`, `enforcement`, `lifecycle` …
+    pub kind: String,
+    pub request_id: Option<String>,
+    pub at: String,
+    /// One line for people, control characters escaped.
+    pub summary: String,
+}
+
+/// An error: RFC 9457, `application/problem+json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:guard:problem:<name>`, stable.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What happened.
+    pub title: String,
+    pub status: u16,
+    /// To what, why, and what to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// `GET /status`, without signing in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// Whether the first administrator is still to be made.
+    pub needs_setup: bool,
+    pub time: String,
+}
