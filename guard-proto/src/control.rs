@@ -10,35 +10,57 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
     /// Put *this* peer process into a new labelled cgroup. The answer is `Entered`; then the peer runs its command.
-    Enter { label: String, run: String },
+    Enter {
+        label: String,
+        run: String,
+    },
     /// Tell about everything that the workload started under this run id is held for, until the peer hangs up.
-    Watch { run: String },
+    Watch {
+        run: String,
+    },
     /// Label an existing cgroup (path below the cgroup v2 root). Root only.
-    LabelAdd { label: String, cgroup: String },
+    LabelAdd {
+        label: String,
+        cgroup: String,
+    },
     /// Root only.
-    LabelRemove { cgroup: String },
+    LabelRemove {
+        cgroup: String,
+    },
     LabelList,
     Status,
     Doctor,
     /// Actions waiting on this host, whoever is asked.
     Pending,
     /// Parse and check a policy text without applying it.
-    PolicyValidate { text: String },
+    PolicyValidate {
+        text: String,
+    },
 }
 
 /// From the agent to `guard`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum ControlReply {
-    Entered { cgroup: String },
+    Entered {
+        cgroup: String,
+    },
     Event(RunEvent),
-    Labels { items: Vec<LabelledCgroup> },
+    Labels {
+        items: Vec<LabelledCgroup>,
+    },
     Status(Box<AgentStatus>),
-    Doctor { findings: Vec<Finding> },
-    Pending { items: Vec<PendingAction> },
+    Doctor {
+        findings: Vec<Finding>,
+    },
+    Pending {
+        items: Vec<PendingAction>,
+    },
     Done,
     /// What happened, why, and what to do next.
-    Refused { error: String },
+    Refused {
+        error: String,
+    },
 }
 
 /// What `guard run` prints.
@@ -47,13 +69,37 @@ pub enum ControlReply {
 pub enum RunEvent {
     /// Sent once when the watch is in place.
     Watching,
-    Held { action: String, what: String, groups: Vec<String>, request: String },
-    Approved { request: String, by: Vec<String>, after_ms: u64, reason: String },
-    Denied { request: Option<String>, what: String, by: Vec<String>, after_ms: u64, reason: String },
-    TimedOut { request: String, after_ms: u64 },
-    Withdrawn { request: String },
+    Held {
+        action: String,
+        what: String,
+        groups: Vec<String>,
+        request: String,
+    },
+    Approved {
+        request: String,
+        by: Vec<String>,
+        after_ms: u64,
+        reason: String,
+    },
+    Denied {
+        request: Option<String>,
+        what: String,
+        by: Vec<String>,
+        after_ms: u64,
+        reason: String,
+    },
+    TimedOut {
+        request: String,
+        after_ms: u64,
+    },
+    Withdrawn {
+        request: String,
+    },
     /// Something differed from what was approved.
-    Killed { request: String, detail: String },
+    Killed {
+        request: String,
+        detail: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

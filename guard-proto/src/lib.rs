@@ -11,8 +11,6 @@ pub mod rest;
 
 /// Generated from `proto/guard/v1/approval.proto`, which documents every field.
 #[expect(
-    missing_debug_implementations,
-    unreachable_pub,
     clippy::all,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
