@@ -14,10 +14,6 @@ pub mod rest;
     clippy::all,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    clippy::needless_pass_by_value,
-    clippy::uninlined_format_args,
-    clippy::semicolon_if_nothing_returned,
-    clippy::redundant_closure_for_method_calls,
     reason = "generated code"
 )]
 pub mod v1 {
