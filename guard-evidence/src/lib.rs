@@ -4,5 +4,14 @@
 //! bundles. It must never touch the network, start a runtime or read a clock by itself.
 #![forbid(unsafe_code)]
 
+pub mod chain;
+pub mod dsse;
+pub mod key;
 pub mod record;
+pub mod spool;
+pub mod statement;
+#[cfg(test)]
+mod testing;
 pub mod text;
+
+pub use rand_core;

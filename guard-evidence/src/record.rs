@@ -315,7 +315,12 @@ pub struct PolicyDecided {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PolicyAction {
-    ExecKey { path: Option<Text>, device: u32, inode: u64, generation: u32 },
+    ExecKey {
+        path: Option<Text>,
+        device: u32,
+        inode: u64,
+        generation: u32,
+    },
     Exec(Box<ExecAction>),
 }
 
@@ -326,13 +331,21 @@ pub enum Effect {
     Ran,
     Denied,
     /// It failed for a reason of its own. Positive errno.
-    Failed { errno: i32 },
+    Failed {
+        errno: i32,
+    },
     /// It differed from what was approved and was killed before its first instruction.
-    Killed { what: String, approved: String, found: String },
+    Killed {
+        what: String,
+        approved: String,
+        found: String,
+    },
     /// The thread was gone before the verdict took effect.
     Died,
     /// The question ended by itself before an answer.
-    Withdrawn { why: String },
+    Withdrawn {
+        why: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -345,14 +358,40 @@ pub struct LifecycleRecord {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Lifecycle {
     /// First record of an epoch.
-    Begun { why: String, key: String },
-    EnforcementOn { kernel: String, agent_version: String, programs: Vec<String> },
-    EnforcementOff { why: String },
-    PolicyLoaded { digest: String, policies: u32 },
-    LabelAdded { label: String, cgroup: Text, source: String },
-    LabelRemoved { label: String, cgroup: Text },
-    EventsLost { count: u64 },
+    Begun {
+        why: String,
+        key: String,
+    },
+    EnforcementOn {
+        kernel: String,
+        agent_version: String,
+        programs: Vec<String>,
+    },
+    EnforcementOff {
+        why: String,
+    },
+    PolicyLoaded {
+        digest: String,
+        policies: u32,
+    },
+    LabelAdded {
+        label: String,
+        cgroup: Text,
+        source: String,
+    },
+    LabelRemoved {
+        label: String,
+        cgroup: Text,
+    },
+    EventsLost {
+        count: u64,
+    },
     /// The spool's last frame was torn and cut off.
-    Recovered { cut_bytes: u64 },
-    DecisionRefused { request_id: String, because: String },
+    Recovered {
+        cut_bytes: u64,
+    },
+    DecisionRefused {
+        request_id: String,
+        because: String,
+    },
 }

@@ -1,0 +1,570 @@
+//! Making statements of records, reading them back, and saying in words what they say.
+//!
+//! Owns subjects, parsing and the sentences that people read. It is given typed records or verified payload bytes. It
+//! must never emit text of the workload except through [`crate::text`], nor markup: callers style the parts.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::record::{
+    Action, DecidedBy, Digest, Effect, ExecAction, Header, Lifecycle, PolicyAction, PolicyDecided, Predicate,
+    RequestRecord, STATEMENT_TYPE, Statement, Subject, Verdict,
+};
+use crate::text::{Text, shell_words, visible, visible_fold};
+
+/// Longest text of a workload in one line for people, in characters.
+const LINE: usize = 160;
+
+/// Payload bytes that are no statement of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum StatementError {
+    #[error("not a statement of a known kind: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("`_type` is `{0}`, not {STATEMENT_TYPE}")]
+    Type(String),
+}
+
+/// SHA-256 in lower-case hex: how every digest in evidence is written.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// SHA-256 (hex) over every string followed by NUL: `argv_sha256` and `environment_sha256`.
+#[must_use]
+pub fn strings_sha256<T: AsRef<[u8]>>(strings: &[T]) -> String {
+    let mut hash = Sha256::new();
+    for string in strings {
+        hash.update(string.as_ref());
+        hash.update([0]);
+    }
+    hex::encode(hash.finalize())
+}
+
+impl Statement {
+    /// The statement around a predicate; its subject follows from the predicate.
+    #[must_use]
+    pub fn new(predicate: Predicate) -> Self {
+        Self {
+            kind: STATEMENT_TYPE.to_owned(),
+            subject: vec![subject(&predicate)],
+            predicate,
+        }
+    }
+
+    /// Payload bytes: written once, signed, never written again.
+    ///
+    /// # Errors
+    /// Never for records made of the types here.
+    pub fn to_payload(&self) -> Result<Vec<u8>, StatementError> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// Reads a payload whose signature holds.
+    ///
+    /// # Errors
+    /// If it is not a statement of a kind that this version knows.
+    pub fn from_payload(payload: &[u8]) -> Result<Self, StatementError> {
+        let statement: Self = serde_json::from_slice(payload)?;
+        if statement.kind == STATEMENT_TYPE {
+            Ok(statement)
+        } else {
+            Err(StatementError::Type(visible_fold(&statement.kind, 80)))
+        }
+    }
+
+    /// Place in its signer's chain; a console's signed decision has none.
+    #[must_use]
+    pub fn header(&self) -> Option<&Header> {
+        match &self.predicate {
+            Predicate::Request(r) => Some(&r.header),
+            Predicate::Decision(r) => Some(&r.header),
+            Predicate::Enforcement(r) => Some(&r.header),
+            Predicate::Lifecycle(r) => Some(&r.header),
+            Predicate::SignedDecision(_) => None,
+        }
+    }
+
+    /// The request that it belongs to, if any.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        match &self.predicate {
+            Predicate::Request(r) => Some(&r.request_id),
+            Predicate::Decision(r) => Some(&r.request_id),
+            Predicate::Enforcement(r) => r.request_id.as_deref(),
+            Predicate::SignedDecision(r) => Some(&r.request_id),
+            Predicate::Lifecycle(r) => match &r.event {
+                Lifecycle::DecisionRefused { request_id, .. } => Some(request_id),
+                _ => None,
+            },
+        }
+    }
+
+    /// The label that it belongs to, as far as the record itself says.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        match &self.predicate {
+            Predicate::Request(r) => Some(&r.workload.label),
+            Predicate::Enforcement(r) => Some(&r.label),
+            Predicate::Lifecycle(r) => match &r.event {
+                Lifecycle::LabelAdded { label, .. } | Lifecycle::LabelRemoved { label, .. } => Some(label),
+                _ => None,
+            },
+            Predicate::Decision(_) | Predicate::SignedDecision(_) => None,
+        }
+    }
+
+    /// `request`, `decision`, `enforcement`, `lifecycle` or `signed_decision`.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        match &self.predicate {
+            Predicate::Request(_) => "request",
+            Predicate::Decision(_) => "decision",
+            Predicate::Enforcement(_) => "enforcement",
+            Predicate::Lifecycle(_) => "lifecycle",
+            Predicate::SignedDecision(_) => "signed_decision",
+        }
+    }
+}
+
+/// What the record is about, for tools that know nothing of Guard. Where nothing has a content digest, the subject is
+/// a name and the digest is that of the name.
+fn subject(predicate: &Predicate) -> Subject {
+    let named = |name: String| Subject {
+        digest: Digest {
+            sha256: sha256_hex(name.as_bytes()),
+        },
+        name,
+    };
+    let of = |name: String, sha256: &str| Subject {
+        name,
+        digest: Digest {
+            sha256: sha256.to_owned(),
+        },
+    };
+    let exec = |exec: &ExecAction| {
+        let name = format!("exec:{}", path_of(exec).display());
+        match &exec.sha256 {
+            Some(sha256) => of(name, sha256),
+            None => named(name),
+        }
+    };
+    let record = |h: &Header| named(format!("record:{}/{}/{}", h.signer, h.epoch, h.sequence));
+    match predicate {
+        Predicate::Request(r) => {
+            let Action::Exec(action) = &r.action;
+            exec(action)
+        }
+        Predicate::Decision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
+        Predicate::SignedDecision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
+        Predicate::Enforcement(r) => match (&r.request_id, &r.request_digest, &r.by_policy) {
+            (Some(id), Some(digest), _) => of(format!("request:{id}"), digest),
+            (
+                _,
+                _,
+                Some(PolicyDecided {
+                    action: PolicyAction::Exec(action),
+                    ..
+                }),
+            ) => exec(action),
+            (
+                _,
+                _,
+                Some(PolicyDecided {
+                    action:
+                        PolicyAction::ExecKey {
+                            device,
+                            inode,
+                            generation,
+                            ..
+                        },
+                    ..
+                }),
+            ) => named(format!("exec-key:{device}:{inode}:{generation}")),
+            _ => record(&r.header),
+        },
+        Predicate::Lifecycle(r) => record(&r.header),
+    }
+}
+
+fn path_of(exec: &ExecAction) -> &Text {
+    exec.path.as_ref().unwrap_or(&exec.given)
+}
+
+/// One piece of a sentence. The text is already safe to show; the style is for the surface to draw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub text: String,
+    pub style: Style,
+}
+
+/// What a piece of a sentence is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    /// The label.
+    Who,
+    /// The command, address or path, in a fixed-width font.
+    What,
+    /// A word that names a danger.
+    Danger,
+    /// The host.
+    Where,
+}
+
+/// The card's sentence, built from kernel facts: `coder wants to run `git push --force` on build-7`.
+#[must_use]
+pub fn sentence(request: &RequestRecord) -> Vec<Part> {
+    let part = |text: String, style| Part { text, style };
+    let plain = |text: &str| part(text.to_owned(), Style::Plain);
+    let Action::Exec(exec) = &request.action;
+    let mut parts = vec![
+        part(visible(&request.workload.label), Style::Who),
+        plain(" wants to run "),
+    ];
+    parts.push(part(what_of_exec(exec, LINE), Style::What));
+    if request.workload.uid == 0 {
+        parts.extend([plain(" "), part("as root".to_owned(), Style::Danger)]);
+    }
+    if exec.unlinked {
+        parts.extend([plain(" from "), part("a deleted file".to_owned(), Style::Danger)]);
+    }
+    parts.extend([plain(" on "), part(visible(&request.host.name), Style::Where)]);
+    parts
+}
+
+/// A sentence without style; commands stand between backquotes.
+#[must_use]
+pub fn plain_sentence(parts: &[Part]) -> String {
+    parts
+        .iter()
+        .map(|p| {
+            if p.style == Style::What {
+                format!("`{}`", p.text)
+            } else {
+                p.text.clone()
+            }
+        })
+        .collect()
+}
+
+/// One line for lists: the command as a shell would read it, folded in the middle at `max` characters.
+///
+/// A program that was started under another name than its own says so: `sh (really /usr/bin/python3)`.
+#[must_use]
+pub fn what(action: &Action, max: usize) -> String {
+    let Action::Exec(exec) = action;
+    what_of_exec(exec, max)
+}
+
+fn what_of_exec(exec: &ExecAction, max: usize) -> String {
+    let path = path_of(exec);
+    let base = |bytes: &[u8]| bytes.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+    let mut line = if exec.argv.is_empty() {
+        shell_words(std::slice::from_ref(path))
+    } else {
+        shell_words(&exec.argv)
+    };
+    if exec.argv_truncated {
+        line.push_str(&format!(" ⟨… {} arguments in all⟩", exec.argv_count));
+    }
+    let line = fold_shown(&line, max);
+    // argv[0] is the caller's choice: it must not be able to name another program than the one that runs.
+    if exec
+        .argv
+        .first()
+        .is_some_and(|argv0| base(argv0.as_bytes()) != base(path.as_bytes()))
+    {
+        format!(
+            "{line} (really {})",
+            shell_words(&[fold_shown(&path.display(), max / 2)]).replace('\'', "")
+        )
+    } else {
+        line
+    }
+}
+
+/// Folds text that has been made visible already (its brackets are escapes, not to be escaped again).
+fn fold_shown(shown: &str, max: usize) -> String {
+    let chars: Vec<char> = shown.chars().collect();
+    if chars.len() <= max {
+        return shown.to_owned();
+    }
+    let room = max.saturating_sub(24) / 2;
+    let mut head = room;
+    let mut tail = chars.len() - room;
+    // Never inside an escape: back to before its `⟨`, forward to after its `⟩`.
+    let inside = |at: usize| {
+        let before = &chars[..at];
+        let open = before.iter().rposition(|c| *c == '⟨');
+        open.filter(|open| !before[*open..].contains(&'⟩'))
+    };
+    if let Some(open) = inside(head) {
+        head = open;
+    }
+    if inside(tail).is_some() {
+        tail += chars[tail..].iter().position(|c| *c == '⟩').map_or(0, |n| n + 1);
+    }
+    let ends = |range: &[char]| range.iter().collect::<String>();
+    format!(
+        "{}⟨… {} more …⟩{}",
+        ends(&chars[..head]),
+        tail - head,
+        ends(&chars[tail..])
+    )
+}
+
+/// One line for people about any record, safe to show.
+#[must_use]
+pub fn summary(statement: &Statement) -> String {
+    match &statement.predicate {
+        Predicate::Request(r) => plain_sentence(&sentence(r)),
+        Predicate::Decision(r) => match &r.by {
+            DecidedBy::People { .. } => format!(
+                "{} by people (request {})",
+                verdict_word(r.verdict),
+                visible(&r.request_id)
+            ),
+            DecidedBy::Timeout => format!("timed out: denied (request {})", visible(&r.request_id)),
+            DecidedBy::Host { because } => format!(
+                "{} by the host: {} (request {})",
+                verdict_word(r.verdict),
+                visible_fold(because, LINE),
+                visible(&r.request_id)
+            ),
+        },
+        Predicate::Enforcement(r) => {
+            let what = match (&r.by_policy, &r.request_id) {
+                (
+                    Some(PolicyDecided {
+                        action: PolicyAction::Exec(exec),
+                        ..
+                    }),
+                    _,
+                ) => {
+                    format!("`{}` by policy", what_of_exec(exec, LINE))
+                }
+                (
+                    Some(PolicyDecided {
+                        action: PolicyAction::ExecKey { path: Some(path), .. },
+                        ..
+                    }),
+                    _,
+                ) => {
+                    format!("`{}` by policy", path.fold(LINE))
+                }
+                (
+                    Some(PolicyDecided {
+                        action: PolicyAction::ExecKey { inode, .. },
+                        ..
+                    }),
+                    _,
+                ) => {
+                    format!("inode {inode} by policy")
+                }
+                (None, Some(id)) => format!("request {}", visible(id)),
+                (None, None) => "an action".to_owned(),
+            };
+            format!("{}: {what} ({})", effect_words(&r.effect), visible(&r.label))
+        }
+        Predicate::Lifecycle(r) => lifecycle_words(&r.event),
+        Predicate::SignedDecision(d) => {
+            let names: Vec<String> = d.answers.iter().map(|a| visible_fold(&a.name, 64)).collect();
+            format!(
+                "{} by {} (request {})",
+                verdict_word(d.verdict),
+                names.join(", "),
+                visible(&d.request_id)
+            )
+        }
+    }
+}
+
+fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "approved",
+        Verdict::Deny => "denied",
+    }
+}
+
+/// What the kernel did, in words.
+#[must_use]
+pub fn effect_words(effect: &Effect) -> String {
+    match effect {
+        Effect::Ran => "ran".to_owned(),
+        Effect::Denied => "denied".to_owned(),
+        Effect::Failed { errno } => format!("failed by itself with errno {errno}"),
+        Effect::Killed { what, approved, found } => format!(
+            "killed before its first instruction: {} differs from what was approved (approved {}, found {})",
+            visible_fold(what, 40),
+            visible_fold(approved, 80),
+            visible_fold(found, 80)
+        ),
+        Effect::Died => "died before the answer took effect".to_owned(),
+        Effect::Withdrawn { why } => format!("withdrawn: {}", visible_fold(why, LINE)),
+    }
+}
+
+fn lifecycle_words(event: &Lifecycle) -> String {
+    match event {
+        Lifecycle::Begun { why, key } => format!(
+            "chain begun: {} (key {})",
+            visible_fold(why, LINE),
+            visible_fold(key, 16)
+        ),
+        Lifecycle::EnforcementOn {
+            kernel,
+            agent_version,
+            programs,
+        } => format!(
+            "enforcement on: {} programs, kernel {}, agent {}",
+            programs.len(),
+            visible_fold(kernel, 64),
+            visible_fold(agent_version, 32)
+        ),
+        Lifecycle::EnforcementOff { why } => format!("enforcement off: {}", visible_fold(why, LINE)),
+        Lifecycle::PolicyLoaded { digest, policies } => {
+            format!(
+                "policy loaded: {policies} policies, digest {}",
+                visible_fold(digest, 64)
+            )
+        }
+        Lifecycle::LabelAdded { label, cgroup, source } => {
+            format!(
+                "label {} added to {} ({})",
+                visible(label),
+                cgroup.fold(LINE),
+                visible_fold(source, 32)
+            )
+        }
+        Lifecycle::LabelRemoved { label, cgroup } => {
+            format!("label {} removed from {}", visible(label), cgroup.fold(LINE))
+        }
+        Lifecycle::EventsLost { count } => format!("{count} kernel events lost"),
+        Lifecycle::Recovered { cut_bytes } => format!("spool recovered: {cut_bytes} bytes of a torn last frame cut"),
+        Lifecycle::DecisionRefused { request_id, because } => {
+            format!(
+                "decision refused: {} (request {})",
+                visible_fold(because, LINE),
+                visible(request_id)
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::EnforcementRecord;
+    use crate::testing;
+
+    #[test]
+    fn statements_round_trip_and_keep_their_shape() {
+        let statement = Statement::new(Predicate::Request(Box::new(testing::request(
+            1,
+            "coder",
+            &["git", "push", "--force"],
+        ))));
+        let payload = statement.to_payload().unwrap();
+        assert_eq!(Statement::from_payload(&payload).unwrap(), statement);
+        let json: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(json["_type"], STATEMENT_TYPE);
+        assert_eq!(json["predicateType"], "urn:guard:record:request:v1");
+        assert_eq!(json["predicate"]["action"]["kind"], "exec");
+        assert_eq!(json["subject"][0]["name"], "exec:/usr/bin/git");
+        assert_eq!(json["subject"][0]["digest"]["sha256"], "ab".repeat(32));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_survive() {
+        let mut request = testing::request(1, "coder", &["cat"]);
+        let Action::Exec(exec) = &mut request.action;
+        exec.argv.push(Text::from(&b"\xFF\x00"[..]));
+        exec.cwd = Text::from(&b"/tmp/\x80"[..]);
+        let statement = Statement::new(Predicate::Request(Box::new(request)));
+        assert_eq!(
+            Statement::from_payload(&statement.to_payload().unwrap()).unwrap(),
+            statement
+        );
+    }
+
+    #[test]
+    fn other_payloads_are_refused() {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"_type":"https://in-toto.io/Statement/v1","subject":[],"predicateType":"x","predicate":{}}"#,
+        ] {
+            assert!(Statement::from_payload(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let mut statement = Statement::new(Predicate::Request(Box::new(testing::request(1, "coder", &["ls"]))));
+        statement.kind = "https://in-toto.io/Statement/v0.1".to_owned();
+        assert!(matches!(
+            Statement::from_payload(&statement.to_payload().unwrap()),
+            Err(StatementError::Type(_))
+        ));
+    }
+
+    #[test]
+    fn the_sentence_names_what_runs() {
+        let request = testing::request(1, "coder", &["git", "push", "--force"]);
+        let parts = sentence(&request);
+        assert_eq!(
+            plain_sentence(&parts),
+            "coder wants to run `git push --force` on build-7"
+        );
+        assert_eq!(
+            parts[0],
+            Part {
+                text: "coder".to_owned(),
+                style: Style::Who
+            }
+        );
+
+        let mut request = testing::request(1, "coder", &["ls", "x\u{202E}\n"]);
+        request.workload.uid = 0;
+        assert_eq!(
+            plain_sentence(&sentence(&request)),
+            "coder wants to run `ls 'x⟨U+202E⟩⟨U+000A⟩' (really /usr/bin/git)` as root on build-7"
+        );
+    }
+
+    #[test]
+    fn the_tail_of_a_long_command_stays_visible() {
+        let long = "x".repeat(1000);
+        let request = testing::request(1, "coder", &["git", &long, "--force"]);
+        let text = plain_sentence(&sentence(&request));
+        assert!(text.contains("--force` on build-7"), "{text}");
+        assert!(text.chars().count() < 220, "{text}");
+        let request = testing::request(1, "coder", &["git", &"\u{202E}".repeat(500), "--force"]);
+        let text = plain_sentence(&sentence(&request));
+        assert_eq!(text.matches('⟨').count(), text.matches('⟩').count(), "{text}");
+    }
+
+    #[test]
+    fn summaries_have_no_hidden_characters() {
+        let mut header = testing::header(1);
+        header.signer = "host:x".to_owned();
+        let record = EnforcementRecord {
+            header,
+            label: "coder".to_owned(),
+            request_id: Some("01J\u{1b}[2J".to_owned()),
+            request_digest: None,
+            decision_digest: None,
+            by_policy: None,
+            verdict: Verdict::Allow,
+            effect: Effect::Killed {
+                what: "argv".to_owned(),
+                approved: "a".to_owned(),
+                found: "b\n".to_owned(),
+            },
+            resume_ns: 5,
+        };
+        let text = summary(&Statement::new(Predicate::Enforcement(Box::new(record))));
+        assert!(!text.chars().any(char::is_control), "{text}");
+        assert!(
+            text.starts_with("killed before its first instruction: argv differs"),
+            "{text}"
+        );
+    }
+}
