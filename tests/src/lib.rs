@@ -1,2 +1,75 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: the harness here, the guest and its people in [`scene`], policies in [`policies`].
+//! Given the machine's virtual machines. Never runs Guard or its programs on the machine itself.
 #![forbid(unsafe_code)]
+
+pub mod policies;
+pub mod scene;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// One test.
+#[derive(Debug)]
+pub struct Case {
+    name: &'static str,
+    proves: &'static str,
+    run: fn() -> Result<()>,
+}
+
+/// A test: its name, what it proves in one line, and how.
+pub const fn case(name: &'static str, proves: &'static str, run: fn() -> Result<()>) -> Case {
+    Case { name, proves, run }
+}
+
+/// What a target needs besides the sources: an environment variable that `cargo xtask test` sets when it is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Set to 1 when it is there.
+    pub variable: &'static str,
+    /// In words.
+    pub what: &'static str,
+}
+
+/// Virtual machines.
+pub const VM: Needs = Needs { variable: "GUARD_VM_TESTS", what: "a virtual machine" };
+/// Chromium and its driver, and virtual machines.
+pub const BROWSER: Needs = Needs { variable: "GUARD_BROWSER_TESTS", what: "a virtual machine, chromium and chromedriver" };
+
+/// Runs the cases as `cargo test` would; each that cannot run is counted and says why.
+pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // A guest has two CPUs and so has many a machine: more at once only makes all of them slow.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(1));
+    let missing = std::env::var_os(needs.variable).is_none_or(|value| value != "1");
+    let trials = cases
+        .into_iter()
+        .map(|case| {
+            Trial::ignorable_test(case.name, move || {
+                if missing {
+                    let why = format!("skipped: needs {} (`cargo xtask test` sets {}=1)", needs.what, needs.variable);
+                    return Ok(Completion::ignored_with(why));
+                }
+                let result = std::panic::catch_unwind(case.run).unwrap_or_else(|panic| {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                    Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("no text")))
+                });
+                match result {
+                    Ok(()) => Ok(Completion::Completed),
+                    Err(error) => Err(Failed::from(format!("proves: {}\n{error:?}", case.proves))),
+                }
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Fails with the formatted text unless the condition holds: `assert!` for functions that return a result.
+#[macro_export]
+macro_rules! check {
+    ($condition:expr, $($text:tt)+) => {
+        anyhow::ensure!($condition, $($text)+)
+    };
+}

@@ -1,0 +1,154 @@
+//! The command line of xtask.
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::run;
+use xtask::vm::{Init, Kernel, Vm, VmOptions, relay};
+
+/// Builds, tests and shows Guard.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    /// Say on standard error what goes on, also when it is no terminal.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a command in a virtual machine.
+    Vm(VmArgs),
+}
+
+/// Exit status when the machinery itself fails, so that it is told from the command's own.
+const BROKEN: u8 = 3;
+
+#[derive(Args)]
+#[command(
+    after_help = "The command's output is the only output; its status is the exit status.\n\
+    3 means that the machine itself failed and no status arrived.\n\
+    A single argument is a line for bash; several are a program and its arguments."
+)]
+struct VmArgs {
+    /// Kernel series: 6.1, 6.12, 6.18 or 7.2.
+    #[arg(long, default_value = Kernel::DEFAULT.series)]
+    kernel: Kernel,
+    /// Put a file or directory into /mnt/copy (may be given several times).
+    #[arg(long, value_name = "PATH")]
+    copy: Vec<PathBuf>,
+    /// Only the kernel, a small init and the copied files: no Guard, no systemd.
+    #[arg(long)]
+    bare: bool,
+    /// With --bare: boot systemd.
+    #[arg(long, requires = "bare")]
+    systemd: bool,
+    /// Virtual CPUs.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(256..=65536))]
+    memory: Option<u32>,
+    /// One CPU whose clock counts instructions: for measuring.
+    #[arg(long)]
+    icount: bool,
+    /// Security modules of the kernel command line.
+    #[arg(long, value_name = "LIST")]
+    lsm: Option<String>,
+    /// Boot from the beginning instead of restoring a saved state.
+    #[arg(long)]
+    no_snapshot: bool,
+    /// Let the guest reach the network of this machine (its loopback is 10.0.2.2).
+    #[arg(long)]
+    network: bool,
+    /// Make a port of the guest reachable at 127.0.0.1 of this machine.
+    #[arg(long, value_name = "HOSTPORT:GUESTPORT", value_parser = ports)]
+    forward: Vec<(u16, u16)>,
+    /// Keep the machine running after the command until interrupted.
+    #[arg(long)]
+    keep_running: bool,
+    /// Show the guest's console (kernel and init) at the end.
+    #[arg(long)]
+    show_console: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required_unless_present = "keep_running", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let parse = |part: &str| part.parse::<u16>().ok().filter(|port| *port != 0);
+    text.split_once(':')
+        .and_then(|(host, guest)| Some((parse(host)?, parse(guest)?)))
+        .ok_or_else(|| format!("{text:?} is not HOSTPORT:GUESTPORT, for example 8443:8443"))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run::set_progress(cli.verbose);
+    let result = match cli.command {
+        Command::Vm(args) => vm(args),
+    };
+    result.unwrap_or_else(|error| {
+        fail(&error);
+        ExitCode::from(BROKEN)
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "errors of the command itself go to standard error")]
+fn fail(error: &anyhow::Error) {
+    eprintln!("xtask: {error:#}");
+}
+
+fn vm(args: VmArgs) -> Result<ExitCode> {
+    let mut options = if args.bare && !args.systemd {
+        VmOptions::bare()
+    } else {
+        VmOptions::systemd()
+    };
+    if args.systemd {
+        options.init = Init::Systemd;
+    }
+    options.kernel = args.kernel;
+    options.cpus = args.cpus;
+    options.icount = args.icount;
+    options.snapshot = !args.no_snapshot;
+    options.network = args.network;
+    options.copy = args.copy;
+    if let Some(memory) = args.memory {
+        options.memory = memory;
+    }
+    if let Some(lsm) = args.lsm {
+        options.lsm = lsm;
+    }
+    let vm = Vm::boot(&options)?;
+    for (host, guest) in args.forward {
+        vm.forward(host, guest)?;
+    }
+    let status = run_command(&vm, &args.command)?;
+    if args.keep_running {
+        run::progress("the machine keeps running: interrupt (Ctrl-C) to end it");
+        vm.wait();
+    }
+    if args.show_console {
+        fail(&anyhow::anyhow!("console of the guest:\n{}", vm.console_log()));
+    }
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(BROKEN)))
+}
+
+fn run_command(vm: &Vm, command: &[String]) -> Result<i32> {
+    let mut argv: Vec<&str> = command.iter().map(String::as_str).collect();
+    if argv.is_empty() {
+        return Ok(0);
+    }
+    if argv.len() == 1 {
+        argv.splice(0..0, ["bash", "-c"]);
+    }
+    // Like ssh, but never takes a person's keyboard.
+    relay(vm, &argv, &[], !std::io::stdin().is_terminal())
+}
