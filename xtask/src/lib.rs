@@ -19,6 +19,9 @@
 //! Given the tree, the cache and the machine's tools. Never loads BPF programs on the machine itself.
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod paths;
 pub mod run;
+pub mod setup;
+pub mod test;
 pub mod vm;

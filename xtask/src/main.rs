@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use xtask::build::{self, Profile};
 use xtask::run;
+use xtask::test::TestOptions;
 use xtask::vm::{Init, Kernel, Vm, VmOptions, relay};
 
 /// Builds, tests and shows Guard.
@@ -23,6 +25,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what building and testing needs: Debian packages and bpf-linker.
+    Setup,
+    /// Build the BPF object and the programs.
+    Build {
+        /// Optimised, as shipped; otherwise the quick profile that the tests use.
+        #[arg(long)]
+        release: bool,
+        /// Only the BPF object.
+        #[arg(long, conflicts_with = "release")]
+        bpf: bool,
+    },
+    /// Run every check; the last line is `N passed, N failed, N skipped`.
+    Test {
+        /// Also the long ones.
+        #[arg(long)]
+        full: bool,
+        /// Only steps, or else tests, whose name contains this.
+        filter: Option<String>,
+    },
     /// Run a command in a virtual machine.
     Vm(VmArgs),
 }
@@ -92,6 +113,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     run::set_progress(cli.verbose);
     let result = match cli.command {
+        Command::Setup => asked(xtask::setup::setup),
+        Command::Build { bpf: true, .. } => asked(|| build::bpf().map(drop)),
+        Command::Build { release, .. } => asked(|| build(release)),
+        Command::Test { full, filter } => test(&TestOptions { full, filter }),
         Command::Vm(args) => vm(args),
     };
     result.unwrap_or_else(|error| {
@@ -103,6 +128,33 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "errors of the command itself go to standard error")]
 fn fail(error: &anyhow::Error) {
     eprintln!("xtask: {error:#}");
+}
+
+/// Runs something whose progress is what was asked for; a failure is status 1.
+fn asked(action: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
+    run::set_progress(true);
+    Ok(match action() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            fail(&error);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn test(options: &TestOptions) -> Result<ExitCode> {
+    run::set_progress(true);
+    Ok(if xtask::test::test(options)? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn build(release: bool) -> Result<()> {
+    let dir = build::all(if release { Profile::Release } else { Profile::Vm })?;
+    run::say(format!("{} are in {}", build::PROGRAMS.join(", "), dir.display()));
+    Ok(())
 }
 
 fn vm(args: VmArgs) -> Result<ExitCode> {

@@ -39,3 +39,10 @@ pub fn cache() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("no place for the cache: set GUARD_CACHE to a directory (HOME is not set either)"))?;
     Ok(std::path::absolute(dir)?)
 }
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // The owner of a process's own directory is its effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}

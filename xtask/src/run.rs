@@ -19,10 +19,15 @@ pub fn set_progress(verbose: bool) {
 
 /// Prints one line about what goes on, to standard error, when somebody is there to read it.
 pub fn progress(line: impl AsRef<str>) {
-    if PROGRESS.load(Ordering::Relaxed) {
-        // Nobody can do anything about a closed standard error.
-        let _ = writeln!(std::io::stderr(), "xtask: {}", line.as_ref());
+    if shows_progress() {
+        say(line);
     }
+}
+
+/// Prints one line about something that was asked for, to standard error, always.
+pub fn say(line: impl AsRef<str>) {
+    // Nobody can do anything about a closed standard error.
+    let _ = writeln!(std::io::stderr(), "xtask: {}", line.as_ref());
 }
 
 /// Whether progress is shown.

@@ -38,6 +38,13 @@ pub struct Person {
     token: String,
 }
 
+impl Person {
+    /// The header that proves who calls.
+    pub fn bearer(&self) -> String {
+        format!("Authorization: Bearer {}", self.token)
+    }
+}
+
 /// A request as the REST API gives it; docs/api.md says what each field means.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Request {
@@ -193,7 +200,12 @@ impl Stage {
     /// When the console cannot be reached. A refusal is an answer.
     pub fn answer(&self, who: &Person, request: &Request, verdict: &str, reason: &str) -> Result<Answer> {
         let body = json!({"reason": reason, "digest": request.digest});
-        self.call(Some(who), "POST", &format!("/requests/{}/{verdict}", request.id), Some(&body))
+        let answer = self.call(Some(who), "POST", &format!("/requests/{}/{verdict}", request.id), Some(&body))?;
+        // The stream may tell later; a wait that follows must not see the request as it was before.
+        if let Ok(now) = serde_json::from_slice(&answer.body) {
+            self.feed.merge(now);
+        }
+        Ok(answer)
     }
 
     /// Starts a command under a label, with `guard run`.

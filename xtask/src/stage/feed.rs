@@ -79,6 +79,11 @@ impl Feed {
         Ok(())
     }
 
+    /// Puts one request as the console just gave it into the table.
+    pub(super) fn merge(&self, request: Request) {
+        self.shared.merge(request);
+    }
+
     pub(super) fn all(&self) -> Vec<Request> {
         self.shared.lock().requests.values().cloned().collect()
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::kernel::{self, Fetched};
-use crate::run;
+use crate::{paths, run};
 
 /// What the guest has beyond Debian's minimal system.
 const PACKAGES: &[&str] = &[
@@ -95,7 +95,7 @@ pub(super) fn root(cache: &Path) -> Result<Root> {
     if root.image.exists() {
         return Ok(root);
     }
-    if !is_root()? {
+    if !paths::is_root() {
         bail!("the guest's root file system can only be made by root: run this command once as root (sudo -E)");
     }
     run::progress("making the guest's root file system (a minute, once)");
@@ -129,11 +129,6 @@ pub(super) fn root(cache: &Path) -> Result<Root> {
     fs::remove_dir_all(&tree)?;
     fs::rename(image, &root.image)?;
     Ok(root)
-}
-
-fn is_root() -> Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata("/proc/self").context("cannot read /proc")?.uid() == 0)
 }
 
 pub(super) fn initramfs(cache: &Path, kernel: &Fetched, root: &Root) -> Result<PathBuf> {

@@ -1,0 +1,142 @@
+/*
+ * Times one kind of operation, over and over.
+ *
+ * usage: bench WHAT BLOCKS COUNT
+ *   WHAT    exec   vfork, execve of this same file (which then exits at once), wait
+ *           fork   fork, exit of the child, wait
+ *           open   open for reading and close
+ *           udp    connect of a UDP socket to the loopback
+ *           null   getppid: what a system call costs that no hook looks at
+ *   BLOCKS  lines printed: nanoseconds per operation, one line per block
+ *   COUNT   operations per block
+ *
+ * A first block is run and not printed. The status is 1 when an operation failed.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *self;
+static int udp;
+static const struct sockaddr_in peer = {
+	.sin_family = AF_INET,
+	.sin_port = 0x0900, /* discard, in network order */
+	.sin_addr.s_addr = 0x0100007f,
+};
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void reap(pid_t child, const char *what)
+{
+	int status;
+
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		fail(what);
+	if (status != 0) {
+		fprintf(stderr, "bench: %s: the child ended with status 0x%x\n", what, status);
+		exit(1);
+	}
+}
+
+static void op_exec(void)
+{
+	static char *const argv[] = { "bench", "exit", NULL };
+	static char *const environment[] = { NULL };
+	pid_t child = vfork();
+
+	if (child == 0) {
+		execve(self, argv, environment);
+		_exit(127);
+	}
+	reap(child, "exec");
+}
+
+static void op_fork(void)
+{
+	pid_t child = fork();
+
+	if (child == 0)
+		_exit(0);
+	reap(child, "fork");
+}
+
+static void op_open(void)
+{
+	int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		fail("open");
+	close(fd);
+}
+
+static void op_udp(void)
+{
+	if (connect(udp, (const struct sockaddr *)&peer, sizeof(peer)) != 0)
+		fail("connect");
+}
+
+static void op_null(void)
+{
+	syscall(SYS_getppid);
+}
+
+static long long now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		void (*run)(void);
+	} kinds[] = {
+		{ "exec", op_exec }, { "fork", op_fork }, { "open", op_open }, { "udp", op_udp }, { "null", op_null },
+	};
+	void (*run)(void) = NULL;
+	long blocks, count, block, i;
+	static long long taken[100000];
+
+	if (argc == 2 && strcmp(argv[1], "exit") == 0)
+		return 0;
+	if (argc == 4)
+		for (i = 0; i < (long)(sizeof(kinds) / sizeof(kinds[0])); i++)
+			if (strcmp(argv[1], kinds[i].name) == 0)
+				run = kinds[i].run;
+	blocks = argc == 4 ? atol(argv[2]) : 0;
+	count = argc == 4 ? atol(argv[3]) : 0;
+	if (!run || blocks < 1 || blocks >= (long)(sizeof(taken) / sizeof(taken[0])) || count < 1) {
+		fprintf(stderr, "usage: bench exec|fork|open|udp|null BLOCKS COUNT\n");
+		return 2;
+	}
+	self = argv[0];
+	udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (udp < 0)
+		fail("socket");
+	for (block = 0; block <= blocks; block++) {
+		long long begun = now();
+
+		for (i = 0; i < count; i++)
+			run();
+		taken[block] = (now() - begun) / count;
+	}
+	for (block = 1; block <= blocks; block++)
+		printf("%lld\n", taken[block]);
+	return 0;
+}

@@ -1,0 +1,261 @@
+//! What a fresh Debian machine needs to build and test Guard.
+//! Given the machine. Never changes anything that is there already; without root it only says what is missing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{paths, run};
+
+/// A Debian package, a program of it to look for on other systems, and what it is for.
+struct Need {
+    package: &'static str,
+    program: &'static str,
+    purpose: &'static str,
+}
+
+const fn need(package: &'static str, program: &'static str, purpose: &'static str) -> Need {
+    Need {
+        package,
+        program,
+        purpose,
+    }
+}
+
+const NEEDS: &[Need] = &[
+    need("ca-certificates", "", "fetching crates"),
+    need("gcc", "gcc", "linking, and the C parts of crates"),
+    need("libc6-dev", "", "linking"),
+    need("make", "make", "the C parts of crates"),
+    need("rustc-web", "/usr/bin/rustc", "compiling the BPF programs"),
+    need("cargo-web", "/usr/bin/cargo", "compiling the BPF programs"),
+    need("libstd-rust-web-dev-bpf", "", "the BPF target's core library"),
+    need("libzstd-dev", "", "bpf-linker"),
+    need("zlib1g-dev", "", "bpf-linker"),
+    need("qemu-system-x86", "qemu-system-x86_64", "test machines"),
+    need("seabios", "", "test machines"),
+    need("mmdebstrap", "mmdebstrap", "root file system of test machines"),
+    need("debian-archive-keyring", "", "checking what test machines are made of"),
+    need("erofs-utils", "mkfs.erofs", "images of test machines"),
+    need("cpio", "cpio", "start of test machines"),
+    need("kmod", "depmod", "kernel modules of test machines"),
+    need("util-linux", "setpriv", "ending test machines with the test"),
+    need("zstd", "zstd", "kernel modules"),
+    need("xz-utils", "xz", "kernel modules"),
+    need("chromium", "chromium", "browser test"),
+    need("chromium-driver", "chromedriver", "browser test"),
+    need("python3", "python3", "evidence checked by tools that are not ours"),
+    need("python3-venv", "", "evidence checked by tools that are not ours"),
+];
+
+/// The version of bpf-linker that the BPF programs are linked with.
+const BPF_LINKER: &str = "0.13.0";
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When something is missing and cannot be installed here; the text lists it and says how to get it.
+pub fn setup() -> Result<()> {
+    let debian = Path::new("/etc/debian_version").exists() && run::on_path("apt-get") && run::on_path("dpkg-query");
+    if debian {
+        debian_packages()?;
+    } else {
+        let missing: Vec<_> = NEEDS
+            .iter()
+            .filter(|need| !need.program.is_empty() && !has_program(need.program))
+            .map(|need| {
+                format!(
+                    "  {:<20} for {} (Debian package {})",
+                    need.program, need.purpose, need.package
+                )
+            })
+            .collect();
+        if !missing.is_empty() {
+            bail!(
+                "this is no Debian system, so nothing can be installed here; missing:\n{}\n\
+                 Install them with your system's package manager, and bpf-linker {BPF_LINKER} with \
+                 `cargo install bpf-linker --version {BPF_LINKER}`, then run this again.",
+                missing.join("\n")
+            );
+        }
+    }
+    components()?;
+    linker(true)?;
+    run::progress("everything needed is there");
+    Ok(())
+}
+
+fn has_program(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
+    run::on_path(program) || Path::new("/usr/sbin").join(program).exists()
+}
+
+fn debian_packages() -> Result<()> {
+    install(&NEEDS.iter().map(|need| need.package.to_owned()).collect::<Vec<_>>())?;
+    // bpf-linker must be of the compiler's LLVM, which is known only now.
+    let major = llvm_major()?;
+    install(&["llvm-{}-dev", "libclang-{}-dev", "libpolly-{}-dev"].map(|name| name.replace("{}", &major.to_string())))
+}
+
+fn install(packages: &[String]) -> Result<()> {
+    let installed = installed(packages)?;
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|name| !installed.contains(*name))
+        .map(String::as_str)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!(
+        "apt-get update && apt-get install --no-install-recommends {}",
+        missing.join(" ")
+    );
+    if !paths::is_root() {
+        let why: Vec<_> = missing
+            .iter()
+            .map(|name| {
+                let purpose = NEEDS
+                    .iter()
+                    .find(|need| need.package == *name)
+                    .map_or("bpf-linker", |need| need.purpose);
+                format!("  {name:<24} for {purpose}")
+            })
+            .collect();
+        bail!(
+            "missing Debian packages:\n{}\nInstalling them needs root. Run:\n  sudo sh -c '{command}'",
+            why.join("\n")
+        );
+    }
+    run::say(format!("installing {}", missing.join(" ")));
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
+        command
+    };
+    run::loud_or_quiet(apt().arg("update"))?;
+    run::loud_or_quiet(apt().args(["install", "-y", "--no-install-recommends"]).args(&missing))
+}
+
+/// Which of the packages are fully installed.
+fn installed(packages: &[String]) -> Result<BTreeSet<String>> {
+    // It fails for names it does not know, and still lists the others.
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
+        .args(packages)
+        .output()
+        .context("cannot run dpkg-query")?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The parts of the stable toolchain that are not always there.
+fn components() -> Result<()> {
+    for component in ["rustfmt", "clippy"] {
+        let command = if component == "rustfmt" { "fmt" } else { "clippy" };
+        let works = Command::new("cargo")
+            .args([command, "--version"])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !works {
+            run::say(format!("installing {component}"));
+            run::loud_or_quiet(Command::new("rustup").args(["component", "add", component])).with_context(|| {
+                format!("`cargo {command}` is missing; install {component} for the toolchain that runs cargo")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The LLVM that the BPF compiler emits for.
+fn llvm_major() -> Result<u32> {
+    let text = run::output(Command::new(crate::build::BPF_RUSTC).arg("-vV"))
+        .context("Debian's rustc is missing: run `cargo xtask setup`")?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
+        .with_context(|| format!("`{} -vV` names no LLVM version:\n{text}", crate::build::BPF_RUSTC))
+}
+
+/// The bpf-linker of the right version for the right LLVM.
+///
+/// # Errors
+/// When there is none and it cannot be, or is not to be, installed.
+pub fn linker(may_install: bool) -> Result<PathBuf> {
+    let major = llvm_major()?;
+    let dir = paths::cache()?
+        .join("tools")
+        .join(format!("bpf-linker-{BPF_LINKER}-llvm{major}"));
+    let ours = dir.join("bin/bpf-linker");
+    if ours.exists() {
+        return Ok(ours);
+    }
+    if let Some(found) = linker_on_path(major) {
+        return Ok(found);
+    }
+    if !may_install {
+        bail!("bpf-linker {BPF_LINKER} for LLVM {major} is missing: run `cargo xtask setup`");
+    }
+    let prefix = format!("/usr/lib/llvm-{major}");
+    if !Path::new(&prefix).is_dir() {
+        bail!(
+            "bpf-linker needs LLVM {major} in {prefix}: run `cargo xtask setup` as root, or install llvm-{major}-dev"
+        );
+    }
+    let _lock = run::lock(&dir.with_extension("lock"))?;
+    if ours.exists() {
+        return Ok(ours);
+    }
+    run::say(format!(
+        "building bpf-linker {BPF_LINKER} for LLVM {major} (about two minutes, once)"
+    ));
+    run::loud_or_quiet(
+        crate::build::cargo()
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--no-default-features",
+                "--locked",
+                "--features",
+            ])
+            .arg(format!("llvm-{major}"))
+            .arg("--root")
+            .arg(&dir)
+            .arg("--target-dir")
+            .arg(dir.join("build"))
+            // bpf-linker's build script reads the second, llvm-sys the first.
+            .env(format!("LLVM_SYS_{major}1_PREFIX"), &prefix)
+            .env("LLVM_PREFIX", &prefix),
+    )?;
+    // A few hundred megabytes that nobody needs again.
+    let _ = fs::remove_dir_all(dir.join("build"));
+    Ok(ours)
+}
+
+/// A bpf-linker of the person's own, when version and LLVM are right.
+fn linker_on_path(major: u32) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("bpf-linker"))
+        .find(|program| {
+            let version = Command::new(program).arg("--version").output();
+            version.is_ok_and(|output| {
+                String::from_utf8_lossy(&output.stdout).trim() == format!("bpf-linker {BPF_LINKER}")
+            }) && fs::read(program).is_ok_and(|bytes| {
+                let library = format!("libLLVM.so.{major}.");
+                bytes.windows(library.len()).any(|window| window == library.as_bytes())
+            })
+        })
+}

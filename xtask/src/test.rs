@@ -1,0 +1,428 @@
+//! `cargo xtask test`: every check, one after another, each with a name, its time and its result.
+//! Given a filter. Never green when a check could not run: that is a counted skip with its reason.
+//!
+//! To add a check, add a line to [`STEPS`]. A test target of the `guard-tests` package is a line with [`cargo_test`].
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Profile, cargo};
+use crate::{paths, run, setup};
+
+/// What `cargo xtask test` is asked.
+#[derive(Debug)]
+pub struct TestOptions {
+    /// Also the long ones.
+    pub full: bool,
+    /// Only the steps whose name contains this, or, when there is none, the tests whose name contains it.
+    pub filter: Option<String>,
+}
+
+/// How many checks went which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    const PASSED: Self = Self {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    const FAILED: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+    const SKIPPED: Self = Self {
+        passed: 0,
+        failed: 0,
+        skipped: 1,
+    };
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// What a step did.
+enum Done {
+    Counts(Counts),
+    Skipped(String),
+}
+
+/// How a step takes part when only some are asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Others build on it: always runs.
+    Base,
+    /// Runs when all do, or when its name is asked for.
+    Check,
+    /// Has tests with names of their own.
+    Tests,
+}
+
+struct Step {
+    name: &'static str,
+    kind: Kind,
+    run: fn(&With<'_>) -> Result<Done>,
+}
+
+/// What a step is given.
+struct With<'a> {
+    full: bool,
+    /// A filter for names of tests.
+    filter: Option<&'a str>,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "setup",
+        kind: Kind::Base,
+        run: |_| passed(setup::setup()),
+    },
+    Step {
+        name: "build",
+        kind: Kind::Base,
+        run: |_| passed(build::all(Profile::Vm).map(drop)),
+    },
+    Step {
+        name: "fmt",
+        kind: Kind::Check,
+        run: |_| fmt(),
+    },
+    Step {
+        name: "clippy",
+        kind: Kind::Check,
+        run: |_| clippy(),
+    },
+    Step {
+        name: "bpf",
+        kind: Kind::Check,
+        run: |_| bpf_object(),
+    },
+    Step {
+        name: "deny",
+        kind: Kind::Check,
+        run: |_| deny(),
+    },
+    Step {
+        name: "unit",
+        kind: Kind::Tests,
+        run: |with| cargo_test(with, &["--workspace", "--exclude", "guard-tests"]),
+    },
+    Step {
+        name: "e2e",
+        kind: Kind::Tests,
+        run: |with| cargo_test(with, &["-p", "guard-tests", "--lib", "--test", "e2e"]),
+    },
+    Step {
+        name: "browser",
+        kind: Kind::Tests,
+        run: |with| cargo_test(with, &["-p", "guard-tests", "--test", "browser"]),
+    },
+];
+
+fn passed(result: Result<()>) -> Result<Done> {
+    result.map(|()| Done::Counts(Counts::PASSED))
+}
+
+/// Runs the checks and prints the results; true when none failed. The last line is `N passed, N failed, N skipped`.
+///
+/// # Errors
+/// When the results cannot be written.
+pub fn test(options: &TestOptions) -> Result<bool> {
+    let filter = options.filter.as_deref();
+    let named: BTreeSet<&str> = STEPS
+        .iter()
+        .map(|step| step.name)
+        .filter(|name| filter.is_some_and(|filter| name.contains(filter)))
+        .collect();
+    let with = With {
+        full: options.full,
+        filter: if named.is_empty() { filter } else { None },
+    };
+    let wanted = |step: &Step| match filter {
+        None => true,
+        Some(_) if named.is_empty() => step.kind != Kind::Check,
+        Some(_) => step.kind == Kind::Base || named.contains(step.name),
+    };
+
+    let mut out = std::io::stdout();
+    let mut total = Counts::default();
+    let mut selected = Counts::default();
+    let mut table = String::new();
+    for step in STEPS.iter().filter(|step| wanted(step)) {
+        writeln!(out, "{}", bold(&format!("== {}", step.name)))?;
+        let begun = Instant::now();
+        let (counts, note) = match (step.run)(&with) {
+            Ok(Done::Counts(counts)) => (counts, String::new()),
+            Ok(Done::Skipped(why)) => {
+                writeln!(out, "skipped: {why}")?;
+                (Counts::SKIPPED, format!("skipped: {why}"))
+            }
+            Err(error) => {
+                writeln!(out, "{error:#}")?;
+                (
+                    Counts::FAILED,
+                    format!("{error:#}").lines().next().unwrap_or_default().to_owned(),
+                )
+            }
+        };
+        total.add(counts);
+        if step.kind != Kind::Base {
+            selected.add(counts);
+        }
+        writeln!(table, "{}", row(step.name, begun.elapsed(), counts, &note))?;
+        if step.kind == Kind::Base && counts.failed > 0 {
+            // Everything after it would fail for the same reason.
+            writeln!(table, "the rest did not run because {} failed", step.name)?;
+            break;
+        }
+    }
+    writeln!(out, "\n{}", bold("== results"))?;
+    write!(out, "{table}")?;
+    if total.failed == 0 && !selected.any() {
+        writeln!(
+            out,
+            "no step and no test has a name that contains {:?}",
+            filter.unwrap_or_default()
+        )?;
+        total.failed += 1;
+    }
+    writeln!(
+        out,
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    )?;
+    out.flush()?;
+    Ok(total.failed == 0)
+}
+
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn bold(text: &str) -> String {
+    if colours() {
+        format!("\x1b[1m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+fn row(name: &str, time: Duration, counts: Counts, note: &str) -> String {
+    let (word, colour) = match counts {
+        Counts { failed: 1.., .. } => ("FAILED", 31),
+        Counts { passed: 0, .. } => ("skipped", 33),
+        _ => ("ok", 32),
+    };
+    let word = if colours() {
+        format!("\x1b[{colour}m{word:<8}\x1b[0m")
+    } else {
+        format!("{word:<8}")
+    };
+    let seconds = format!("{:.1} s", time.as_secs_f64());
+    let counts = format!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
+    format!("{word}{name:<10}{seconds:>9}   {counts}   {note}")
+        .trim_end()
+        .to_owned()
+}
+
+/// Runs a command, shows its output as it comes, and gives each line to `line`.
+fn stream(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
+    let shown = run::shown(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{shown}`"))?;
+    let output = child.stdout.take().context("the output is piped")?;
+    let mut out = std::io::stdout();
+    for bytes in BufReader::new(output).split(b'\n') {
+        let bytes = bytes?;
+        let text = String::from_utf8_lossy(&bytes);
+        writeln!(out, "{text}")?;
+        line(&text);
+    }
+    Ok(child.wait()?.success())
+}
+
+fn check(command: &mut Command) -> Result<()> {
+    if stream(command, |_| {})? {
+        Ok(())
+    } else {
+        bail!("`{}` failed", run::shown(command))
+    }
+}
+
+fn fmt() -> Result<Done> {
+    check(cargo().args(["fmt", "--all", "--check"]))?;
+    // Not a member of the workspace.
+    check(cargo().args(["fmt", "--check", "--manifest-path", "guard-ebpf/Cargo.toml"]))?;
+    Ok(Done::Counts(Counts {
+        passed: 2,
+        ..Counts::default()
+    }))
+}
+
+fn clippy() -> Result<Done> {
+    passed(check(cargo().args([
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--profile",
+        "vm",
+        "--quiet",
+        "--",
+        "-Dwarnings",
+    ])))
+}
+
+/// Looks at the object that the agent embeds, before any kernel does.
+fn bpf_object() -> Result<Done> {
+    let object = build::object();
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let has = |name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+    for section in [".BTF", "license", "lsm/bprm_creds_for_exec"] {
+        if !has(section) {
+            bail!("{} has no section {section}", object.display());
+        }
+    }
+    // A panic that is left in is a check that the verifier may not see through, and an endless loop at run time.
+    for word in ["core9panicking", "panic_bounds_check"] {
+        if has(word) {
+            bail!(
+                "{} contains {word}: an index or an arithmetic operation is not provably in range",
+                object.display()
+            );
+        }
+    }
+    let agent = paths::target().join("vm/guard-agent");
+    let agent_bytes = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
+    let mark = bytes.get(..4096.min(bytes.len())).unwrap_or_default();
+    if !agent_bytes.windows(mark.len()).any(|window| window == mark) {
+        bail!("{} does not contain {}", agent.display(), object.display());
+    }
+    Ok(Done::Counts(Counts {
+        passed: 3,
+        ..Counts::default()
+    }))
+}
+
+fn deny() -> Result<Done> {
+    let there = cargo()
+        .args(["deny", "--version"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    if !there.is_ok_and(|status| status.success()) {
+        return Ok(Done::Skipped(
+            "cargo-deny is not installed (`cargo install cargo-deny --locked`)".into(),
+        ));
+    }
+    passed(check(cargo().args([
+        "deny",
+        "--all-features",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ])))
+}
+
+/// Runs tests of the workspace and counts them.
+fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
+    let mut command = cargo();
+    command
+        .args(["test", "--locked", "--no-fail-fast", "--profile", "vm"])
+        .args(which);
+    // What the test machines run is built by now, and no test may build it a second time.
+    command.env("GUARD_BUILT", "1");
+    if with.full {
+        command.env("GUARD_TEST_FULL", "1");
+    }
+    if let Some(filter) = with.filter {
+        command.args(["--", filter]);
+    }
+    let mut counts = Counts::default();
+    let well = stream(&mut command, |line| {
+        if let Some(more) = result_line(line) {
+            counts.add(more);
+        }
+    })?;
+    if !well && counts.failed == 0 {
+        // It did not compile, or a test process ended without a result.
+        counts.failed = 1;
+    }
+    Ok(Done::Counts(counts))
+}
+
+/// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+fn result_line(line: &str) -> Option<Counts> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in rest.split(';') {
+        let (number, what) = part.trim().split_once(' ')?;
+        match what {
+            "passed" => counts.passed = number.parse().ok()?,
+            "failed" => counts.failed = number.parse().ok()?,
+            "ignored" => counts.skipped = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_test_are_counted() {
+        let line = "test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(
+            result_line(line),
+            Some(Counts {
+                passed: 5,
+                failed: 2,
+                skipped: 1
+            })
+        );
+        assert_eq!(result_line("test result: nonsense"), None);
+        assert_eq!(result_line("running 5 tests"), None);
+    }
+
+    #[test]
+    fn a_row_says_what_happened() {
+        let row = row(
+            "deny",
+            Duration::from_millis(1500),
+            Counts::SKIPPED,
+            "skipped: not there",
+        );
+        assert_eq!(
+            row,
+            "skipped deny          1.5 s   0 passed, 0 failed, 1 skipped   skipped: not there"
+        );
+    }
+}
