@@ -1,0 +1,390 @@
+//! Policy: from a Cedar file to allow, ask or deny.
+//!
+//! Owns parsing, checking and evaluating rules. It is given the text of the policy file and facts about one action. It
+//! must never answer from a fact that is not known: a rule that looks at one never allows, and a `forbid` that might
+//! apply does.
+
+mod annotations;
+mod parse;
+mod reads;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet,
+    PrincipalConstraint, Request, RestrictedExpression,
+};
+use guard_evidence::record::MatchedRule;
+use parking_lot::Mutex;
+
+use annotations::Annotations;
+pub use parse::{PolicyError, Problem, parse};
+pub use reads::Reads;
+
+/// The schema that every policy is checked against.
+pub const SCHEMA: &str = include_str!("guard.cedarschema");
+/// Largest policy file, in bytes.
+pub const POLICY_BYTES: usize = 1 << 20;
+
+/// Id of the rule that asks when no rule of the file can permit anything to a label.
+const BUILTIN_ASK: &str = "builtin:ask-every-exec";
+
+/// A checked policy file. Cheap to share; never changes.
+#[derive(Debug)]
+pub struct Policy {
+    /// SHA-256 of the text, hex.
+    pub digest: String,
+    /// Rules in the file.
+    pub count: u32,
+    rules: HashMap<PolicyId, Rule>,
+    authorizer: Authorizer,
+    names: Names,
+    /// The rules that can be evaluated without the facts of the key.
+    without: Mutex<HashMap<Reads, Arc<PolicySet>>>,
+}
+
+/// One rule, and what has to be known before it can be evaluated.
+#[derive(Debug)]
+struct Rule {
+    policy: cedar_policy::Policy,
+    effect: Effect,
+    shown: MatchedRule,
+    annotations: Annotations,
+    reads: Reads,
+    /// The scope alone, and the scope without its resource.
+    scope: PolicySet,
+    scope_any_resource: PolicySet,
+    /// Each `when` and `unless` alone.
+    clauses: Vec<(Reads, PolicySet)>,
+}
+
+#[derive(Debug)]
+struct Names {
+    workload: EntityTypeName,
+    directory: EntityTypeName,
+    executable: EntityTypeName,
+    exec: EntityUid,
+}
+
+/// What is known of an exec.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub label: String,
+    /// `None`: not known (did not fit, not UTF-8, or a name that is no more).
+    pub path: Option<String>,
+    pub unlinked: bool,
+    pub uid: u32,
+    pub gid: u32,
+    pub user: Option<String>,
+    pub login_uid: Option<u32>,
+    pub cgroup: String,
+    pub container: Option<String>,
+    /// `None` before the thread is held.
+    pub held: Option<HeldFacts>,
+}
+
+/// What was read from the held thread. `None`: not known (not UTF-8, cut short, unreadable).
+#[derive(Debug, Clone, Default)]
+pub struct HeldFacts {
+    pub argv: Option<Vec<String>>,
+    pub cwd: Option<String>,
+    pub given: Option<String>,
+    pub sha256: Option<String>,
+}
+
+/// The policy's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Allow { rules: Vec<MatchedRule> },
+    Ask(Ask),
+    Deny { rules: Vec<MatchedRule>, because: String },
+    /// The answer depends on what only the held thread tells. Never given when [`Facts::held`] is there.
+    Hold,
+}
+
+/// Who has to agree: what all matching rules require, added up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    pub rules: Vec<MatchedRule>,
+    /// Groups that every rule accepts; empty: any approver.
+    pub groups: Vec<String>,
+    /// Distinct people; the most that any rule wants.
+    pub quorum: u32,
+    /// The shortest that any rule sets.
+    pub timeout: Option<Duration>,
+    pub risks: Vec<String>,
+    pub tags: Vec<String>,
+}
+
+/// One look at the rules, with `approved` as given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    Permitted(Vec<PolicyId>),
+    Forbidden { rules: Vec<PolicyId>, because: String },
+    NoRule,
+    /// Depends on facts that are not known yet.
+    Unknown,
+}
+
+impl Policy {
+    /// A policy without rules: asks for everything.
+    #[must_use]
+    pub fn empty() -> Self {
+        parse("", "").unwrap_or_else(|_| unreachable!("an empty text has no errors"))
+    }
+
+    /// Answers for one exec.
+    #[must_use]
+    pub fn evaluate(&self, facts: &Facts) -> Answer {
+        let unknown = facts.unknown();
+        let world = match World::new(&self.names, facts) {
+            Ok(world) => world,
+            Err(because) => return Answer::Deny { rules: Vec::new(), because },
+        };
+        match self.look(&world, false, unknown, facts.held.is_some()) {
+            Look::Permitted(rules) => return Answer::Allow { rules: self.shown(&rules) },
+            Look::Unknown => return Answer::Hold,
+            Look::Forbidden { .. } | Look::NoRule => {}
+        }
+        match self.look(&world, true, unknown, facts.held.is_some()) {
+            Look::Unknown => Answer::Hold,
+            Look::Forbidden { rules, because } => Answer::Deny { rules: self.shown(&rules), because },
+            // Whoever is asked decides on what the thread is about to do, so it is held first.
+            Look::Permitted(_) if facts.held.is_none() => Answer::Hold,
+            Look::Permitted(rules) => self.ask(&rules),
+            Look::NoRule if self.covers(&world.principal) => {
+                Answer::Deny { rules: Vec::new(), because: "no rule permits it".to_owned() }
+            }
+            Look::NoRule if facts.held.is_none() => Answer::Hold,
+            Look::NoRule => Answer::Ask(Ask {
+                rules: vec![MatchedRule {
+                    id: BUILTIN_ASK.to_owned(),
+                    description: format!("no rule permits anything to {}, so every exec is asked for", facts.label),
+                }],
+                groups: Vec::new(),
+                quorum: 1,
+                timeout: None,
+                risks: Vec::new(),
+                tags: Vec::new(),
+            }),
+        }
+    }
+
+    /// Whether any rule could permit something to this label, judged by the rules' scopes.
+    fn covers(&self, principal: &EntityUid) -> bool {
+        self.rules.values().filter(|rule| rule.effect == Effect::Permit).any(|rule| {
+            match rule.policy.principal_constraint() {
+                PrincipalConstraint::Any => true,
+                PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
+                    uid == *principal
+                }
+                PrincipalConstraint::Is(kind) => kind == self.names.workload,
+            }
+        })
+    }
+
+    fn look(&self, world: &World, approved: bool, unknown: Reads, held: bool) -> Look {
+        let request = match world.request(&self.names, approved) {
+            Ok(request) => request,
+            Err(because) => return Look::Forbidden { rules: Vec::new(), because },
+        };
+        let response = self.authorizer.is_authorized(&request, &self.known(unknown), &world.entities);
+        let reasons: Vec<PolicyId> = response.diagnostics().reason().cloned().collect();
+        // Cedar skips a rule that fails to evaluate. For a forbid that would be an opening.
+        let failed: Vec<PolicyId> = response
+            .diagnostics()
+            .errors()
+            .map(|error| match error {
+                cedar_policy::AuthorizationError::PolicyEvaluationError(error) => error.policy_id().clone(),
+            })
+            .filter(|id| self.rules.get(id).is_none_or(|rule| rule.effect == Effect::Forbid))
+            .collect();
+        if !failed.is_empty() {
+            return Look::Forbidden { rules: failed, because: "a rule that forbids could not be evaluated".to_owned() };
+        }
+        let forbidden = response.decision() == Decision::Deny && !reasons.is_empty();
+        if forbidden {
+            return Look::Forbidden { rules: reasons, because: "forbidden by policy".to_owned() };
+        }
+        let open = |effect| {
+            self.rules.iter().filter(move |(_, rule)| rule.effect == effect && rule.reads.intersects(unknown)).filter(
+                |(_, rule)| rule.might_apply(&self.authorizer, &request, &world.entities, unknown),
+            )
+        };
+        let forbids: Vec<PolicyId> = open(Effect::Forbid).map(|(id, _)| id.clone()).collect();
+        if !forbids.is_empty() {
+            return if held {
+                Look::Forbidden {
+                    rules: forbids,
+                    because: "a rule that forbids looks at something that could not be read".to_owned(),
+                }
+            } else {
+                Look::Unknown
+            };
+        }
+        if response.decision() == Decision::Allow {
+            return Look::Permitted(reasons);
+        }
+        if !held && open(Effect::Permit).next().is_some() {
+            return Look::Unknown;
+        }
+        Look::NoRule
+    }
+
+    /// The rules that look at nothing unknown.
+    fn known(&self, unknown: Reads) -> Arc<PolicySet> {
+        let mut sets = self.without.lock();
+        Arc::clone(sets.entry(unknown).or_insert_with(|| {
+            let rules = self.rules.values().filter(|rule| !rule.reads.intersects(unknown)).map(|r| r.policy.clone());
+            Arc::new(PolicySet::from_policies(rules).unwrap_or_default())
+        }))
+    }
+
+    fn shown(&self, ids: &[PolicyId]) -> Vec<MatchedRule> {
+        let mut shown: Vec<_> = ids.iter().filter_map(|id| self.rules.get(id)).map(|r| r.shown.clone()).collect();
+        shown.sort_by(|a, b| a.id.cmp(&b.id));
+        shown
+    }
+
+    /// Adds up what the rules require.
+    fn ask(&self, ids: &[PolicyId]) -> Answer {
+        let mut rules: Vec<&Rule> = ids.iter().filter_map(|id| self.rules.get(id)).collect();
+        rules.sort_by(|a, b| a.shown.id.cmp(&b.shown.id));
+        let mut groups: Option<Vec<String>> = None;
+        for named in rules.iter().map(|rule| &rule.annotations.approvers).filter(|groups| !groups.is_empty()) {
+            groups = Some(match groups {
+                None => named.clone(),
+                Some(so_far) => so_far.into_iter().filter(|group| named.contains(group)).collect(),
+            });
+        }
+        let shown: Vec<MatchedRule> = rules.iter().map(|rule| rule.shown.clone()).collect();
+        if groups.as_ref().is_some_and(Vec::is_empty) {
+            return Answer::Deny {
+                rules: shown,
+                because: "several rules ask, and the approver groups that they name have none in common".to_owned(),
+            };
+        }
+        let collect = |of: fn(&Annotations) -> &Vec<String>| {
+            let mut seen = HashSet::new();
+            rules.iter().flat_map(|rule| of(&rule.annotations)).filter(|x| seen.insert(*x)).cloned().collect()
+        };
+        Answer::Ask(Ask {
+            groups: groups.unwrap_or_default(),
+            quorum: rules.iter().map(|rule| rule.annotations.quorum).max().unwrap_or(1).max(1),
+            timeout: rules.iter().filter_map(|rule| rule.annotations.timeout).min(),
+            risks: collect(|a| &a.risks),
+            tags: collect(|a| &a.tags),
+            rules: shown,
+        })
+    }
+}
+
+impl Rule {
+    /// Whether the rule could apply, as far as the known facts tell: scope and every clause that looks only at known
+    /// facts hold. A clause that fails to evaluate counts as holding.
+    fn might_apply(&self, authorizer: &Authorizer, request: &Request, entities: &Entities, unknown: Reads) -> bool {
+        let holds = |set: &PolicySet| {
+            let response = authorizer.is_authorized(request, set, entities);
+            response.decision() == Decision::Allow || response.diagnostics().errors().next().is_some()
+        };
+        let scope = if unknown.intersects(Reads::PATH) { &self.scope_any_resource } else { &self.scope };
+        holds(scope) && self.clauses.iter().filter(|(reads, _)| !reads.intersects(unknown)).all(|(_, set)| holds(set))
+    }
+}
+
+impl Facts {
+    fn unknown(&self) -> Reads {
+        let mut unknown = Reads::NONE;
+        if self.path.is_none() {
+            unknown |= Reads::PATH;
+        }
+        match &self.held {
+            None => unknown |= Reads::HELD,
+            Some(held) => {
+                for (missing, what) in [
+                    (held.argv.is_none(), Reads::ARGV),
+                    (held.cwd.is_none(), Reads::CWD),
+                    (held.given.is_none(), Reads::GIVEN),
+                    (held.sha256.is_none(), Reads::SHA256),
+                ] {
+                    if missing {
+                        unknown |= what;
+                    }
+                }
+            }
+        }
+        unknown
+    }
+}
+
+/// One exec as Cedar sees it.
+struct World {
+    principal: EntityUid,
+    resource: EntityUid,
+    entities: Entities,
+    context: Vec<(String, RestrictedExpression)>,
+}
+
+impl World {
+    fn new(names: &Names, facts: &Facts) -> Result<Self, String> {
+        let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
+        let principal = uid(&names.workload, &facts.label);
+        // No path begins without a slash, so no rule can name this one.
+        let resource = uid(&names.executable, facts.path.as_deref().unwrap_or("unknown"));
+        let directories: HashSet<EntityUid> =
+            facts.path.as_deref().map(ancestors).unwrap_or_default().iter().map(|d| uid(&names.directory, d)).collect();
+        let entities =
+            [Entity::new_no_attrs(principal.clone(), HashSet::new()), Entity::new_no_attrs(resource.clone(), directories)];
+        let entities =
+            Entities::from_entities(entities, None).map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
+
+        let string = |s: &str| RestrictedExpression::new_string(s.to_owned());
+        let long = |n: u32| RestrictedExpression::new_long(i64::from(n));
+        let mut context: Vec<(&str, RestrictedExpression)> = vec![
+            ("unlinked", RestrictedExpression::new_bool(facts.unlinked)),
+            ("uid", long(facts.uid)),
+            ("gid", long(facts.gid)),
+            ("cgroup", string(&facts.cgroup)),
+        ];
+        context.extend(facts.path.as_deref().map(|path| ("path", string(path))));
+        context.extend(facts.user.as_deref().map(|user| ("user", string(user))));
+        context.extend(facts.login_uid.map(|uid| ("login_uid", long(uid))));
+        context.extend(facts.container.as_deref().map(|id| ("container", string(id))));
+        if let Some(held) = &facts.held {
+            if let Some(argv) = &held.argv {
+                let words = argv.iter().map(|word| string(word));
+                context.push(("argv", RestrictedExpression::new_set(words)));
+                context.push(("argc", RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX))));
+                context.push(("command", string(&guard_evidence::text::shell_words(argv))));
+            }
+            context.extend(held.cwd.as_deref().map(|cwd| ("cwd", string(cwd))));
+            context.extend(held.given.as_deref().map(|given| ("given", string(given))));
+            context.extend(held.sha256.as_deref().map(|sha256| ("sha256", string(sha256))));
+        }
+        let context = context.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Self { principal, resource, entities, context })
+    }
+
+    fn request(&self, names: &Names, approved: bool) -> Result<Request, String> {
+        let approved = ("approved".to_owned(), RestrictedExpression::new_bool(approved));
+        let context = Context::from_pairs(self.context.iter().cloned().chain([approved]))
+            .map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
+        Request::new(self.principal.clone(), names.exec.clone(), self.resource.clone(), context, None)
+            .map_err(|e| format!("the action cannot be put to the policy: {e}"))
+    }
+}
+
+/// Every directory above an absolute path: `/usr/bin/git` is in `/usr/bin`, `/usr` and `/`.
+fn ancestors(path: &str) -> Vec<&str> {
+    let mut above: Vec<&str> =
+        path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).filter(|parent| !parent.is_empty()).collect();
+    if path.starts_with('/') {
+        above.push("/");
+    }
+    above
+}
+
+#[cfg(test)]
+mod tests;

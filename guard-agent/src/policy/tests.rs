@@ -1,0 +1,226 @@
+use super::*;
+
+fn facts(label: &str, path: &str, argv: &[&str]) -> Facts {
+    Facts {
+        label: label.to_owned(),
+        path: Some(path.to_owned()),
+        uid: 1000,
+        gid: 1000,
+        cgroup: "/guard/x".to_owned(),
+        held: Some(HeldFacts {
+            argv: Some(argv.iter().map(|&s| s.to_owned()).collect()),
+            cwd: Some("/srv/app".to_owned()),
+            given: Some(path.to_owned()),
+            sha256: Some("ab".repeat(32)),
+        }),
+        ..Facts::default()
+    }
+}
+
+fn before_hold(mut facts: Facts) -> Facts {
+    facts.held = None;
+    facts
+}
+
+fn policy(text: &str) -> Policy {
+    parse(text, "policy.cedar").unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn word(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Allow { .. } => "allow",
+        Answer::Ask(_) => "ask",
+        Answer::Deny { .. } => "deny",
+        Answer::Hold => "hold",
+    }
+}
+
+const CODER: &str = r#"
+@id("tools")
+permit(principal == Workload::"coder", action == Action::"exec", resource in Directory::"/usr/bin");
+
+@id("push") @description("Pushing is reviewed") @approvers("code-push, leads") @quorum("2") @timeout("15m") @tag("git")
+permit(principal == Workload::"coder", action, resource == Executable::"/usr/local/bin/git")
+when { context.approved && context.command like "git push *" };
+
+@id("status")
+permit(principal == Workload::"coder", action, resource == Executable::"/usr/local/bin/git")
+when { context.command == "git status" };
+
+@id("never-dd")
+forbid(principal, action, resource == Executable::"/usr/bin/dd");
+
+@id("no-force")
+forbid(principal, action, resource) when { context.argv.contains("--force") };
+"#;
+
+#[test]
+fn three_outcomes() {
+    let policy = policy(CODER);
+    assert_eq!(policy.count, 5);
+    for (label, path, argv, fast, held) in [
+        // `no-force` looks at argv and might apply to everything, so everything is held first …
+        ("coder", "/usr/bin/ls", &["ls", "-l"][..], "hold", "allow"),
+        ("coder", "/usr/bin/ls", &["ls", "--force"], "hold", "deny"),
+        ("coder", "/usr/local/bin/git", &["git", "push", "origin"], "hold", "ask"),
+        ("coder", "/usr/local/bin/git", &["git", "push", "--force"], "hold", "deny"),
+        ("coder", "/usr/local/bin/git", &["git", "status"], "hold", "allow"),
+        ("coder", "/usr/local/bin/git", &["git", "status now"], "hold", "deny"),
+        ("coder", "/usr/local/bin/git", &["git", "fetch"], "hold", "deny"),
+        ("coder", "/opt/tool", &["tool"], "hold", "deny"),
+        // … except what the key alone forbids.
+        ("coder", "/usr/bin/dd", &["dd"], "deny", "deny"),
+        ("other", "/usr/bin/dd", &["dd"], "deny", "deny"),
+        // No rule permits anything to other: asked, but the forbids hold.
+        ("other", "/usr/bin/ls", &["ls"], "hold", "ask"),
+        ("other", "/usr/bin/ls", &["ls", "--force"], "hold", "deny"),
+    ] {
+        let facts = facts(label, path, argv);
+        assert_eq!(word(&policy.evaluate(&before_hold(facts.clone()))), fast, "before the hold: {label} {argv:?}");
+        assert_eq!(word(&policy.evaluate(&facts)), held, "held: {label} {argv:?}");
+    }
+}
+
+#[test]
+fn the_key_alone_answers_when_no_rule_needs_more() {
+    let policy = policy(
+        r#"permit(principal == Workload::"coder", action, resource in Directory::"/usr");
+           permit(principal == Workload::"coder", action, resource in Directory::"/opt") when { context.approved };
+           permit(principal == Workload::"coder", action, resource) when { context.argv.contains("--dry-run") };
+           forbid(principal == Workload::"data", action, resource) when { context.cwd like "/etc*" };"#,
+    );
+    let answer = |label, path| policy.evaluate(&before_hold(facts(label, path, &["x"])));
+    assert_eq!(word(&answer("coder", "/usr/bin/ls")), "allow", "an allow that a further permit cannot change");
+    assert_eq!(word(&answer("coder", "/opt/x")), "hold");
+    assert_eq!(word(&answer("coder", "/srv/x")), "hold");
+    assert_eq!(word(&answer("data", "/usr/bin/ls")), "hold");
+    let Answer::Allow { rules } = answer("coder", "/usr/bin/ls") else { panic!() };
+    assert_eq!(rules[0].id, "rule-1");
+}
+
+#[test]
+fn an_empty_policy_asks_for_everything() {
+    let policy = Policy::empty();
+    let facts = facts("any", "/bin/true", &["true"]);
+    assert_eq!(policy.evaluate(&before_hold(facts.clone())), Answer::Hold);
+    let Answer::Ask(ask) = policy.evaluate(&facts) else { panic!() };
+    assert_eq!((ask.quorum, ask.groups.len(), ask.timeout), (1, 0, None));
+    assert_eq!(ask.rules[0].id, BUILTIN_ASK);
+}
+
+#[test]
+fn what_is_not_known_never_allows_and_always_forbids() {
+    let policy = policy(
+        r#"permit(principal == Workload::"coder", action, resource) when { context.path like "/usr/*" };
+           permit(principal == Workload::"coder", action, resource) when { context.approved };
+           permit(principal == Workload::"free", action, resource);
+           permit(principal == Workload::"args", action, resource) when { context.argv.contains("ok") };
+           forbid(principal == Workload::"free", action, resource in Directory::"/etc");
+           forbid(principal == Workload::"args", action, resource) unless { context.cwd == "/srv/app" };"#,
+    );
+    let mut no_path = facts("coder", "/usr/bin/ls", &["ls"]);
+    assert_eq!(word(&policy.evaluate(&no_path)), "allow");
+    no_path.path = None;
+    assert_eq!(word(&policy.evaluate(&no_path)), "ask");
+    no_path.label = "free".to_owned();
+    assert_eq!(word(&policy.evaluate(&no_path)), "deny", "the forbid by directory might apply");
+    let mut args = facts("args", "/bin/x", &["ok"]);
+    assert_eq!(word(&policy.evaluate(&args)), "allow");
+    args.held.as_mut().unwrap().argv = None;
+    assert_eq!(word(&policy.evaluate(&args)), "deny");
+    let mut args = facts("args", "/bin/x", &["ok"]);
+    args.held.as_mut().unwrap().cwd = None;
+    assert_eq!(word(&policy.evaluate(&args)), "deny");
+}
+
+#[test]
+fn a_forbid_that_fails_to_evaluate_forbids() {
+    let policy = policy(
+        r#"permit(principal, action, resource);
+           forbid(principal, action, resource) when { context.uid * 9223372036854775807 == 1 };"#,
+    );
+    let answer = policy.evaluate(&facts("coder", "/bin/x", &["x"]));
+    assert_eq!(word(&answer), "deny", "{answer:?}");
+}
+
+#[test]
+fn a_forbid_unless_approved_asks() {
+    let policy = policy(
+        r#"@id("all") permit(principal, action, resource);
+           @id("sudo") forbid(principal, action, resource == Executable::"/usr/bin/sudo") unless { context.approved };"#,
+    );
+    assert_eq!(word(&policy.evaluate(&facts("coder", "/usr/bin/sudo", &["sudo"]))), "ask");
+    assert_eq!(word(&policy.evaluate(&before_hold(facts("coder", "/usr/bin/ls", &["ls"])))), "allow");
+}
+
+#[test]
+fn requirements_add_up() {
+    let policy = policy(
+        r#"@id("a") @approvers("dev, ops") @timeout("1h") @risk("one") @tag("x, y")
+           permit(principal, action, resource) when { context.approved };
+           @id("b") @approvers("ops, sec") @quorum("2") @timeout("15m") @risk("two; one") @tag("y")
+           permit(principal, action, resource in Directory::"/usr") when { context.approved };
+           @id("c") permit(principal, action, resource in Directory::"/usr/bin") when { context.approved };
+           @id("d") @approvers("nobody-else") permit(principal, action, resource in Directory::"/opt") when { context.approved };"#,
+    );
+    let Answer::Ask(ask) = policy.evaluate(&facts("l", "/usr/bin/x", &["x"])) else { panic!() };
+    assert_eq!(ask.groups, ["ops"]);
+    assert_eq!(ask.quorum, 2);
+    assert_eq!(ask.timeout, Some(Duration::from_secs(900)));
+    assert_eq!(ask.risks, ["one", "two"]);
+    assert_eq!(ask.tags, ["x", "y"]);
+    assert_eq!(ask.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    let answer = policy.evaluate(&facts("l", "/opt/x", &["x"]));
+    assert!(matches!(&answer, Answer::Deny { because, .. } if because.contains("none in common")), "{answer:?}");
+}
+
+#[test]
+fn labels_are_exact() {
+    let policy = policy(r#"permit(principal == Workload::"coder", action, resource);"#);
+    assert_eq!(word(&policy.evaluate(&facts("coder", "/bin/x", &["x"]))), "allow");
+    for other in ["Coder", "coder2", "code", "coder\""] {
+        assert_eq!(word(&policy.evaluate(&facts(other, "/bin/x", &["x"]))), "ask", "{other}");
+    }
+}
+
+#[test]
+fn directories() {
+    assert_eq!(ancestors("/usr/bin/git"), ["/usr", "/usr/bin", "/"]);
+    assert_eq!(ancestors("/init"), ["/"]);
+    assert_eq!(ancestors("x"), Vec::<&str>::new());
+    assert_eq!(ancestors(""), Vec::<&str>::new());
+}
+
+#[test]
+fn errors_have_a_place_and_a_remedy() {
+    for (text, line, needle) in [
+        ("permit(principal, action, resource)", 1, "unexpected end"),
+        ("// fine\n\npermit(principal, action, resource) when { context.pth == \"x\" };", 3, "pth"),
+        ("permit(principal, action, resource) when {\n  context.uid == \"root\" };", 2, ""),
+        ("permit(principal == User::\"x\", action, resource);", 1, "User"),
+        ("permit(principal, action == Action::\"write\", resource);", 1, "write"),
+        ("permit(principal, action, resource);\n@quorom(\"2\")\npermit(principal, action, resource);", 2, "@quorom"),
+        ("@timeout(\"soon\") permit(principal, action, resource);", 1, "soon"),
+        ("@id(\"a\") permit(principal, action, resource);\n@id(\"a\") permit(principal, action, resource);", 2, "two rules"),
+        ("@quorum(\"2\") forbid(principal, action, resource);", 1, "asks nobody"),
+        ("permit(principal == ?principal, action, resource);", 1, "template"),
+        ("permit(principal, action, resource) when { context.user == \"x\" };", 1, "user"),
+        ("\u{0}", 1, ""),
+    ] {
+        let error = parse(text, "p.cedar").unwrap_err();
+        let problem = &error.problems[0];
+        assert_eq!(problem.line, line, "{text:?}: {error}");
+        assert!(error.to_string().starts_with(&format!("p.cedar:{line}:")), "{error}");
+        assert!(error.to_string().contains(needle), "{text:?}: {error}");
+    }
+    let error = parse("@quorom(\"2\") permit(principal, action, resource);", "p").unwrap_err();
+    assert!(error.problems[0].remedy.as_deref().unwrap().contains("@quorum"));
+    assert!(parse(&"/".repeat(POLICY_BYTES + 1), "p").is_err());
+}
+
+#[test]
+fn any_bytes_parse_or_say_why() {
+    for text in ["", "\n", "//x", "permit", "@", "@id", "{", "\u{202E}", "permit(principal,action,resource)when{1}", "é;é"] {
+        let _ = parse(text, "p");
+    }
+}
