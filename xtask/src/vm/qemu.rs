@@ -163,7 +163,8 @@ impl Machine<'_> {
         let options = self.options;
         let (accel, cpu) = match self.accel {
             Accel::Kvm => ("kvm".to_owned(), "host"),
-            Accel::Tcg if options.icount => ("tcg,thread=single".to_owned(), "max,la57=off"),
+            // Without "fast string" features: each turn of a `rep` counts, and the kernel would clear pages by bytes.
+            Accel::Tcg if options.icount => ("tcg,thread=single".to_owned(), "max,la57=off,-erms,-fsrm"),
             Accel::Tcg => ("tcg,thread=multi,tb-size=512".to_owned(), "max,la57=off"),
         };
         let mut args: Vec<String> = Vec::new();
