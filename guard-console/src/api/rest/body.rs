@@ -1,0 +1,130 @@
+//! Bodies and queries, parsed once: what is wrong comes back as a problem that names the field.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use guard_proto::limits::HTTP_BODY_BYTES;
+use serde::de::DeserializeOwned;
+
+use crate::api::problem::problem;
+
+/// A body that trickles in slower than this is given up.
+const READ: Duration = Duration::from_secs(20);
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        let kind = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        if kind.split(';').next().map(str::trim) != Some("application/json") {
+            let detail = "send the body with Content-Type: application/json".to_owned();
+            return Err(problem(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "not-json",
+                "Not JSON",
+                Some(detail),
+            ));
+        }
+        let body = read(request).await?;
+        parse(&body)
+            .map(Self)
+            .map_err(|why| problem(StatusCode::BAD_REQUEST, "invalid-body", "Not valid", Some(why)))
+    }
+}
+
+/// Reads a body up to the limit.
+pub(crate) async fn read(request: Request) -> Result<axum::body::Bytes, Response> {
+    let reading = axum::body::to_bytes(request.into_body(), HTTP_BODY_BYTES);
+    match tokio::time::timeout(READ, reading).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let detail = format!("the body is larger than {HTTP_BODY_BYTES} bytes, or broke off");
+            Err(problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                "Too large",
+                Some(detail),
+            ))
+        }
+        Err(_) => {
+            let detail = "the body did not arrive in time".to_owned();
+            Err(problem(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "Timed out",
+                Some(detail),
+            ))
+        }
+    }
+}
+
+/// Pure; for tests and fuzzing. The error says where.
+///
+/// # Errors
+/// Whatever is not a `T`: `users.0.name: invalid type: …`.
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let path = guard_evidence::text::visible_fold(&e.path().to_string(), 100);
+        let why = guard_evidence::text::visible_fold(&e.inner().to_string(), 300);
+        if path == "." { why } else { format!("{path}: {why}") }
+    })?;
+    json.end().map_err(|e| e.to_string())?;
+    Ok(value)
+}
+
+/// Query parameters.
+#[derive(Debug)]
+pub struct Fields<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Fields<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(fields)) => Ok(Self(fields)),
+            Err(rejection) => {
+                let why = guard_evidence::text::visible_fold(&rejection.body_text(), 300);
+                Err(crate::app::Error::Invalid(format!("query: {why}")).into_response())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guard_proto::rest::NewUser;
+
+    #[test]
+    fn errors_name_the_field() {
+        for (body, expected) in [
+            ("{", "EOF"),
+            ("[]", "invalid"),
+            (
+                r#"{"username":"a","password":"b","roles":["king"]}"#,
+                "roles[0]: unknown variant",
+            ),
+            (r#"{"username":1}"#, "username: invalid type"),
+            (
+                r#"{"username":"a","password":"b","roles":[],"admin":true}"#,
+                "admin: unknown field",
+            ),
+            (r#"{"username":"a","password":"b","roles":[]} x"#, "trailing"),
+        ] {
+            let error = parse::<NewUser>(body.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{body}: {error}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Evidence: lists and exact bytes.
+
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use guard_proto::rest::{Page, RecordView};
+use serde::Deserialize;
+
+use super::Fields;
+use super::requests::cursor;
+use crate::api::identity::{Caller, Shared};
+use crate::app::requests::PAGE;
+use crate::app::{Error, Result};
+use crate::store::RecordFilter;
+use crate::time::{Millis, parse_rfc3339};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListFields {
+    host: Option<String>,
+    label: Option<String>,
+    request: Option<String>,
+    kind: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<u64>,
+    cursor: Option<String>,
+}
+
+impl ListFields {
+    fn filter(self) -> Result<RecordFilter> {
+        Ok(RecordFilter {
+            host: self.host,
+            label: self.label,
+            request: self.request,
+            kind: self.kind,
+            from: time("from", self.from.as_deref())?,
+            to: time("to", self.to.as_deref())?,
+            cursor: cursor(self.cursor.as_deref())?,
+            limit: self.limit.unwrap_or(PAGE),
+        })
+    }
+}
+
+fn time(field: &str, text: Option<&str>) -> Result<Option<Millis>> {
+    text.map(|t| {
+        parse_rfc3339(t).map_err(|_| Error::Invalid(format!("{field}: not a time such as 2026-10-01T12:00:00Z")))
+    })
+    .transpose()
+}
+
+pub(super) async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    Fields(fields): Fields<ListFields>,
+) -> Result<axum::Json<Page<RecordView>>> {
+    Ok(axum::Json(app.records(&caller.actor, fields.filter()?).await?))
+}
+
+pub(super) async fn show(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(digest): Path<String>,
+) -> Result<impl IntoResponse> {
+    let envelope = app.record(&caller.actor, &digest).await?;
+    Ok((
+        [(header::CONTENT_TYPE, "application/vnd.dsse.envelope.v1+json")],
+        envelope,
+    ))
+}

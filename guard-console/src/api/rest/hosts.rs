@@ -1,0 +1,29 @@
+//! Hosts and the tokens with which they join.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use guard_proto::rest::{Host, NewToken, Page, Token};
+
+use super::Json;
+use crate::api::identity::{Caller, Shared};
+use crate::app::Result;
+
+pub(super) async fn list(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<Host>>> {
+    Ok(axum::Json(Page {
+        items: app.hosts(&caller.actor).await?,
+        next: None,
+    }))
+}
+
+pub(super) async fn revoke(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+    app.revoke_host(&caller.actor, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn create_token(
+    State(app): State<Shared>,
+    caller: Caller,
+    Json(body): Json<NewToken>,
+) -> Result<axum::Json<Token>> {
+    Ok(axum::Json(app.create_token(&caller.actor, &body).await?))
+}

@@ -1,0 +1,50 @@
+//! REST under /api/v1: docs/api.md owns paths and rules, `guard_proto::rest` the shapes.
+
+mod body;
+mod evidence;
+mod hosts;
+mod people;
+mod requests;
+
+use super::endpoint::{Access, Endpoints};
+use crate::app::Permission;
+
+pub use body::{Fields, Json};
+
+/// Every REST endpoint.
+#[must_use]
+pub fn endpoints() -> Endpoints {
+    use Access::{Anyone, Needs, SignedIn};
+    use Permission as P;
+    Endpoints::default()
+        .get("/api/v1/status", Anyone, people::status)
+        .post("/api/v1/setup", Anyone, people::set_up)
+        .post("/api/v1/sessions", Anyone, people::sign_in)
+        .delete("/api/v1/sessions/current", SignedIn, people::sign_out)
+        .get("/api/v1/me", SignedIn, people::me)
+        .get("/api/v1/requests", Needs(P::SeeRequests), requests::list)
+        .get("/api/v1/requests/{id}", Needs(P::SeeRequests), requests::show)
+        .get("/api/v1/requests/{id}/record", Needs(P::SeeRequests), requests::record)
+        .post(
+            "/api/v1/requests/{id}/approve",
+            Needs(P::AnswerRequests),
+            requests::approve,
+        )
+        .post("/api/v1/requests/{id}/deny", Needs(P::AnswerRequests), requests::deny)
+        .get("/api/v1/events", Needs(P::SeeRequests), requests::events)
+        .get("/api/v1/hosts", Needs(P::SeeHosts), hosts::list)
+        .post("/api/v1/hosts/{id}/revoke", Needs(P::RevokeHosts), hosts::revoke)
+        .post("/api/v1/tokens", Needs(P::CreateTokens), hosts::create_token)
+        .get("/api/v1/labels", Needs(P::SeeLabels), people::labels)
+        .put("/api/v1/labels/{name}", Needs(P::ManageLabels), people::put_label)
+        .delete("/api/v1/labels/{name}", Needs(P::ManageLabels), people::delete_label)
+        .get("/api/v1/users", Needs(P::SeeUsers), people::users)
+        .post("/api/v1/users", Needs(P::ManageUsers), people::add_user)
+        .post(
+            "/api/v1/users/{name}/disable",
+            Needs(P::ManageUsers),
+            people::disable_user,
+        )
+        .get("/api/v1/evidence", Needs(P::SeeEvidence), evidence::list)
+        .get("/api/v1/evidence/{digest}", Needs(P::SeeEvidence), evidence::show)
+}

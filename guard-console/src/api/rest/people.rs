@@ -1,0 +1,97 @@
+//! Setting up, signing in, users and labels.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use guard_proto::rest::{Label, LabelBody, LoginBody, Me, NewUser, Page, Session, SetupBody, Status, User};
+
+use super::Json;
+use crate::api::identity::{Caller, Peer, Shared};
+use crate::app::Result;
+use crate::app::sessions::SessionKind;
+use crate::time::{now, rfc3339};
+
+pub(super) async fn status(State(app): State<Shared>) -> Result<axum::Json<Status>> {
+    Ok(axum::Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        needs_setup: app.needs_setup().await?,
+        time: rfc3339(now()),
+    }))
+}
+
+pub(super) async fn set_up(
+    State(app): State<Shared>,
+    Peer(address): Peer,
+    Json(body): Json<SetupBody>,
+) -> Result<axum::Json<Session>> {
+    Ok(axum::Json(
+        app.set_up(&body, SessionKind::Api, address).await?.into_rest(),
+    ))
+}
+
+pub(super) async fn sign_in(
+    State(app): State<Shared>,
+    Peer(address): Peer,
+    Json(body): Json<LoginBody>,
+) -> Result<axum::Json<Session>> {
+    Ok(axum::Json(
+        app.sign_in(&body, SessionKind::Api, address).await?.into_rest(),
+    ))
+}
+
+pub(super) async fn sign_out(State(app): State<Shared>, caller: Caller) -> Result<StatusCode> {
+    app.sign_out(&caller.actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn me(caller: Caller) -> axum::Json<Me> {
+    axum::Json(caller.actor.me())
+}
+
+pub(super) async fn users(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<User>>> {
+    Ok(axum::Json(Page {
+        items: app.users(&caller.actor).await?,
+        next: None,
+    }))
+}
+
+pub(super) async fn add_user(
+    State(app): State<Shared>,
+    caller: Caller,
+    Json(body): Json<NewUser>,
+) -> Result<axum::Json<User>> {
+    Ok(axum::Json(app.add_user(&caller.actor, &body).await?))
+}
+
+pub(super) async fn disable_user(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode> {
+    app.disable_user(&caller.actor, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn labels(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<Label>>> {
+    Ok(axum::Json(Page {
+        items: app.labels(&caller.actor).await?,
+        next: None,
+    }))
+}
+
+pub(super) async fn put_label(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Json(body): Json<LabelBody>,
+) -> Result<axum::Json<Label>> {
+    Ok(axum::Json(app.put_label(&caller.actor, &name, &body).await?))
+}
+
+pub(super) async fn delete_label(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode> {
+    app.delete_label(&caller.actor, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,164 @@
+//! Server-sent events: what changed, for pages and programs alike.
+//!
+//! Owns the loop from wake-ups to events. A listener starts with every pending request (or, with `Last-Event-ID`, with
+//! what changed since), so nothing between a list and its first event is missed. A stream ends with its session.
+
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::Stream;
+use guard_proto::rest::{Host, Request, RequestState};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::identity::Shared;
+use crate::app::{Actor, Error, Permission};
+use crate::store::RequestFilter;
+
+const CHECK: Duration = Duration::from_secs(15);
+
+/// Makes events of changes. `None`: this listener is not interested.
+pub trait Render: Send + Sync + 'static {
+    fn request(&self, request: &Request) -> Option<Event>;
+    fn host(&self, host: &Host) -> Option<Event>;
+}
+
+/// The stream of one listener.
+pub fn events(
+    app: Shared,
+    actor: Actor,
+    last_event_id: Option<u64>,
+    render: impl Render,
+) -> Sse<impl Stream<Item = Result<Event, Error>>> {
+    let (send, receive) = mpsc::channel(32);
+    tokio::spawn(async move {
+        let listener = Listener {
+            app,
+            actor,
+            render,
+            send,
+        };
+        if let Err(error) = listener.run(last_event_id).await
+            && !matches!(error, Error::SignInFirst | Error::Forbidden(_))
+        {
+            tracing::warn!(%error, "an event stream ended");
+        }
+    });
+    Sse::new(ReceiverStream::new(receive)).keep_alive(KeepAlive::new().interval(CHECK).text("here"))
+}
+
+struct Listener<R> {
+    app: Shared,
+    actor: Actor,
+    render: R,
+    send: mpsc::Sender<Result<Event, Error>>,
+}
+
+/// The listener hung up.
+struct Gone;
+
+impl<R: Render> Listener<R> {
+    async fn run(&self, last_event_id: Option<u64>) -> Result<(), Error> {
+        let mut requests = self.app.notify.watch_requests();
+        let mut hosts = self.app.notify.watch_hosts();
+        let mut rules = requests.borrow_and_update().rules;
+        let mut seq = match last_event_id {
+            Some(seq) => seq,
+            None => {
+                let seq = self.app.latest_seq().await?;
+                if self.send_pending(seq).await?.is_err() {
+                    return Ok(());
+                }
+                seq
+            }
+        };
+        let mut check = tokio::time::interval(CHECK);
+        loop {
+            if self.send_changes(&mut seq).await?.is_err() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.send.closed() => return Ok(()),
+                () = self.app.stopping.cancelled() => return Ok(()),
+                changed = requests.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let now = requests.borrow_and_update().rules;
+                    if std::mem::replace(&mut rules, now) != now && self.send_pending(seq).await?.is_err() {
+                        return Ok(());
+                    }
+                }
+                host = hosts.recv() => match host {
+                    Ok(id) => self.send_host(&id).await?,
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                _ = check.tick() => if !self.app.still_signed_in(&self.actor).await? {
+                    return Ok(());
+                },
+            }
+        }
+    }
+
+    async fn send_changes(&self, seq: &mut u64) -> Result<Result<(), Gone>, Error> {
+        loop {
+            let changes = self.app.requests_changed_since(&self.actor, *seq).await?;
+            if changes.is_empty() {
+                return Ok(Ok(()));
+            }
+            for change in changes {
+                *seq = change.seq;
+                if self.send_one(&change.request, change.seq).await.is_err() {
+                    return Ok(Err(Gone));
+                }
+            }
+        }
+    }
+
+    /// All that is pending. Their events carry the number from which to go on.
+    async fn send_pending(&self, seq: u64) -> Result<Result<(), Gone>, Error> {
+        let mut filter = RequestFilter {
+            state: Some(RequestState::Pending),
+            limit: 500,
+            ..RequestFilter::default()
+        };
+        loop {
+            let page = self.app.requests(&self.actor, filter.clone()).await?;
+            for request in &page.items {
+                if self.send_one(request, seq).await.is_err() {
+                    return Ok(Err(Gone));
+                }
+            }
+            match page.next.and_then(|next| next.parse().ok()) {
+                Some(next) => filter.cursor = Some(next),
+                None => return Ok(Ok(())),
+            }
+        }
+    }
+
+    async fn send_one(&self, request: &Request, seq: u64) -> Result<(), Gone> {
+        let Some(event) = self.render.request(request) else {
+            return Ok(());
+        };
+        self.send.send(Ok(event.id(seq.to_string()))).await.map_err(|_| Gone)
+    }
+
+    async fn send_host(&self, id: &str) -> Result<(), Error> {
+        if !self.actor.may(Permission::SeeHosts) {
+            return Ok(());
+        }
+        match self.app.host(&self.actor, id).await {
+            Ok(host) => {
+                if let Some(event) = self.render.host(&host) {
+                    // A listener who is gone is found out in the loop.
+                    let _ = self.send.send(Ok(event)).await;
+                }
+                Ok(())
+            }
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

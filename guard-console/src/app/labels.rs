@@ -1,0 +1,90 @@
+//! Labels and their owners. An owner is set here, by an administrator, and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use guard_proto::rest::{Label, LabelBody};
+
+use super::{Actor, App, Error, Permission, Result, names};
+use crate::store::{self, LabelRow};
+
+const DESCRIPTION_BYTES: usize = 500;
+
+impl App {
+    /// Labels that the console has, hosts have, or somebody was asked for.
+    pub async fn labels(&self, actor: &Actor) -> Result<Vec<Label>> {
+        actor.require(Permission::SeeLabels)?;
+        let mut on_hosts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for host in self.store.hosts().await?.into_iter().filter(|h| h.revoked_at.is_none()) {
+            for label in host.labels {
+                on_hosts.entry(label).or_default().insert(host.name.clone());
+            }
+        }
+        let pending: BTreeMap<String, i64> = self.store.pending_by_label().await?.into_iter().collect();
+        let mut known: BTreeMap<String, LabelRow> = self
+            .store
+            .labels()
+            .await?
+            .into_iter()
+            .map(|l| (l.name.clone(), l))
+            .collect();
+        for name in on_hosts.keys().cloned().chain(self.store.asked_labels().await?) {
+            known.entry(name.clone()).or_insert(LabelRow {
+                name,
+                owner: None,
+                description: String::new(),
+            });
+        }
+        let view = |label: LabelRow| Label {
+            hosts: on_hosts.get(&label.name).into_iter().flatten().cloned().collect(),
+            pending: pending
+                .get(&label.name)
+                .and_then(|n| u64::try_from(*n).ok())
+                .unwrap_or(0),
+            name: label.name,
+            owner: label.owner,
+            description: label.description,
+        };
+        Ok(known.into_values().map(view).collect())
+    }
+
+    pub async fn put_label(&self, actor: &Actor, name: &str, body: &LabelBody) -> Result<Label> {
+        actor.require(Permission::ManageLabels)?;
+        let row = LabelRow {
+            name: names::label(name)?,
+            owner: body.owner.clone(),
+            description: names::free_text("a description", &body.description, DESCRIPTION_BYTES)?,
+        };
+        let mut change = self.store.change().await?;
+        if let Some(owner) = &row.owner {
+            let user = store::user_in(&mut change, owner).await?;
+            if user.is_none_or(|user| user.disabled_at.is_some()) {
+                return Err(Error::Invalid(format!(
+                    "the owner {:?} is not a user of this console, or is disabled; make the user first",
+                    guard_evidence::text::visible_fold(owner, 80)
+                )));
+            }
+        }
+        let before = store::label_owner_in(&mut change, &row.name).await?;
+        store::put_label(&mut change, &row, &actor.username, self.now()).await?;
+        change.commit().await?;
+        tracing::info!(label = %row.name, ?before, owner = ?row.owner, by = %actor.username, "label changed");
+        // Who may answer may have changed.
+        self.notify.refresh();
+        let all = self.labels(actor).await?;
+        all.into_iter()
+            .find(|l| l.name == row.name)
+            .ok_or_else(|| Error::not_found("label", &row.name))
+    }
+
+    pub async fn delete_label(&self, actor: &Actor, name: &str) -> Result<()> {
+        actor.require(Permission::ManageLabels)?;
+        let mut change = self.store.change().await?;
+        if !store::delete_label(&mut change, name).await? {
+            return Err(Error::not_found("label", name));
+        }
+        change.commit().await?;
+        tracing::info!(label = %guard_evidence::text::visible(name), by = %actor.username, "label deleted");
+        self.notify.refresh();
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Use-cases: what people, hosts and timers may do, whatever transport they came by.
+//!
+//! Owns the rules: who may do what ([`actor`]), who may answer ([`answer`]), what a host may say ([`asks`]). It is
+//! given typed input and an [`actor::Actor`] or a host's verified identity. It must never see HTTP, gRPC or HTML.
+
+pub mod actor;
+pub mod answer;
+pub mod asks;
+pub mod card;
+pub mod error;
+pub mod evidence;
+pub mod hosts;
+pub mod labels;
+pub mod names;
+pub mod requests;
+pub mod sessions;
+pub mod users;
+
+use std::sync::Arc;
+
+use guard_evidence::key::SigningKey;
+use rand::rngs::OsRng;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::password::Passwords;
+use crate::auth::throttle::Throttle;
+use crate::ca::Authority;
+use crate::config::Config;
+use crate::data_dir::{DataDir, Readers};
+use crate::log::Log;
+use crate::notify::Notify;
+use crate::store::Store;
+use crate::time;
+
+pub use actor::{Actor, Permission};
+pub use error::{Error, Result};
+
+const DECISION_KEY_FILE: &str = "decision.key";
+const LOG_KEY_FILE: &str = "log.key";
+const ORIGIN_FILE: &str = "log-origin";
+
+/// Everything the use-cases share.
+#[derive(Debug)]
+pub struct App {
+    pub(crate) store: Store,
+    pub(crate) dir: DataDir,
+    pub(crate) config: Config,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) decision_key: SigningKey,
+    pub(crate) log: Log,
+    pub(crate) passwords: Passwords,
+    pub(crate) throttle: Throttle,
+    pub notify: Notify,
+    /// Ends streams when the console stops.
+    pub stopping: CancellationToken,
+}
+
+impl App {
+    /// Loads what the data directory has and makes what is missing.
+    pub async fn open(config: Config, dir: DataDir, store: Store, authority: Arc<Authority>) -> Result<Self> {
+        let decision_key = load_or_create_key(&dir, DECISION_KEY_FILE)?;
+        let log_key = load_or_create_key(&dir, LOG_KEY_FILE)?;
+        let origin = load_or_create_origin(&dir, &config)?;
+        let log = Log::new(log_key, origin);
+        let notify = Notify::new();
+        let app = Self {
+            store,
+            dir,
+            config,
+            authority,
+            decision_key,
+            log,
+            passwords: Passwords::default(),
+            throttle: Throttle::default(),
+            notify,
+            stopping: CancellationToken::new(),
+        };
+        app.keep_setup_link().await?;
+        Ok(app)
+    }
+
+    /// What time alone changes: overdue requests, stale sessions, the set-up link. Called every few seconds.
+    pub async fn tick(&self) -> Result<()> {
+        self.keep_setup_link().await?;
+        self.forget_stale_sessions().await?;
+        self.end_overdue_requests().await?;
+        self.write_down_presence().await
+    }
+
+    pub(crate) fn now(&self) -> time::Millis {
+        time::now()
+    }
+}
+
+fn load_or_create_key(dir: &DataDir, name: &'static str) -> Result<SigningKey> {
+    if let Some(pem) = dir.read(name)? {
+        let damaged = || {
+            Error::internal(format!(
+                "{}: not a PKCS#8 key; restore it from a backup",
+                dir.path(name).display()
+            ))
+        };
+        let pem = std::str::from_utf8(&pem).map_err(|_| damaged())?;
+        return SigningKey::from_pkcs8_pem(pem).map_err(|_| damaged());
+    }
+    let key = SigningKey::generate(&mut OsRng);
+    let pem = key.to_pkcs8_pem().map_err(|e| Error::internal(e.to_string()))?;
+    dir.write(name, Readers::Owner, pem.as_bytes())?;
+    Ok(key)
+}
+
+/// What the log and every decision are signed as. Chosen at the first start; another name of the console later is no
+/// other log.
+fn load_or_create_origin(dir: &DataDir, config: &Config) -> Result<String> {
+    if let Some(bytes) = dir.read(ORIGIN_FILE)? {
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        let origin = text.trim_end_matches('\n');
+        let good = (1..=255).contains(&origin.len()) && origin.bytes().all(|b| b.is_ascii_graphic() && b != b'+');
+        if !good {
+            return Err(Error::internal(format!(
+                "{}: not a log origin; restore it from a backup",
+                dir.path(ORIGIN_FILE).display()
+            )));
+        }
+        return Ok(origin.to_owned());
+    }
+    let origin = format!("{}/guard", config.first_name());
+    dir.write(ORIGIN_FILE, Readers::Anyone, format!("{origin}\n").as_bytes())?;
+    Ok(origin)
+}

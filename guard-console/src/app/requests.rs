@@ -1,0 +1,169 @@
+//! Requests as people see them: lists, one of them, and what changed since.
+
+use guard_proto::rest::{DecisionView, Page, Request, RequestState};
+
+use super::answer::{ended_sentence, why_not};
+use super::card::Card;
+use super::{Actor, App, Error, Permission, Result};
+use crate::store::{AnswerRow, Before, RequestFilter, RequestRow};
+use crate::time::rfc3339;
+
+pub(crate) const PAGE: u64 = 50;
+pub(crate) const MAX_PAGE: u64 = 500;
+
+/// Everything the page shows of one request.
+#[derive(Debug)]
+pub struct Details {
+    pub row: RequestRow,
+    pub answers: Vec<AnswerRow>,
+    pub card: Card,
+    pub before: Before,
+    pub owner: Option<String>,
+    /// `None`: the actor may answer.
+    pub why_not: Option<String>,
+    /// By whom and when, once it has ended.
+    pub ended: Option<String>,
+}
+
+/// A change, with the number to go on from.
+#[derive(Debug)]
+pub struct Changed {
+    pub seq: u64,
+    pub request: Request,
+}
+
+impl App {
+    pub async fn request(&self, actor: &Actor, id: &str) -> Result<Request> {
+        actor.require(Permission::SeeRequests)?;
+        let row = self
+            .store
+            .request(id)
+            .await?
+            .ok_or_else(|| Error::not_found("request", id))?;
+        self.view(actor, row).await
+    }
+
+    pub async fn request_details(&self, actor: &Actor, id: &str) -> Result<Details> {
+        actor.require(Permission::SeeRequests)?;
+        let row = self
+            .store
+            .request(id)
+            .await?
+            .ok_or_else(|| Error::not_found("request", id))?;
+        let answers = self.store.answers(id).await?;
+        let owner = self.store.label_owner(&row.label).await?;
+        let before = self.store.before(&row).await?;
+        let card = Card::read(&row.record)?;
+        let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
+        let ended = (row.state != RequestState::Pending).then(|| ended_sentence(&row, &answers));
+        Ok(Details {
+            row,
+            answers,
+            card,
+            before,
+            owner,
+            why_not,
+            ended,
+        })
+    }
+
+    /// The request record's envelope, exact bytes.
+    pub async fn request_record(&self, actor: &Actor, id: &str) -> Result<Vec<u8>> {
+        actor.require(Permission::SeeRequests)?;
+        let row = self
+            .store
+            .request(id)
+            .await?
+            .ok_or_else(|| Error::not_found("request", id))?;
+        Ok(row.record)
+    }
+
+    /// Pending: oldest first; others: newest first.
+    pub async fn requests(&self, actor: &Actor, mut filter: RequestFilter) -> Result<Page<Request>> {
+        actor.require(Permission::SeeRequests)?;
+        filter.oldest_first = filter.state == Some(RequestState::Pending);
+        filter.limit = filter.limit.clamp(1, MAX_PAGE);
+        let page = filter.limit;
+        // One more than the page, to know whether there is a next one.
+        filter.limit += 1;
+        let mut rows = self.store.requests(&filter).await?;
+        let more = rows.len() as u64 > page;
+        rows.truncate(usize::try_from(page).unwrap_or(usize::MAX));
+        let next = rows.last().filter(|_| more).map(|row| row.arrived.to_string());
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.push(self.view(actor, row).await?);
+        }
+        Ok(Page { items, next })
+    }
+
+    /// What changed after `seq`, oldest change first; at most a page, so ask again until there is nothing.
+    pub async fn requests_changed_since(&self, actor: &Actor, seq: u64) -> Result<Vec<Changed>> {
+        actor.require(Permission::SeeRequests)?;
+        let mut changed = Vec::new();
+        for row in self.store.requests_changed_since(seq, PAGE).await? {
+            let seq = row.seq;
+            changed.push(Changed {
+                seq,
+                request: self.view(actor, row).await?,
+            });
+        }
+        Ok(changed)
+    }
+
+    /// Where to go on from to see every later change.
+    pub async fn latest_seq(&self) -> Result<u64> {
+        Ok(self.store.latest_seq().await?)
+    }
+
+    pub async fn count_pending(&self, actor: &Actor) -> Result<u64> {
+        actor.require(Permission::SeeRequests)?;
+        Ok(self.store.count_pending().await?)
+    }
+
+    async fn view(&self, actor: &Actor, row: RequestRow) -> Result<Request> {
+        let answers = self.store.answers(&row.id).await?;
+        let owner = self.store.label_owner(&row.label).await?;
+        let card = Card::read(&row.record)?;
+        let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
+        let approvals = answers.iter().filter(|a| a.verdict == "approve").count();
+        let outcome_detail = match (&row.outcome_detail, &row.decision_refused) {
+            (None, Some(refused)) => Some(format!("the host did not accept the decision: {refused}")),
+            (detail, _) => detail.clone(),
+        };
+        Ok(Request {
+            state: row.state,
+            label: row.label,
+            host_id: row.host_id,
+            host: row.host_name,
+            action: row.action,
+            what: row.what,
+            sentence: card.sentence,
+            asked_at: rfc3339(row.asked_at),
+            expires_at: row.expires_at.map(rfc3339),
+            approver_groups: row.approver_groups,
+            quorum: row.quorum,
+            approvals: u32::try_from(approvals).unwrap_or(u32::MAX),
+            owner,
+            digest: row.digest,
+            decisions: answers.into_iter().map(decision_view).collect(),
+            outcome: row.outcome,
+            outcome_detail,
+            ended_at: row.ended_at.map(rfc3339),
+            may_answer: why_not.is_none(),
+            why_not,
+            statement: card.statement,
+            id: row.id,
+        })
+    }
+}
+
+fn decision_view(answer: AnswerRow) -> DecisionView {
+    DecisionView {
+        by: answer.username,
+        verdict: answer.verdict,
+        reason: answer.reason,
+        at: rfc3339(answer.at),
+        channel: answer.channel,
+    }
+}

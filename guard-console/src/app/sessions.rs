@@ -1,0 +1,250 @@
+//! Setting up, signing in, staying signed in, signing out.
+
+use std::net::IpAddr;
+
+use guard_proto::rest::{LoginBody, Role, Session, SetupBody};
+use ulid::Ulid;
+
+use super::{Actor, App, Error, Result, names};
+use crate::auth::secret::Secret;
+use crate::data_dir::Readers;
+use crate::store::{self, SessionRow, UserRow};
+use crate::time::{Millis, rfc3339};
+
+/// A session ends then, used or not.
+const ABSOLUTE_MS: Millis = 12 * 3_600_000;
+/// Or this long after its last use.
+const IDLE_MS: Millis = 2 * 3_600_000;
+/// Last use is written down this often at most.
+const TOUCH_MS: Millis = 60_000;
+const SETUP_MS: Millis = 24 * 3_600_000;
+pub(crate) const SETUP_FILE: &str = "setup-link";
+
+/// For whom a session is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A browser's cookie.
+    Web,
+    /// A program's bearer token.
+    Api,
+}
+
+impl SessionKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Api => "api",
+        }
+    }
+}
+
+/// A session that was just made; the only time its secret is known.
+#[derive(Debug)]
+pub struct NewSession {
+    pub secret: Secret,
+    pub actor: Actor,
+    pub expires_at: Millis,
+}
+
+impl NewSession {
+    /// As the REST API answers.
+    #[must_use]
+    pub fn into_rest(self) -> Session {
+        Session {
+            token: self.secret.reveal().to_owned(),
+            expires_at: rfc3339(self.expires_at),
+            me: self.actor.me(),
+        }
+    }
+}
+
+impl App {
+    /// # Errors
+    /// [`Error::SignInFailed`] without saying what was wrong, [`Error::TooMany`] when locked.
+    pub async fn sign_in(&self, body: &LoginBody, kind: SessionKind, address: IpAddr) -> Result<NewSession> {
+        let typed = guard_evidence::text::visible_fold(&body.username, 80);
+        if let Err(seconds) = self.throttle.attempt(&typed, address, self.now()) {
+            tracing::warn!(user = %typed, %address, seconds, "sign-in refused: locked after failures");
+            return Err(Error::TooMany { seconds });
+        }
+        let user = self
+            .store
+            .user(&body.username)
+            .await?
+            .filter(|user| user.disabled_at.is_none());
+        let stored = user.as_ref().map(|user| user.password.clone());
+        let right = self.passwords.verify(stored, &body.password).await?;
+        let Some(user) = user.filter(|_| right) else {
+            tracing::warn!(user = %typed, %address, "sign-in failed");
+            return Err(Error::SignInFailed("user name or password is wrong".to_owned()));
+        };
+        self.throttle.succeeded(&typed, address);
+        tracing::info!(user = %user.username, %address, kind = kind.as_str(), "signed in");
+        let mut change = self.store.change().await?;
+        let session = self.new_session(&mut change, &user, kind, address).await?;
+        change.commit().await?;
+        Ok(session)
+    }
+
+    async fn new_session(
+        &self,
+        change: &mut store::Change,
+        user: &UserRow,
+        kind: SessionKind,
+        address: IpAddr,
+    ) -> Result<NewSession> {
+        let secret = Secret::random();
+        let now = self.now();
+        let row = SessionRow {
+            digest: secret.digest(),
+            user_id: user.id.clone(),
+            kind: kind.as_str().to_owned(),
+            address: address.to_string(),
+            signed_in_at: now,
+            last_used_at: now,
+            expires_at: now + ABSOLUTE_MS,
+        };
+        store::add_session(change, &row).await?;
+        let expires_at = row.expires_at;
+        Ok(NewSession {
+            secret,
+            actor: actor(row, user.clone()),
+            expires_at,
+        })
+    }
+
+    /// Who presents this secret. Every request asks anew, so that a disabled user is out at once.
+    ///
+    /// # Errors
+    /// [`Error::SignInFirst`] if the session is unknown, of another kind, over or its user disabled.
+    pub async fn authenticate(&self, secret: &Secret, kind: SessionKind) -> Result<Actor> {
+        let digest = secret.digest();
+        let Some((session, user)) = self.store.session(&digest).await? else {
+            return Err(Error::SignInFirst);
+        };
+        let now = self.now();
+        let holds = session.kind == kind.as_str()
+            && now < session.expires_at
+            && now < session.last_used_at + IDLE_MS
+            && user.disabled_at.is_none();
+        if !holds {
+            return Err(Error::SignInFirst);
+        }
+        if now - session.last_used_at >= TOUCH_MS {
+            let mut change = self.store.change().await?;
+            store::touch_session(&mut change, &digest, now).await?;
+            change.commit().await?;
+        }
+        Ok(actor(session, user))
+    }
+
+    /// Whether a session that was authenticated earlier still holds, for streams; does not count as use.
+    pub async fn still_signed_in(&self, actor: &Actor) -> Result<bool> {
+        let found = self.store.session(&actor.session_digest).await?;
+        let now = self.now();
+        Ok(found.is_some_and(|(session, user)| {
+            now < session.expires_at && now < session.last_used_at + IDLE_MS && user.disabled_at.is_none()
+        }))
+    }
+
+    pub async fn sign_out(&self, actor: &Actor) -> Result<()> {
+        let mut change = self.store.change().await?;
+        store::end_session(&mut change, &actor.session_digest).await?;
+        change.commit().await?;
+        Ok(())
+    }
+
+    /// Makes the first administrator. Works once: the secret is spent in the same change.
+    pub async fn set_up(&self, body: &SetupBody, kind: SessionKind, address: IpAddr) -> Result<NewSession> {
+        let failed = || {
+            Error::SignInFailed(format!(
+                "the set-up link is wrong, spent or expired; the current one is in the file {SETUP_FILE} of the data directory"
+            ))
+        };
+        if let Err(seconds) = self.throttle.attempt("setup", address, self.now()) {
+            return Err(Error::TooMany { seconds });
+        }
+        if self.store.has_users().await? {
+            return Err(Error::conflict(
+                "already-set-up",
+                "the first administrator exists already; sign in",
+            ));
+        }
+        let secret = Secret::parse(&body.secret).ok_or_else(failed)?;
+        let username = names::username(&body.username)?;
+        let password = self.passwords.hash(&username, &body.password).await?;
+        let mut change = self.store.change().await?;
+        let now = self.now();
+        if store::has_users(&mut change).await? || !store::take_setup(&mut change, &secret.digest(), now).await? {
+            return Err(failed());
+        }
+        let user = UserRow {
+            id: Ulid::new().to_string(),
+            username,
+            password,
+            roles: vec![Role::Administrator],
+            groups: Vec::new(),
+            created_at: now,
+            created_by: None,
+            disabled_at: None,
+        };
+        store::add_user(&mut change, &user).await?;
+        let session = self.new_session(&mut change, &user, kind, address).await?;
+        change.commit().await?;
+        self.throttle.succeeded("setup", address);
+        self.dir.remove(SETUP_FILE)?;
+        tracing::info!(user = %user.username, %address, "set up: first administrator made");
+        Ok(session)
+    }
+
+    pub async fn needs_setup(&self) -> Result<bool> {
+        Ok(!self.store.has_users().await?)
+    }
+
+    /// While there is no user: a set-up link that holds, in a file that only our user can read.
+    pub(super) async fn keep_setup_link(&self) -> Result<()> {
+        if self.store.has_users().await? {
+            return Ok(());
+        }
+        let now = self.now();
+        let held = self
+            .store
+            .setup_expires_at()
+            .await?
+            .is_some_and(|expires_at| expires_at > now);
+        if held && self.dir.read(SETUP_FILE)?.is_some() {
+            return Ok(());
+        }
+        let secret = Secret::random();
+        let link = format!("{}/setup#{}\n", self.config.web_url(), secret.reveal());
+        let mut change = self.store.change().await?;
+        store::set_setup(&mut change, &secret.digest(), now + SETUP_MS).await?;
+        change.commit().await?;
+        self.dir.write(SETUP_FILE, Readers::Owner, link.as_bytes())?;
+        tracing::info!(
+            file = %self.dir.path(SETUP_FILE).display(),
+            expires_at = %rfc3339(now + SETUP_MS),
+            "to make the first administrator open the link in this file"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn forget_stale_sessions(&self) -> Result<()> {
+        let now = self.now();
+        let mut change = self.store.change().await?;
+        store::forget_sessions(&mut change, now, now - IDLE_MS).await?;
+        change.commit().await?;
+        Ok(())
+    }
+}
+
+fn actor(session: SessionRow, user: UserRow) -> Actor {
+    Actor {
+        user_id: user.id,
+        username: user.username,
+        roles: user.roles,
+        groups: user.groups,
+        session_digest: session.digest,
+        signed_in_at: session.signed_in_at,
+    }
+}

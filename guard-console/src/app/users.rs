@@ -1,0 +1,95 @@
+//! People: made and disabled by administrators, never deleted, because evidence names them.
+
+use guard_proto::rest::{NewUser, Role, User};
+use ulid::Ulid;
+
+use super::{Actor, App, Error, Permission, Result, names};
+use crate::store::{self, UserRow};
+use crate::time::rfc3339;
+
+const MAX_GROUPS: usize = 64;
+
+impl App {
+    pub async fn users(&self, actor: &Actor) -> Result<Vec<User>> {
+        actor.require(Permission::SeeUsers)?;
+        Ok(self.store.users().await?.into_iter().map(view).collect())
+    }
+
+    pub async fn add_user(&self, actor: &Actor, body: &NewUser) -> Result<User> {
+        actor.require(Permission::ManageUsers)?;
+        let username = names::username(&body.username)?;
+        if body.groups.len() > MAX_GROUPS {
+            return Err(Error::Invalid(format!("a user is in at most {MAX_GROUPS} groups")));
+        }
+        let mut groups = body
+            .groups
+            .iter()
+            .map(|g| names::group(g))
+            .collect::<Result<Vec<_>>>()?;
+        groups.sort();
+        groups.dedup();
+        let mut roles = body.roles.clone();
+        roles.sort();
+        roles.dedup();
+        if roles.is_empty() {
+            return Err(Error::Invalid(
+                "a user has at least one role: administrator, approver, operator or auditor".to_owned(),
+            ));
+        }
+        let password = self.passwords.hash(&username, &body.password).await?;
+        let mut change = self.store.change().await?;
+        if store::user_in(&mut change, &username).await?.is_some() {
+            return Err(Error::conflict(
+                "user-exists",
+                format!("there is a user {username} already; choose another name"),
+            ));
+        }
+        let user = UserRow {
+            id: Ulid::new().to_string(),
+            username,
+            password,
+            roles,
+            groups,
+            created_at: self.now(),
+            created_by: Some(actor.username.clone()),
+            disabled_at: None,
+        };
+        store::add_user(&mut change, &user).await?;
+        change.commit().await?;
+        tracing::info!(user = %user.username, roles = ?user.roles, by = %actor.username, "user made");
+        Ok(view(user))
+    }
+
+    /// Ends that person's sessions too.
+    pub async fn disable_user(&self, actor: &Actor, username: &str) -> Result<()> {
+        actor.require(Permission::ManageUsers)?;
+        let mut change = self.store.change().await?;
+        let user = store::user_in(&mut change, username)
+            .await?
+            .ok_or_else(|| Error::not_found("user", username))?;
+        if user.disabled_at.is_some() {
+            return Ok(());
+        }
+        let administrators = store::administrators(&mut change).await?;
+        if user.roles.contains(&Role::Administrator) && administrators.len() <= 1 {
+            return Err(Error::conflict(
+                "last-administrator",
+                format!("{username} is the last administrator; make another one first"),
+            ));
+        }
+        store::disable_user(&mut change, &user.id, &actor.username, self.now()).await?;
+        change.commit().await?;
+        tracing::info!(user = %username, by = %actor.username, "user disabled");
+        Ok(())
+    }
+}
+
+fn view(user: UserRow) -> User {
+    User {
+        username: user.username,
+        roles: user.roles,
+        groups: user.groups,
+        created_at: rfc3339(user.created_at),
+        disabled: user.disabled_at.is_some(),
+    }
+}

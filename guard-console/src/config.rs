@@ -1,0 +1,225 @@
+//! Settings: what was written in `console.toml` and on the command line becomes what the console uses.
+//!
+//! Owns parsing, defaults and their errors, with file, line and remedy. Unknown keys are errors.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/guard-console";
+const DEFAULT_PORT: u16 = 8443;
+const DEFAULT_HOST_PORT: u16 = 8444;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("{0:?} is not a host name or address; write it without port, for example console.example.org")]
+    Name(String),
+    #[error("{0:?} is not HOST:PORT, for example console.example.org:8444")]
+    Advertise(String),
+}
+
+/// As written; every key is optional.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawConfig {
+    pub data_dir: Option<PathBuf>,
+    /// Web and REST.
+    pub listen: Option<SocketAddr>,
+    /// The host API.
+    pub listen_hosts: Option<SocketAddr>,
+    /// Host names and addresses by which people and hosts reach this console.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// HOST:PORT of the host API as enrolment tokens say it.
+    pub advertise: Option<String>,
+}
+
+/// As used.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub listen_hosts: SocketAddr,
+    /// Of the certificate; the first one is that of links.
+    pub names: Vec<String>,
+    /// `None`: the first name and the port of `listen_hosts`.
+    pub advertise: Option<String>,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Unreadable file, unknown key, wrong type: with file and line.
+pub fn read(path: &Path) -> Result<RawConfig, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Pure; for tests and fuzzing.
+///
+/// # Errors
+/// Whatever is not a configuration.
+pub fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
+    toml::from_str(text)
+}
+
+impl RawConfig {
+    /// What `over` says wins; names add up, `over`'s first.
+    #[must_use]
+    pub fn overridden_by(self, over: Self) -> Self {
+        Self {
+            data_dir: over.data_dir.or(self.data_dir),
+            listen: over.listen.or(self.listen),
+            listen_hosts: over.listen_hosts.or(self.listen_hosts),
+            names: over.names.into_iter().chain(self.names).collect(),
+            advertise: over.advertise.or(self.advertise),
+        }
+    }
+
+    /// # Errors
+    /// A name or address that is none.
+    pub fn resolve(self, hostname: Option<String>) -> Result<Config, ConfigError> {
+        let mut names: Vec<String> = Vec::new();
+        let always = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        // This machine's own name may be anything, so it is left out when it cannot stand in a certificate.
+        let hostname = hostname.map(|h| h.to_ascii_lowercase()).filter(|h| is_name(h));
+        for name in self.names {
+            let name = name.to_ascii_lowercase();
+            if !is_name(&name) {
+                return Err(ConfigError::Name(name));
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        for name in hostname.into_iter().chain(always) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if let Some(advertise) = &self.advertise {
+            let (host, port) = advertise
+                .rsplit_once(':')
+                .ok_or_else(|| ConfigError::Advertise(advertise.clone()))?;
+            let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+            if !is_name(host) || port.parse::<u16>().is_err() {
+                return Err(ConfigError::Advertise(advertise.clone()));
+            }
+            let host = host.to_ascii_lowercase();
+            if !names.contains(&host) {
+                names.push(host);
+            }
+        }
+        let any = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        Ok(Config {
+            data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            listen: self.listen.unwrap_or(any(DEFAULT_PORT)),
+            listen_hosts: self.listen_hosts.unwrap_or(any(DEFAULT_HOST_PORT)),
+            names,
+            advertise: self.advertise,
+        })
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    if name.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    name.len() <= 253
+        && name.split('.').all(|part| {
+            (1..=63).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !part.starts_with('-')
+                && !part.ends_with('-')
+        })
+        // `1.2.3` is neither a name nor an address.
+        && !name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+impl Config {
+    /// The first of its names.
+    pub(crate) fn first_name(&self) -> &str {
+        self.names.first().map_or("localhost", String::as_str)
+    }
+
+    /// `https://NAME:PORT`, as links say it.
+    #[must_use]
+    pub fn web_url(&self) -> String {
+        match self.listen.port() {
+            443 => format!("https://{}", bracketed(self.first_name())),
+            port => format!("https://{}:{port}", bracketed(self.first_name())),
+        }
+    }
+
+    /// HOST:PORT of the host API, as tokens say it.
+    #[must_use]
+    pub fn host_address(&self) -> String {
+        self.advertise
+            .clone()
+            .unwrap_or_else(|| format!("{}:{}", bracketed(self.first_name()), self.listen_hosts.port()))
+    }
+}
+
+fn bracketed(name: &str) -> String {
+    if name.contains(':') {
+        format!("[{name}]")
+    } else {
+        name.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict() {
+        let error = parse("listen = \"0.0.0.0:1\"\nlisten_host = 3\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("line 2") && error.contains("listen_host"), "{error}");
+        assert!(parse("listen = 8443").is_err());
+        let raw = parse("names = [\"console.example.org\"]\nlisten = \"127.0.0.1:443\"").unwrap();
+        let config = raw.resolve(Some("Build 7".to_owned())).unwrap();
+        assert_eq!(config.names, ["console.example.org", "localhost", "127.0.0.1", "::1"]);
+        assert_eq!(config.web_url(), "https://console.example.org");
+        assert_eq!(config.host_address(), "console.example.org:8444");
+    }
+
+    #[test]
+    fn the_command_line_wins() {
+        let file = parse("listen = \"127.0.0.1:1\"\nnames = [\"a\"]").unwrap();
+        let typed = RawConfig {
+            names: vec!["::2".to_owned()],
+            ..RawConfig::default()
+        };
+        let config = file.overridden_by(typed).resolve(None).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.host_address(), "[::2]:8444");
+        for bad in ["a:1", "a b", "", "1.2.3", "-a"] {
+            let typed = RawConfig {
+                names: vec![bad.to_owned()],
+                ..RawConfig::default()
+            };
+            assert!(typed.resolve(None).is_err(), "{bad}");
+        }
+        for bad in ["host", "host:port", ":1", "a b:1"] {
+            let typed = RawConfig {
+                advertise: Some(bad.to_owned()),
+                ..RawConfig::default()
+            };
+            assert!(typed.resolve(None).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The evidence log's rows: exact envelopes in log order, the head of every chain, and alarms.
+
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::{Change, Result, Row, Store, StoreError, signed, unsigned};
+use crate::time::Millis;
+
+/// The last record of a host's epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub epoch: u64,
+    pub sequence: u64,
+    /// SHA-256 of its envelope, hex.
+    pub digest: String,
+}
+
+#[derive(Debug)]
+pub struct NewRecord<'a> {
+    pub digest: &'a str,
+    pub leaf_hash: &'a [u8],
+    pub envelope: &'a [u8],
+    pub host_id: &'a str,
+    pub epoch: u64,
+    pub sequence: u64,
+    pub kind: &'a str,
+    pub request_id: Option<&'a str>,
+    pub label: Option<&'a str>,
+    pub at: Millis,
+    pub stored_at: Millis,
+    pub summary: &'a str,
+}
+
+/// A stored record without its envelope.
+#[derive(Debug, Clone)]
+pub struct StoredRecord {
+    pub position: u64,
+    pub digest: String,
+    pub host_id: String,
+    pub host_name: String,
+    pub epoch: u64,
+    pub sequence: u64,
+    pub kind: String,
+    pub request_id: Option<String>,
+    pub at: Millis,
+    pub summary: String,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct RecordFilter {
+    /// Id or display name.
+    pub host: Option<String>,
+    pub label: Option<String>,
+    pub request: Option<String>,
+    pub kind: Option<String>,
+    pub from: Option<Millis>,
+    pub to: Option<Millis>,
+    /// Positions before (newest first) or from (log order) this one.
+    pub cursor: Option<u64>,
+    pub limit: u64,
+}
+
+/// A leaf for a bundle.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub position: u64,
+    pub envelope: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    pub at: Millis,
+    pub host: String,
+    pub kind: String,
+    pub detail: String,
+}
+
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &RecordFilter) {
+    if let Some(host) = filter.host.clone() {
+        query
+            .push(" AND (e.host_id = ")
+            .push_bind(host.clone())
+            .push(" OR h.name = ")
+            .push_bind(host)
+            .push(")");
+    }
+    if let Some(label) = filter.label.clone() {
+        query.push(" AND e.label = ").push_bind(label);
+    }
+    if let Some(request) = filter.request.clone() {
+        query.push(" AND e.request_id = ").push_bind(request);
+    }
+    if let Some(kind) = filter.kind.clone() {
+        query.push(" AND e.kind = ").push_bind(kind);
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND e.at >= ").push_bind(from);
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND e.at < ").push_bind(to);
+    }
+}
+
+fn stored(row: &Row) -> Result<StoredRecord> {
+    Ok(StoredRecord {
+        position: unsigned(row.try_get("position")?)?,
+        digest: row.try_get("digest")?,
+        host_id: row.try_get("host_id")?,
+        host_name: row.try_get("host_name")?,
+        epoch: unsigned(row.try_get("epoch")?)?,
+        sequence: unsigned(row.try_get("sequence")?)?,
+        kind: row.try_get("kind")?,
+        request_id: row.try_get("request_id")?,
+        at: row.try_get("at")?,
+        summary: row.try_get("summary")?,
+    })
+}
+
+fn hash(bytes: Vec<u8>) -> Result<[u8; 32]> {
+    bytes
+        .try_into()
+        .map_err(|_| StoreError::Damaged("a leaf hash of another length than 32".to_owned()))
+}
+
+impl Store {
+    /// Newest first.
+    pub async fn records(&self, filter: &RecordFilter) -> Result<Vec<StoredRecord>> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT e.position, e.digest, e.host_id, h.name AS host_name, e.epoch, e.sequence, e.kind, e.request_id,
+                    e.at, e.summary FROM records e JOIN hosts h ON h.id = e.host_id WHERE 1 = 1",
+        );
+        push_filter(&mut query, filter);
+        if let Some(cursor) = filter.cursor {
+            query.push(" AND e.position < ").push_bind(signed(cursor));
+        }
+        query
+            .push(" ORDER BY e.position DESC LIMIT ")
+            .push_bind(signed(filter.limit));
+        let rows = query.build().fetch_all(&mut *self.reader().await?).await?;
+        rows.iter().map(stored).collect()
+    }
+
+    /// In log order, from the cursor on, below `size`.
+    pub async fn leaves(&self, filter: &RecordFilter, size: u64) -> Result<Vec<Leaf>> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT e.position, e.envelope FROM records e JOIN hosts h ON h.id = e.host_id WHERE e.position < ",
+        );
+        query.push_bind(signed(size));
+        push_filter(&mut query, filter);
+        if let Some(cursor) = filter.cursor {
+            query.push(" AND e.position >= ").push_bind(signed(cursor));
+        }
+        query
+            .push(" ORDER BY e.position LIMIT ")
+            .push_bind(signed(filter.limit));
+        let rows = query.build().fetch_all(&mut *self.reader().await?).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Leaf {
+                    position: unsigned(row.try_get("position")?)?,
+                    envelope: row.try_get("envelope")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Every leaf hash of the log, in order.
+    pub async fn leaf_hashes(&self) -> Result<Vec<[u8; 32]>> {
+        let rows = sqlx::query("SELECT leaf_hash FROM records ORDER BY position")
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        rows.iter().map(|row| hash(row.try_get("leaf_hash")?)).collect()
+    }
+
+    pub async fn envelope(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        let row = sqlx::query("SELECT envelope FROM records WHERE digest = $1 ORDER BY position LIMIT 1")
+            .bind(digest)
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(row.map(|row| row.try_get("envelope")).transpose()?)
+    }
+
+    /// Newest first.
+    pub async fn alarms(&self, limit: u64) -> Result<Vec<Alarm>> {
+        let sql = "SELECT a.at, h.name AS host, a.kind, a.detail FROM alarms a JOIN hosts h ON h.id = a.host_id
+                   ORDER BY a.at DESC LIMIT $1";
+        let rows = sqlx::query(sql)
+            .bind(signed(limit))
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Alarm {
+                    at: row.try_get("at")?,
+                    host: row.try_get("host")?,
+                    kind: row.try_get("kind")?,
+                    detail: row.try_get("detail")?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The last record of the host's newest epoch.
+pub(crate) async fn head(change: &mut Change, host_id: &str) -> Result<Option<Head>> {
+    let sql = "SELECT epoch, sequence, digest FROM records WHERE host_id = $1
+               ORDER BY epoch DESC, sequence DESC LIMIT 1";
+    let row = sqlx::query(sql).bind(host_id).fetch_optional(&mut **change).await?;
+    row.map(|row| {
+        Ok(Head {
+            epoch: unsigned(row.try_get("epoch")?)?,
+            sequence: unsigned(row.try_get("sequence")?)?,
+            digest: row.try_get("digest")?,
+        })
+    })
+    .transpose()
+}
+
+/// The digest of a record that is already stored.
+pub(crate) async fn stored_digest(
+    change: &mut Change,
+    host_id: &str,
+    epoch: u64,
+    sequence: u64,
+) -> Result<Option<String>> {
+    let row = sqlx::query("SELECT digest FROM records WHERE host_id = $1 AND epoch = $2 AND sequence = $3")
+        .bind(host_id)
+        .bind(signed(epoch))
+        .bind(signed(sequence))
+        .fetch_optional(&mut **change)
+        .await?;
+    Ok(row.map(|row| row.try_get("digest")).transpose()?)
+}
+
+pub(crate) async fn add_record(change: &mut Change, new: &NewRecord<'_>) -> Result<u64> {
+    let sql = "INSERT INTO records (position, digest, leaf_hash, envelope, host_id, epoch, sequence, kind, request_id,
+                                    label, at, stored_at, summary)
+               VALUES ((SELECT COALESCE(MAX(position) + 1, 0) FROM records), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+                       $11, $12)
+               RETURNING position";
+    let row = sqlx::query(sql)
+        .bind(new.digest)
+        .bind(new.leaf_hash)
+        .bind(new.envelope)
+        .bind(new.host_id)
+        .bind(signed(new.epoch))
+        .bind(signed(new.sequence))
+        .bind(new.kind)
+        .bind(new.request_id)
+        .bind(new.label)
+        .bind(new.at)
+        .bind(new.stored_at)
+        .bind(new.summary)
+        .fetch_one(&mut **change)
+        .await?;
+    unsigned(row.try_get("position")?)
+}
+
+/// Whether it is a new one.
+pub(crate) async fn add_alarm(
+    change: &mut Change,
+    id: &str,
+    host_id: &str,
+    kind: &str,
+    detail: &str,
+    at: Millis,
+) -> Result<bool> {
+    let sql = "INSERT INTO alarms (id, at, host_id, kind, detail) VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (host_id, kind, detail) DO NOTHING";
+    let done = sqlx::query(sql)
+        .bind(id)
+        .bind(at)
+        .bind(host_id)
+        .bind(kind)
+        .bind(detail)
+        .execute(&mut **change)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
