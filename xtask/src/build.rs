@@ -17,17 +17,17 @@ const BPF_TARGET: &str = "bpfel-unknown-none";
 /// How user space is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// Quick to build, small enough for guests.
-    Vm,
+    /// What tests and virtual machines use: one build serves all of them.
+    Dev,
     /// What is shipped.
     Release,
 }
 
 impl Profile {
-    /// Cargo's name of it, and of its directory.
-    pub fn name(self) -> &'static str {
+    /// The directory below the target directory.
+    pub fn directory(self) -> &'static str {
         match self {
-            Self::Vm => "vm",
+            Self::Dev => "debug",
             Self::Release => "release",
         }
     }
@@ -111,8 +111,6 @@ pub fn all(profile: Profile) -> Result<PathBuf> {
     command.args([
         "build",
         "--locked",
-        "--profile",
-        profile.name(),
         "-p",
         "guard-agent",
         "-p",
@@ -121,11 +119,14 @@ pub fn all(profile: Profile) -> Result<PathBuf> {
         "guard-cli",
         "--bins",
     ]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     if !run::shows_progress() {
         command.arg("--quiet");
     }
     run::loud_or_quiet(&mut command).context("cannot build user space")?;
-    let dir = paths::target().join(profile.name());
+    let dir = paths::target().join(profile.directory());
     for program in PROGRAMS {
         if !dir.join(program).is_file() {
             bail!("the build made no {}", dir.join(program).display());

@@ -7,7 +7,7 @@
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let vm = Vm::boot(&VmOptions::bare())?;               // cold once, then from a snapshot in about a second
-//! vm.put("target/vm/helper", "/mnt/helper")?;           // a file of the host
+//! vm.put("target/debug/helper", "/mnt/helper")?;           // a file of the host
 //! let output = vm.sh("uname -r; /mnt/helper")?;         // status, stdout, stderr
 //! assert_eq!(output.status, 0, "{output}");
 //! let mut long = vm.start_command(&["sleep", "60"])?; // several commands run at once
@@ -23,5 +23,6 @@ pub mod build;
 pub mod paths;
 pub mod run;
 pub mod setup;
+pub mod stage;
 pub mod test;
 pub mod vm;

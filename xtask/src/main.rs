@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::build::{self, Profile};
 use xtask::run;
 use xtask::test::TestOptions;
-use xtask::vm::{Init, Kernel, Vm, VmOptions, relay};
+use xtask::vm::{Kernel, Vm, VmOptions, guard, relay};
 
 /// Builds, tests and shows Guard.
 #[derive(Parser)]
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         Command::Build { bpf: true, .. } => asked(|| build::bpf().map(drop)),
         Command::Build { release, .. } => asked(|| build(release)),
         Command::Test { full, filter } => test(&TestOptions { full, filter }),
-        Command::Vm(args) => vm(args),
+        Command::Vm(args) => vm(&args),
     };
     result.unwrap_or_else(|error| {
         fail(&error);
@@ -152,34 +152,24 @@ fn test(options: &TestOptions) -> Result<ExitCode> {
 }
 
 fn build(release: bool) -> Result<()> {
-    let dir = build::all(if release { Profile::Release } else { Profile::Vm })?;
+    let dir = build::all(if release { Profile::Release } else { Profile::Dev })?;
     run::say(format!("{} are in {}", build::PROGRAMS.join(", "), dir.display()));
     Ok(())
 }
 
-fn vm(args: VmArgs) -> Result<ExitCode> {
-    let mut options = if args.bare && !args.systemd {
-        VmOptions::bare()
+fn vm(args: &VmArgs) -> Result<ExitCode> {
+    let vm = if args.bare {
+        let mut options = if args.systemd {
+            VmOptions::systemd()
+        } else {
+            VmOptions::bare()
+        };
+        apply(args, &mut options);
+        Vm::boot(&options)?
     } else {
-        VmOptions::systemd()
+        guard::boot(|options| apply(args, options))?.vm
     };
-    if args.systemd {
-        options.init = Init::Systemd;
-    }
-    options.kernel = args.kernel;
-    options.cpus = args.cpus;
-    options.icount = args.icount;
-    options.snapshot = !args.no_snapshot;
-    options.network = args.network;
-    options.copy = args.copy;
-    if let Some(memory) = args.memory {
-        options.memory = memory;
-    }
-    if let Some(lsm) = args.lsm {
-        options.lsm = lsm;
-    }
-    let vm = Vm::boot(&options)?;
-    for (host, guest) in args.forward {
+    for &(host, guest) in &args.forward {
         vm.forward(host, guest)?;
     }
     let status = run_command(&vm, &args.command)?;
@@ -188,9 +178,24 @@ fn vm(args: VmArgs) -> Result<ExitCode> {
         vm.wait();
     }
     if args.show_console {
-        fail(&anyhow::anyhow!("console of the guest:\n{}", vm.console_log()));
+        run::say(format!("console of the guest:\n{}", vm.console_log()));
     }
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(BROKEN)))
+}
+
+fn apply(args: &VmArgs, options: &mut VmOptions<'_>) {
+    options.kernel = args.kernel;
+    options.cpus = args.cpus;
+    options.icount = args.icount;
+    options.snapshot = !args.no_snapshot;
+    options.network = args.network;
+    options.copy.clone_from(&args.copy);
+    if let Some(memory) = args.memory {
+        options.memory = memory;
+    }
+    if let Some(lsm) = &args.lsm {
+        options.lsm.clone_from(lsm);
+    }
 }
 
 fn run_command(vm: &Vm, command: &[String]) -> Result<i32> {

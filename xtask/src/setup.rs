@@ -29,6 +29,7 @@ const NEEDS: &[Need] = &[
     need("ca-certificates", "", "fetching crates"),
     need("gcc", "gcc", "linking, and the C parts of crates"),
     need("libc6-dev", "", "linking"),
+    need("binutils", "strip", "programs for test machines"),
     need("make", "make", "the C parts of crates"),
     need("rustc-web", "/usr/bin/rustc", "compiling the BPF programs"),
     need("cargo-web", "/usr/bin/cargo", "compiling the BPF programs"),

@@ -108,8 +108,13 @@ impl Answer {
     /// # Errors
     /// When it is none.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body)
-            .with_context(|| format!("not JSON (HTTP {}): {}", self.status, String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).with_context(|| {
+            format!(
+                "not JSON (HTTP {}): {}",
+                self.status,
+                String::from_utf8_lossy(&self.body)
+            )
+        })
     }
 
     /// The answer to a call that must succeed.
@@ -117,7 +122,11 @@ impl Answer {
     /// # Errors
     /// When the status is not 2xx; the text has the body.
     pub fn success(self) -> Result<Self> {
-        if (200..300).contains(&self.status) { Ok(self) } else { Err(anyhow!("{self}")) }
+        if (200..300).contains(&self.status) {
+            Ok(self)
+        } else {
+            Err(anyhow!("{self}"))
+        }
     }
 }
 
@@ -166,7 +175,10 @@ impl Stage {
         )?
         .success()
         .with_context(|| format!("cannot make the user {name}"))?;
-        self.sign_in(&Credentials { username: name.into(), password })
+        self.sign_in(&Credentials {
+            username: name.into(),
+            password,
+        })
     }
 
     /// Signs somebody in by `POST /sessions`.
@@ -183,7 +195,9 @@ impl Stage {
     /// When the console refuses.
     pub fn set_owner(&self, label: &str, owner: &Person) -> Result<()> {
         let body = json!({"owner": owner.name, "description": ""});
-        self.call(Some(&self.admin), "PUT", &format!("/labels/{label}"), Some(&body))?.success().map(drop)
+        self.call(Some(&self.admin), "PUT", &format!("/labels/{label}"), Some(&body))?
+            .success()
+            .map(drop)
     }
 
     /// Calls the REST API from inside the guest; `path` begins after `/api/v1`.
@@ -200,7 +214,12 @@ impl Stage {
     /// When the console cannot be reached. A refusal is an answer.
     pub fn answer(&self, who: &Person, request: &Request, verdict: &str, reason: &str) -> Result<Answer> {
         let body = json!({"reason": reason, "digest": request.digest});
-        let answer = self.call(Some(who), "POST", &format!("/requests/{}/{verdict}", request.id), Some(&body))?;
+        let answer = self.call(
+            Some(who),
+            "POST",
+            &format!("/requests/{}/{verdict}", request.id),
+            Some(&body),
+        )?;
         // The stream may tell later; a wait that follows must not see the request as it was before.
         if let Ok(now) = serde_json::from_slice(&answer.body) {
             self.feed.merge(now);
@@ -231,7 +250,9 @@ impl Stage {
     /// # Errors
     /// When there is none, or they may not see it.
     pub fn request_as(&self, who: &Person, id: &str) -> Result<Request> {
-        let answer = self.call(Some(who), "GET", &format!("/requests/{id}"), None)?.success()?;
+        let answer = self
+            .call(Some(who), "GET", &format!("/requests/{id}"), None)?
+            .success()?;
         serde_json::from_slice(&answer.body).with_context(|| format!("not a request: {answer}"))
     }
 
@@ -248,7 +269,11 @@ impl Stage {
                 return Ok(found);
             }
             if Instant::now() >= deadline {
-                bail!("{what} did not come within {} s; requests: {}", within.as_secs(), self.feed.summary());
+                bail!(
+                    "{what} did not come within {} s; requests: {}",
+                    within.as_secs(),
+                    self.feed.summary()
+                );
             }
             if self.feed.take_gap() || Instant::now() >= turn {
                 // A console that is down for the moment is what some tests are about.
@@ -276,7 +301,9 @@ impl Stage {
     /// # Errors
     /// When it is not in time.
     pub fn follow(&self, id: &str, what: &str, mut wanted: impl FnMut(&Request) -> bool) -> Result<Request> {
-        self.wait_for(PATIENCE, &format!("request {id}: {what}"), |request| request.id == id && wanted(request))
+        self.wait_for(PATIENCE, &format!("request {id}: {what}"), |request| {
+            request.id == id && wanted(request)
+        })
     }
 
     /// Every request seen so far, oldest first.
@@ -292,8 +319,11 @@ impl Stage {
         let mut argv = vec!["guard"];
         argv.extend(args);
         let home = home(who);
-        let running =
-            self.vm.start_with(&argv, &[("HOME", &home), ("XDG_CONFIG_HOME", &format!("{home}/.config"))], None)?;
+        let running = self.vm.start_with(
+            &argv,
+            &[("HOME", &home), ("XDG_CONFIG_HOME", &format!("{home}/.config"))],
+            None,
+        )?;
         running.wait_within(PATIENCE)
     }
 
@@ -303,7 +333,10 @@ impl Stage {
     /// When it fails.
     pub fn guard_login(&self, who: &Person) -> Result<()> {
         let output = self.guard_login_with(&who.name, &who.password)?;
-        output.success().with_context(|| format!("guard login as {} failed", who.name)).map(drop)
+        output
+            .success()
+            .with_context(|| format!("guard login as {} failed", who.name))
+            .map(drop)
     }
 
     /// `guard login` with any password; the output says how it went.
@@ -314,7 +347,17 @@ impl Stage {
         let home = format!("/run/stage/{name}");
         self.vm.script(&format!("mkdir -p -m 700 {home}"))?;
         let mut running = self.vm.start_with(
-            &["guard", "login", CONSOLE, "--ca", CA, "--user", name, "--password-stdin"],
+            &[
+                "guard",
+                "login",
+                "--url",
+                CONSOLE,
+                "--ca",
+                CA,
+                "--username",
+                name,
+                "--password-stdin",
+            ],
             &[("HOME", &home), ("XDG_CONFIG_HOME", &format!("{home}/.config"))],
             None,
         )?;
@@ -332,8 +375,15 @@ fn sign_in(vm: &Vm, credentials: &Credentials) -> Result<Person> {
     let answer = call(vm, None, "POST", "/sessions", Some(&json!(credentials)))?
         .success()
         .with_context(|| format!("cannot sign in as {}", credentials.username))?;
-    let token = answer.json()?["token"].as_str().context("an answer without a token")?.to_owned();
-    Ok(Person { name: credentials.username.clone(), password: credentials.password.clone(), token })
+    let token = answer.json()?["token"]
+        .as_str()
+        .context("an answer without a token")?
+        .to_owned();
+    Ok(Person {
+        name: credentials.username.clone(),
+        password: credentials.password.clone(),
+        token,
+    })
 }
 
 /// A curl configuration: tokens and bodies never stand on a command line.
@@ -347,7 +397,10 @@ fn curl_config(token: Option<&str>, method: &str, path: &str, body: Option<&Valu
         "show-error".into(),
     ];
     if let Some(token) = token {
-        lines.push(format!("header = {}", quoted(&format!("Authorization: Bearer {token}"))));
+        lines.push(format!(
+            "header = {}",
+            quoted(&format!("Authorization: Bearer {token}"))
+        ));
     }
     if let Some(body) = body {
         lines.push(r#"header = "Content-Type: application/json""#.into());
@@ -359,7 +412,13 @@ fn curl_config(token: Option<&str>, method: &str, path: &str, body: Option<&Valu
 }
 
 fn call(vm: &Vm, token: Option<&str>, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-    let config = curl_config(token, method, path, body, &[r#"write-out = "\n%{http_code}""#, "max-time = 60"]);
+    let config = curl_config(
+        token,
+        method,
+        path,
+        body,
+        &[r#"write-out = "\n%{http_code}""#, "max-time = 60"],
+    );
     let mut running = vm.start_command(&["curl", "--config", "-"])?;
     running.input(config.as_bytes())?;
     running.close_input()?;
@@ -367,18 +426,41 @@ fn call(vm: &Vm, token: Option<&str>, method: &str, path: &str, body: Option<&Va
     if output.status != 0 {
         bail!("{method} {path}: curl: {output}");
     }
-    let split = output.stdout.iter().rposition(|&byte| byte == b'\n').context("curl wrote no status")?;
+    let split = output
+        .stdout
+        .iter()
+        .rposition(|&byte| byte == b'\n')
+        .context("curl wrote no status")?;
     let status = std::str::from_utf8(&output.stdout[split + 1..])?.trim().parse()?;
-    Ok(Answer { status, body: output.stdout[..split].to_vec() })
+    Ok(Answer {
+        status,
+        body: output.stdout[..split].to_vec(),
+    })
 }
 
-/// 144 random bits as a password that any keyboard can type.
+/// Fails unless a command ended with 1, the answer is no, and says `word`.
+///
+/// # Errors
+/// See above.
+pub fn expect_refused(output: &Output, word: &str) -> Result<()> {
+    if output.status != 1 || !String::from_utf8_lossy(&output.stderr).contains(word) {
+        bail!("expected a refusal (exit status 1) that says {word:?}: {output}");
+    }
+    Ok(())
+}
+
+/// 145 random bits as a password that any keyboard can type.
 pub fn random_password() -> Result<String> {
     use std::io::Read;
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = [0u8; 29];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes).context("no randomness")?;
-    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
+    std::fs::File::open("/dev/urandom")?
+        .read_exact(&mut bytes)
+        .context("no randomness")?;
+    Ok(bytes
+        .iter()
+        .map(|byte| char::from(LETTERS[usize::from(byte % 32)]))
+        .collect())
 }
 
 #[cfg(test)]
@@ -387,8 +469,17 @@ mod tests {
 
     #[test]
     fn curl_configuration_quotes_what_json_brings() {
-        let config = curl_config(Some("t"), "POST", "/x", Some(&json!({"reason": "say \"no\" \\ to it\n"})), &[]);
-        assert!(config.contains(r#"data-raw = "{\"reason\":\"say \\\"no\\\" \\\\ to it\\n\"}""#), "{config}");
+        let config = curl_config(
+            Some("t"),
+            "POST",
+            "/x",
+            Some(&json!({"reason": "say \"no\" \\ to it\n"})),
+            &[],
+        );
+        assert!(
+            config.contains(r#"data-raw = "{\"reason\":\"say \\\"no\\\" \\\\ to it\\n\"}""#),
+            "{config}"
+        );
         assert!(!config.contains("to it\n\""), "{config}");
     }
 

@@ -99,7 +99,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         kind: Kind::Base,
-        run: |_| passed(build::all(Profile::Vm).map(drop)),
+        run: |_| passed(build::all(Profile::Dev).map(drop)),
     },
     Step {
         name: "fmt",
@@ -290,8 +290,6 @@ fn clippy() -> Result<Done> {
         "--locked",
         "--workspace",
         "--all-targets",
-        "--profile",
-        "vm",
         "--quiet",
         "--",
         "-Dwarnings",
@@ -317,7 +315,7 @@ fn bpf_object() -> Result<Done> {
             );
         }
     }
-    let agent = paths::target().join("vm/guard-agent");
+    let agent = paths::target().join("debug/guard-agent");
     let agent_bytes = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
     let mark = bytes.get(..4096.min(bytes.len())).unwrap_or_default();
     if !agent_bytes.windows(mark.len()).any(|window| window == mark) {
@@ -353,9 +351,7 @@ fn deny() -> Result<Done> {
 /// Runs tests of the workspace and counts them.
 fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     let mut command = cargo();
-    command
-        .args(["test", "--locked", "--no-fail-fast", "--profile", "vm"])
-        .args(which);
+    command.args(["test", "--locked", "--no-fail-fast"]).args(which);
     // What the test machines run is built by now, and no test may build it a second time.
     command.env("GUARD_BUILT", "1");
     if with.full {

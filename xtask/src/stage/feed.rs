@@ -39,7 +39,13 @@ impl Feed {
         let config = curl_config(Some(token), "GET", "/events", None, &more);
         vm.write(config.as_bytes(), CONFIG, 0o600)?;
         let running = vm.start_command(&["bash", "-c", LOOP])?;
-        let shared = Arc::new(Shared { table: Mutex::new(Table { gap: true, ..Table::default() }), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            table: Mutex::new(Table {
+                gap: true,
+                ..Table::default()
+            }),
+            ..Shared::default()
+        });
         let for_reader = Arc::clone(&shared);
         std::thread::spawn(move || read(running, &for_reader));
         Ok(Self { shared })
@@ -56,7 +62,12 @@ impl Feed {
             if table.gap || left.is_zero() {
                 return None;
             }
-            table = self.shared.changed.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+            table = self
+                .shared
+                .changed
+                .wait_timeout(table, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -95,7 +106,10 @@ impl Feed {
         }
         let line = |request: &Request| {
             let outcome = request.outcome.as_deref().unwrap_or("no outcome");
-            format!("\n  {} {} {} `{}` ({outcome})", request.id, request.state, request.label, request.what)
+            format!(
+                "\n  {} {} {} `{}` ({outcome})",
+                request.id, request.state, request.label, request.what
+            )
         };
         table.requests.values().map(line).collect()
     }

@@ -2,6 +2,7 @@
 //! Given options; images and kernels come from the cache. Never touches the machine outside the cache and its own run directory.
 
 pub mod channel;
+pub mod guard;
 mod image;
 pub mod kernel;
 mod qemu;

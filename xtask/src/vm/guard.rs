@@ -1,0 +1,163 @@
+//! A guest with Guard installed as on a real host: console, agent, an administrator and an approver.
+//! Given the built programs and packaging/. Never weakens what is installed: the units are the ones that are shipped.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{Prepare, Vm, VmOptions};
+use crate::build::{self, Profile};
+use crate::stage::Credentials;
+use crate::{paths, run};
+
+const PROVISION: &str = include_str!("../../guest/provision.sh");
+
+/// What goes where, besides the programs.
+const FILES: [(&str, &str); 3] = [
+    (
+        "packaging/systemd/guard-agent.service",
+        "etc/systemd/system/guard-agent.service",
+    ),
+    (
+        "packaging/systemd/guard-console.service",
+        "etc/systemd/system/guard-console.service",
+    ),
+    (
+        "packaging/sysusers.d/guard-console.conf",
+        "etc/sysusers.d/guard-console.conf",
+    ),
+];
+
+/// Certificates of hosts are short-lived, and people's sessions end.
+const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
+
+/// A guest that enforces.
+#[derive(Debug)]
+pub struct Guarded {
+    /// The guest. Root's `guard` is signed in as the approver; `guard --as admin` as the administrator.
+    pub vm: Vm,
+    /// The first administrator, who may not approve.
+    pub administrator: Credentials,
+    /// An approver who owns no label.
+    pub approver: Credentials,
+}
+
+/// Builds what changed, then boots or restores a guest with Guard enforcing. `change` sees the options first: kernel,
+/// copied files, network.
+///
+/// # Errors
+/// When something does not build, or the guest does not come as far as enforcing; the text says at which step.
+pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Guarded> {
+    let programs = if std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1") {
+        paths::target().join(Profile::Dev.directory())
+    } else {
+        build::all(Profile::Dev)?
+    };
+    let image = image(&paths::cache()?, &programs)?;
+    let mut options = VmOptions::systemd();
+    change(&mut options);
+    options.prepare = Some(Prepare {
+        key: run::key([PROVISION]),
+        max_age: MAX_AGE,
+        step: &provision,
+    });
+    options.extra = Some(image);
+    let vm = Vm::boot(&options)?;
+    let person = |name: &str| -> Result<Credentials> {
+        let text = vm.run(&["cat", &format!("/root/guard-vm/{name}.json")])?.success()?;
+        serde_json::from_slice(&text.stdout).with_context(|| format!("the guest's {name} is not as expected"))
+    };
+    let (administrator, approver) = (person("admin")?, person("approver")?);
+    Ok(Guarded {
+        vm,
+        administrator,
+        approver,
+    })
+}
+
+fn provision(vm: &Vm) -> Result<()> {
+    run::progress("installing Guard in the guest");
+    vm.write(PROVISION.as_bytes(), "/run/guard-vm/provision.sh", 0o700)?;
+    vm.run(&["/run/guard-vm/provision.sh"])?
+        .success()
+        .context("cannot install Guard in the guest")?;
+    Ok(())
+}
+
+/// The image of everything that is installed; kept until one of the files changes.
+fn image(cache: &Path, programs: &Path) -> Result<PathBuf> {
+    let programs = build::PROGRAMS.map(|name| (programs.join(name), format!("usr/bin/{name}")));
+    let files = FILES.map(|(from, to)| (paths::repo().join(from), to.to_owned()));
+    let mut parts: Vec<OsString> = Vec::new();
+    for (from, to) in programs.iter().chain(&files) {
+        let meta = from
+            .metadata()
+            .with_context(|| format!("cannot read {}", from.display()))?;
+        // The programs are large, and cargo writes them only when they change.
+        parts.push(
+            format!(
+                "{} {to} {} {}.{}",
+                from.display(),
+                meta.len(),
+                meta.mtime(),
+                meta.mtime_nsec()
+            )
+            .into(),
+        );
+    }
+    let path = cache.join("images").join(format!("guard-{}.erofs", run::key(parts)));
+    let _lock = run::lock(&cache.join("images/guard.lock"))?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let stage = cache.join("images/guard.stage");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    for (from, to) in &files {
+        let to = stage.join(to);
+        fs::create_dir_all(to.parent().context("a file has a directory")?)?;
+        fs::copy(from, to)?;
+    }
+    fs::create_dir_all(stage.join("usr/bin"))?;
+    for (from, to) in &programs {
+        run::quiet(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(stage.join(to))
+                .arg(from),
+        )?;
+    }
+    let new = path.with_extension("new");
+    run::quiet(
+        Command::new("mkfs.erofs")
+            .args(["-T0", "--all-root"])
+            .arg(&new)
+            .arg(&stage),
+    )?;
+    fs::remove_dir_all(&stage)?;
+    forget_older(cache);
+    fs::rename(new, &path)?;
+    Ok(path)
+}
+
+/// Every change of a program makes another image; a running guest keeps the one that it opened.
+fn forget_older(cache: &Path) {
+    let Ok(entries) = fs::read_dir(cache.join("images")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("guard-") && name.ends_with(".erofs") {
+            // What cannot be removed now is tried again at the next change.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
