@@ -2,7 +2,7 @@
 """The guest's end of the command channel: one virtio-serial port, many commands at once.
 
 Frames both ways: u32 session, u8 kind, u32 length (little endian), payload.
-From the host: R run (JSON {argv, env, cwd}), I input (empty: end of input), K kill, T set the clock (JSON seconds).
+From the host: R run (JSON {argv, env, cwd}), I input (empty: end of input), K kill, T set the clock and reseed (JSON {seconds, seed}).
 To the host: H hello, O standard output, E standard error, X exit (decimal status; the last frame of its session).
 """
 import fcntl, glob, json, os, select, signal, struct, subprocess, sys, time
@@ -10,6 +10,7 @@ import fcntl, glob, json, os, select, signal, struct, subprocess, sys, time
 NAME = "guard.cmd"
 HEAD = struct.Struct("<IBI")
 CHUNK = 65536
+RNDRESEEDCRNG = 0x5207
 
 
 def find_port():
@@ -148,7 +149,12 @@ def handle(ident, kind, payload):
     if kind == "R":
         start(ident, payload)
     elif kind == "T":
-        time.clock_settime(time.CLOCK_REALTIME, json.loads(payload))
+        # A restored guest has an old clock and the randomness of all its siblings.
+        fresh = json.loads(payload)
+        time.clock_settime(time.CLOCK_REALTIME, fresh["seconds"])
+        with open("/dev/urandom", "wb", buffering=0) as f:
+            f.write(bytes.fromhex(fresh["seed"]))
+            fcntl.ioctl(f, RNDRESEEDCRNG)
         send(ident, "X", b"0")
     elif session and kind == "I" and not session.proc.stdin.closed:
         if payload:

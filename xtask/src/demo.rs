@@ -64,7 +64,13 @@ enum Planned {
 }
 
 const STEPS: [Step; 5] = [
-    Step { command: "ls -l", answer: None, kernel: "ran", status: 0, effect: "true" },
+    Step {
+        command: "ls -l",
+        answer: None,
+        kernel: "ran",
+        status: 0,
+        effect: "true",
+    },
     Step {
         command: "git tag release-7",
         answer: Some(Planned::Approve),
@@ -96,6 +102,7 @@ const STEPS: [Step; 5] = [
 ];
 
 /// What became of one step.
+#[derive(Default)]
 struct Row {
     policy: String,
     decided: String,
@@ -110,8 +117,9 @@ struct Row {
 /// # Errors
 /// When the guest or something in it fails.
 pub fn run(auto: bool) -> Result<u8> {
-    let stage = Stage::boot(&[])?;
-    let approver = stage.person("approver", &["approver"], &[GROUP])?;
+    // Only a person needs to reach the guest from outside.
+    let stage = Stage::boot(|options| options.network = !auto)?;
+    let approver = stage.person("reviewer", &["approver"], &[GROUP])?;
     let owner = stage.person("owner", &["approver"], &[GROUP])?;
     let auditor = stage.person("auditor", &["auditor"], &[])?;
     stage.set_owner(LABEL, &owner)?;
@@ -148,7 +156,10 @@ pub fn run(auto: bool) -> Result<u8> {
     }
     say("")?;
     say(table(&rows))?;
-    say(format!("\n{:.1} s from start to end of the agent, persons' time included.\n", begun.elapsed().as_secs_f64()))?;
+    say(format!(
+        "\n{:.1} s from start to end of the agent, persons' time included.\n",
+        begun.elapsed().as_secs_f64()
+    ))?;
 
     let mut wrong = Vec::new();
     if auto {
@@ -162,19 +173,6 @@ pub fn run(auto: bool) -> Result<u8> {
         say(format!("differs: {text}"))?;
     }
     Ok(u8::from(!wrong.is_empty()))
-}
-
-impl Default for Row {
-    fn default() -> Self {
-        Self {
-            policy: String::new(),
-            decided: String::new(),
-            after: None,
-            kernel: String::new(),
-            detail: String::new(),
-            status: None,
-        }
-    }
 }
 
 /// Waits for the step's request; answers it with `--auto`, else waits for a person.
@@ -194,7 +192,9 @@ fn one_question(
     if plan == Planned::ApproveChanged {
         stage.vm.script("touch /run/demo/go; for i in $(seq 600); do test -e /run/demo/changed && exit; sleep 0.1; done; exit 1")
             .context("the agent's second thread did not change the command")?;
-        say("  now another thread of the agent has changed what it would run: `rm -r build` is `rm -r data.` in memory")?;
+        say(
+            "  now another thread of the agent has changed what it would run: `rm -r build` is `rm -r data.` in memory",
+        )?;
     }
     if let Some((approver, owner)) = people {
         answer(stage, &request, plan, approver, owner)?;
@@ -221,7 +221,10 @@ fn one_question(
 fn answer(stage: &Stage, request: &Request, plan: Planned, approver: &Person, owner: &Person) -> Result<()> {
     let refused = stage.guard(owner, &["requests", "approve", &request.id])?;
     expect_refused(&refused, "own").context("the owner of the label tried to approve")?;
-    ensure!(stage.request(&request.id)?.pending(), "the owner's attempt ended the request");
+    ensure!(
+        stage.request(&request.id)?.pending(),
+        "the owner's attempt ended the request"
+    );
     let answered = match plan {
         Planned::Deny => stage.guard(approver, &["requests", "deny", &request.id, "--reason", DENIAL])?,
         _ => stage.guard(approver, &["requests", "approve", &request.id])?,
@@ -231,7 +234,11 @@ fn answer(stage: &Stage, request: &Request, plan: Planned, approver: &Person, ow
 
 fn rule_of(request: &Request) -> String {
     let rules = request.statement["predicate"]["why"]["rules"].as_array();
-    let ids: Vec<&str> = rules.into_iter().flatten().filter_map(|rule| rule["id"].as_str()).collect();
+    let ids: Vec<&str> = rules
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule["id"].as_str())
+        .collect();
     format!("ask ({})", ids.join(", "))
 }
 
@@ -239,18 +246,33 @@ fn rule_of(request: &Request) -> String {
 fn decided_by_policy(stage: &Stage, auditor: &Person, path: &str, status: Option<i32>) -> Result<Row> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let page = stage.call(Some(auditor), "GET", &format!("/evidence?kind=enforcement&label={LABEL}&limit=100"), None)?;
+        let page = stage.call(
+            Some(auditor),
+            "GET",
+            &format!("/evidence?kind=enforcement&label={LABEL}&limit=100"),
+            None,
+        )?;
         for record in page.success()?.json()?["items"].as_array().into_iter().flatten() {
             let digest = record["digest"].as_str().context("a record without digest")?;
-            let shown = stage.guard(auditor, &["evidence", "show", digest, "-o", "json"])?.success()?;
+            let shown = stage
+                .guard(auditor, &["evidence", "show", digest, "-o", "json"])?
+                .success()?;
             let shown: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
-            let predicate = if shown["predicate"].is_null() { &shown["statement"]["predicate"] } else { &shown["predicate"] };
+            let predicate = if shown["predicate"].is_null() {
+                &shown["statement"]["predicate"]
+            } else {
+                &shown["predicate"]
+            };
             let policy = &predicate["by_policy"];
             if policy["action"]["path"] != path {
                 continue;
             }
             let rules = policy["rules"].as_array();
-            let ids: Vec<&str> = rules.into_iter().flatten().filter_map(|rule| rule["id"].as_str()).collect();
+            let ids: Vec<&str> = rules
+                .into_iter()
+                .flatten()
+                .filter_map(|rule| rule["id"].as_str())
+                .collect();
             return Ok(Row {
                 policy: format!("{} ({})", predicate["verdict"].as_str().unwrap_or("?"), ids.join(", ")),
                 decided: "nobody was asked".into(),
@@ -269,7 +291,9 @@ fn decided_by_policy(stage: &Stage, auditor: &Person, path: &str, status: Option
 
 fn exit_of(output: &str, number: usize) -> Option<i32> {
     let prefix = format!("step {number} exit ");
-    output.lines().find_map(|line| line.strip_prefix(&prefix)?.trim().parse().ok())
+    output
+        .lines()
+        .find_map(|line| line.strip_prefix(&prefix)?.trim().parse().ok())
 }
 
 /// Everything that is not as planned.
@@ -278,21 +302,38 @@ fn differences(stage: &Stage, rows: &[Row], output: &str) -> Result<Vec<String>>
     for (number, (step, row)) in STEPS.iter().zip(rows).enumerate() {
         let mut expect = |what: &str, expected: &str, found: &str| {
             if expected != found {
-                wrong.push(format!("step {} `{}`: {what} is {found:?}, expected {expected:?}", number + 1, step.command));
+                wrong.push(format!(
+                    "step {} `{}`: {what} is {found:?}, expected {expected:?}",
+                    number + 1,
+                    step.command
+                ));
             }
         };
         let decided = match step.answer {
             None => "nobody was asked",
-            Some(Planned::Deny) => "denied by approver",
-            Some(_) => "approved by approver",
+            Some(Planned::Deny) => "denied by reviewer",
+            Some(_) => "approved by reviewer",
         };
-        let policy = if step.answer.is_none() { "allow (look-around)" } else { "ask (ask-code-push)" };
+        let policy = if step.answer.is_none() {
+            "allow (look-around)"
+        } else {
+            "ask (ask-code-push)"
+        };
         expect("the policy's answer", policy, &row.policy);
         expect("the decision", decided, &row.decided);
         expect("what the kernel did", step.kernel, &row.kernel);
-        expect("the exit status", &step.status.to_string(), &row.status.map_or("none".into(), |status| status.to_string()));
+        expect(
+            "the exit status",
+            &step.status.to_string(),
+            &row.status.map_or("none".into(), |status| status.to_string()),
+        );
         if stage.vm.sh(step.effect)?.status != 0 {
-            wrong.push(format!("step {} `{}`: `{}` does not hold", number + 1, step.command, step.effect));
+            wrong.push(format!(
+                "step {} `{}`: `{}` does not hold",
+                number + 1,
+                step.command,
+                step.effect
+            ));
         }
     }
     for line in ["Operation not permitted", DENIAL, "agent done"] {
@@ -311,7 +352,16 @@ fn verify(stage: &Stage, auditor: &Person) -> Result<i32> {
     say(exported.text())?;
     exported.success().context("guard evidence export")?;
     say("$ guard evidence verify /run/demo/evidence --trust /run/demo/trust.json")?;
-    let verified = stage.guard(auditor, &["evidence", "verify", "/run/demo/evidence", "--trust", "/run/demo/trust.json"])?;
+    let verified = stage.guard(
+        auditor,
+        &[
+            "evidence",
+            "verify",
+            "/run/demo/evidence",
+            "--trust",
+            "/run/demo/trust.json",
+        ],
+    )?;
     say(verified.text())?;
     if !verified.stderr.is_empty() {
         say(String::from_utf8_lossy(&verified.stderr).trim_end())?;
@@ -395,17 +445,27 @@ fn table(rows: &[Row]) -> String {
             step.command.to_owned(),
             row.policy.clone(),
             row.decided.clone(),
-            row.after.map_or("–".into(), |after| format!("{:.1} s", after.as_secs_f64())),
-            if row.detail.is_empty() { row.kernel.clone() } else { format!("{}: {}", row.kernel, row.detail) },
+            row.after
+                .map_or("–".into(), |after| format!("{:.1} s", after.as_secs_f64())),
+            if row.detail.is_empty() {
+                row.kernel.clone()
+            } else {
+                format!("{}: {}", row.kernel, row.detail)
+            },
             row.status.map_or("–".into(), |status| format!("exit {status}")),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..6).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..6)
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
     let shown: Vec<String> = lines
         .iter()
         .map(|line| {
-            let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            let cells: Vec<String> = line
+                .iter()
+                .zip(&widths)
+                .map(|(cell, &width)| format!("{cell:width$}"))
+                .collect();
             cells.join("  ").trim_end().to_owned()
         })
         .collect();
@@ -429,7 +489,10 @@ pub fn swap_program() -> Result<PathBuf> {
         std::fs::write(&source, SWAP)?;
         let unfinished = dir.join("swap.new");
         run::quiet(
-            Command::new("gcc").args(["-static", "-O2", "-Wall", "-pthread", "-o"]).arg(&unfinished).arg(&source),
+            Command::new("gcc")
+                .args(["-static", "-O2", "-Wall", "-pthread", "-o"])
+                .arg(&unfinished)
+                .arg(&source),
         )?;
         std::fs::rename(&unfinished, &program)?;
     }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod demo;
 pub mod paths;
 pub mod run;
 pub mod setup;

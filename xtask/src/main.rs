@@ -44,6 +44,12 @@ enum Command {
         /// Only steps, or else tests, whose name contains this.
         filter: Option<String>,
     },
+    /// Hold a labelled agent in a virtual machine and let a person answer; show what happened and its evidence.
+    Demo {
+        /// Answer by itself as a second identity, and check everything.
+        #[arg(long)]
+        auto: bool,
+    },
     /// Run a command in a virtual machine.
     Vm(VmArgs),
 }
@@ -117,6 +123,7 @@ fn main() -> ExitCode {
         Command::Build { bpf: true, .. } => asked(|| build::bpf().map(drop)),
         Command::Build { release, .. } => asked(|| build(release)),
         Command::Test { full, filter } => test(&TestOptions { full, filter }),
+        Command::Demo { auto } => demo(auto),
         Command::Vm(args) => vm(&args),
     };
     result.unwrap_or_else(|error| {
@@ -155,6 +162,12 @@ fn build(release: bool) -> Result<()> {
     let dir = build::all(if release { Profile::Release } else { Profile::Dev })?;
     run::say(format!("{} are in {}", build::PROGRAMS.join(", "), dir.display()));
     Ok(())
+}
+
+fn demo(auto: bool) -> Result<ExitCode> {
+    run::set_progress(true);
+    xtask::setup::setup()?;
+    Ok(ExitCode::from(xtask::demo::run(auto)?))
 }
 
 fn vm(args: &VmArgs) -> Result<ExitCode> {

@@ -143,7 +143,8 @@ pub fn file_key(path: &Path) -> Result<String> {
     Ok(hex(&hasher.finalize()[..8]))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.

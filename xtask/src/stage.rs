@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::vm::{Output, Running, Vm};
+use crate::vm::{Output, Running, Vm, VmOptions, guard};
 use feed::Feed;
 
 /// The console as the guest reaches it.
@@ -142,18 +142,32 @@ pub struct Stage {
     /// The guest.
     pub vm: Vm,
     admin: Person,
+    approver: Person,
     feed: Feed,
 }
 
 impl Stage {
-    /// Signs the administrator in and starts to follow requests.
+    /// A fresh guest with Guard enforcing; `change` sees its options first. Starts to follow requests.
     ///
     /// # Errors
-    /// When the console refuses.
-    pub fn open(vm: Vm, administrator: &Credentials) -> Result<Self> {
-        let admin = sign_in(&vm, administrator)?;
+    /// When the guest does not come up, or the console refuses.
+    pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Self> {
+        let guarded = guard::boot(change)?;
+        let vm = guarded.vm;
+        let admin = sign_in(&vm, &guarded.administrator)?;
+        let approver = sign_in(&vm, &guarded.approver)?;
         let feed = Feed::start(&vm, &admin.token)?;
-        Ok(Self { vm, admin, feed })
+        Ok(Self {
+            vm,
+            admin,
+            approver,
+            feed,
+        })
+    }
+
+    /// Somebody who may approve, in no group, and owns no label.
+    pub fn approver(&self) -> &Person {
+        &self.approver
     }
 
     /// The first administrator.
@@ -311,20 +325,14 @@ impl Stage {
         self.feed.all()
     }
 
-    /// Runs `guard` as this person: with a configuration directory of their own, signed in by [`Stage::guard_login`].
+    /// Runs `guard` as this person, signed in by [`Stage::guard_login`].
     ///
     /// # Errors
     /// When the guest is gone.
     pub fn guard(&self, who: &Person, args: &[&str]) -> Result<Output> {
-        let mut argv = vec!["guard"];
+        let mut argv = vec!["guard", "--as", &who.name];
         argv.extend(args);
-        let home = home(who);
-        let running = self.vm.start_with(
-            &argv,
-            &[("HOME", &home), ("XDG_CONFIG_HOME", &format!("{home}/.config"))],
-            None,
-        )?;
-        running.wait_within(PATIENCE)
+        self.vm.start_command(&argv)?.wait_within(PATIENCE)
     }
 
     /// `guard login` for this person, password on standard input.
@@ -344,31 +352,24 @@ impl Stage {
     /// # Errors
     /// When the guest is gone.
     pub fn guard_login_with(&self, name: &str, password: &str) -> Result<Output> {
-        let home = format!("/run/stage/{name}");
-        self.vm.script(&format!("mkdir -p -m 700 {home}"))?;
-        let mut running = self.vm.start_with(
-            &[
-                "guard",
-                "login",
-                "--url",
-                CONSOLE,
-                "--ca",
-                CA,
-                "--username",
-                name,
-                "--password-stdin",
-            ],
-            &[("HOME", &home), ("XDG_CONFIG_HOME", &format!("{home}/.config"))],
-            None,
-        )?;
+        let argv = [
+            "guard",
+            "--as",
+            name,
+            "login",
+            "--url",
+            CONSOLE,
+            "--ca",
+            CA,
+            "--username",
+            name,
+            "--password-stdin",
+        ];
+        let mut running = self.vm.start_command(&argv)?;
         running.input(format!("{password}\n").as_bytes())?;
         running.close_input()?;
         running.wait_within(PATIENCE)
     }
-}
-
-fn home(who: &Person) -> String {
-    format!("/run/stage/{}", who.name)
 }
 
 fn sign_in(vm: &Vm, credentials: &Credentials) -> Result<Person> {

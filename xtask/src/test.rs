@@ -354,6 +354,11 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     command.args(["test", "--locked", "--no-fail-fast"]).args(which);
     // What the test machines run is built by now, and no test may build it a second time.
     command.env("GUARD_BUILT", "1");
+    // Tests that need more than the sources skip themselves, with the reason, unless they are told that it is there.
+    command.env("GUARD_VM_TESTS", "1");
+    if run::on_path("chromium") && run::on_path("chromedriver") {
+        command.env("GUARD_BROWSER_TESTS", "1");
+    }
     if with.full {
         command.env("GUARD_TEST_FULL", "1");
     }

@@ -92,8 +92,14 @@ impl Channel {
         }
     }
 
-    pub(super) fn set_clock(&self, seconds: f64) -> Result<Running> {
-        self.open(b'T', seconds.to_string().as_bytes())
+    /// Gives a restored guest the time and randomness of its own.
+    pub(super) fn refresh(&self, seconds: f64, seed: &str) -> Result<Running> {
+        self.open(
+            b'T',
+            serde_json::json!({"seconds": seconds, "seed": seed})
+                .to_string()
+                .as_bytes(),
+        )
     }
 
     pub(super) fn start(&self, argv: &[&str], env: &[(&str, &str)], cwd: Option<&str>) -> Result<Running> {

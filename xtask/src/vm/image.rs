@@ -49,7 +49,6 @@ const MODULES: &[&str] = &[
     "virtio_rng",
     "erofs",
     "overlay",
-    "vmgenid",
 ];
 
 const INITRAMFS: &str = include_str!("../../guest/initramfs.sh");

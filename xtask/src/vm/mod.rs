@@ -10,8 +10,9 @@ mod qemu;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -170,7 +171,7 @@ impl Vm {
     pub fn boot(options: &VmOptions<'_>) -> Result<Self> {
         let begun = Instant::now();
         let cache = paths::cache()?;
-        std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
         let kernel = kernel::fetch(&cache, options.kernel)?;
         let root = image::root(&cache)?;
         let initramfs = image::initramfs(&cache, &kernel, &root)?;
@@ -253,10 +254,10 @@ impl Vm {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_secs_f64();
-            vm.channel
-                .set_clock(now)
-                .and_then(Running::wait)
-                .with_context(|| vm.last_words())?;
+            let mut seed = [0u8; 32];
+            fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+            let refreshed = vm.channel.refresh(now, &run::hex(&seed)).and_then(Running::wait);
+            refreshed.with_context(|| vm.last_words())?;
         } else {
             // Software emulation on a busy machine is slow; a guest that hangs is not.
             vm.channel
@@ -336,7 +337,7 @@ impl Vm {
     pub fn put(&self, host: impl AsRef<Path>, guest: &str) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let host = host.as_ref();
-        let content = std::fs::read(host).with_context(|| format!("cannot read {}", host.display()))?;
+        let content = fs::read(host).with_context(|| format!("cannot read {}", host.display()))?;
         let mode = host.metadata()?.permissions().mode() & 0o7777;
         self.write(&content, guest, mode)
     }
@@ -351,7 +352,7 @@ impl Vm {
 
     /// What the kernel and PID 1 wrote to the serial console so far.
     pub fn console_log(&self) -> String {
-        let bytes = std::fs::read(self.dir.path.join("console")).unwrap_or_default();
+        let bytes = fs::read(self.dir.path.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -385,7 +386,7 @@ impl RunDir {
         // Unix socket paths are short, so not in the cache.
         let unique = RandomState::new().build_hasher().finish();
         let path = std::env::temp_dir().join(format!("guard-vm-{unique:016x}"));
-        std::fs::DirBuilder::new()
+        fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
@@ -396,7 +397,7 @@ impl RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         // A leftover in the temporary directory harms nobody.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -413,7 +414,7 @@ fn is_fresh(path: &Path, max_age: Option<Duration>) -> bool {
 fn prune(newest: &Path) {
     const KEPT: usize = 12;
     let Some(dir) = newest.parent() else { return };
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else { return };
     let mut states: Vec<_> = entries
         .flatten()
         .filter(|entry| entry.path().extension() == Some(OsStr::new("state")))
@@ -422,8 +423,8 @@ fn prune(newest: &Path) {
     states.sort();
     for (_, path) in states.iter().rev().skip(KEPT) {
         // Somebody restoring from it right now keeps reading the unlinked file.
-        let _ = std::fs::remove_file(path);
-        let _ = std::fs::remove_file(path.with_extension("lock"));
+        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(path.with_extension("lock"));
     }
 }
 
