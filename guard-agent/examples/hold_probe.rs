@@ -1,0 +1,266 @@
+//! Loads the kernel side, labels cgroups and answers by rules; prints every message as one line. The kernel tests in
+//! VMs are written on top of it.
+//!
+//! ```text
+//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--run SECONDS] --label DIR[=N]... [RULE]...
+//! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or the argv counts; without any: hold:0:check
+//! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
+//! ```
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test program that speaks on standard output")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guard_agent::kernel::api::{
+    ActionId, AskedAction, AskedExec, ExecExpectation, FromKernel, Held, LabelId, Release, ToKernel,
+};
+use guard_agent::kernel::{self, Away, KernelConfig, KernelHandle};
+use sha2::{Digest, Sha256};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Deny,
+    Check,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Now(Verdict),
+    After(Duration, Verdict),
+    HoldForEver,
+    Ignore,
+}
+
+fn verdict(text: &str) -> Option<Verdict> {
+    match text {
+        "allow" => Some(Verdict::Allow),
+        "deny" => Some(Verdict::Deny),
+        "check" => Some(Verdict::Check),
+        _ => None,
+    }
+}
+
+fn answer(text: &str) -> Result<Answer, Box<dyn Error>> {
+    if text == "hold" {
+        return Ok(Answer::HoldForEver);
+    }
+    if text == "ignore" {
+        return Ok(Answer::Ignore);
+    }
+    if let Some(rest) = text.strip_prefix("hold:") {
+        let (time, then) = rest.split_once(':').ok_or("hold:MS:ANSWER")?;
+        let then = verdict(then).ok_or("hold:MS:allow|deny|check")?;
+        return Ok(Answer::After(Duration::from_millis(time.parse()?), then));
+    }
+    let now = verdict(text).ok_or_else(|| format!("unknown answer {text}"))?;
+    Ok(if now == Verdict::Check { Answer::After(Duration::ZERO, now) } else { Answer::Now(now) })
+}
+
+struct Probe {
+    handle: KernelHandle,
+    rules: Vec<(String, Answer)>,
+    asked: HashMap<ActionId, AskedExec>,
+    held: HashMap<ActionId, Arc<ExecExpectation>>,
+    /// What is to be released, and when.
+    due: Vec<(Instant, ActionId, Verdict)>,
+}
+
+impl Probe {
+    fn rule(&self, text: &str) -> Answer {
+        self.rules
+            .iter()
+            .find(|(pattern, _)| text.contains(pattern.as_str()))
+            .map_or(Answer::After(Duration::ZERO, Verdict::Check), |(_, answer)| *answer)
+    }
+
+    fn release(&mut self, id: ActionId, verdict: Verdict) {
+        let release = match (verdict, self.held.remove(&id)) {
+            (Verdict::Deny, _) => Release::Deny,
+            (Verdict::Check, Some(expectation)) => Release::AllowChecked(expectation),
+            (Verdict::Allow | Verdict::Check, _) => Release::Allow,
+        };
+        self.handle.send(ToKernel::Release { id, release });
+    }
+
+    fn message(&mut self, message: FromKernel) -> Result<(), Box<dyn Error>> {
+        match message {
+            FromKernel::Asked(asked) => {
+                let AskedAction::Exec(exec) = asked.what;
+                let path = exec.path.clone().unwrap_or_default();
+                println!(
+                    "asked seq={} tid={} tgid={} ppid={} uid={} label={} comm={} path={} unlinked={}",
+                    asked.id.sequence,
+                    asked.id.tid,
+                    asked.tgid,
+                    asked.ppid,
+                    asked.uid,
+                    asked.label.0,
+                    String::from_utf8_lossy(&asked.comm).escape_debug(),
+                    path.display(),
+                    exec.unlinked,
+                );
+                self.asked.insert(asked.id, exec);
+                match self.rule(&path.to_string_lossy()) {
+                    Answer::Now(verdict) => self.release(asked.id, verdict),
+                    Answer::Ignore => {}
+                    Answer::After(..) | Answer::HoldForEver => self.handle.send(ToKernel::Hold(asked.id)),
+                }
+            }
+            FromKernel::Held(held) => self.held(*held)?,
+            FromKernel::Withdrawn { id, why } => {
+                println!("withdrawn seq={} tid={} why={why:?}", id.sequence, id.tid);
+                self.asked.remove(&id);
+                self.held.remove(&id);
+                self.due.retain(|(_, due, _)| *due != id);
+            }
+            FromKernel::Enforced(enforced) => println!(
+                "enforced seq={} tid={} resume_us={} outcome={:?}",
+                enforced.id.sequence,
+                enforced.id.tid,
+                enforced.resume_ns / 1000,
+                enforced.outcome
+            ),
+            FromKernel::CgroupMade { id, path } => println!("cgroup made {id} {}", path.display()),
+            FromKernel::CgroupGone { id } => println!("cgroup gone {id}"),
+            FromKernel::Lost { count } => println!("lost {count}"),
+        }
+        Ok(())
+    }
+
+    fn held(&mut self, held: Held) -> Result<(), Box<dyn Error>> {
+        let exec = held.exec;
+        let argv: Vec<String> =
+            exec.argv.strings.iter().map(|string| String::from_utf8_lossy(string).escape_debug().to_string()).collect();
+        println!(
+            "held seq={} tid={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
+            held.id.sequence,
+            held.id.tid,
+            held.how,
+            held.rounds,
+            held.took_ns / 1000,
+            exec.argv.count,
+            exec.environment.count,
+            exec.cwd.display(),
+            exec.given.display(),
+            exec.file.is_some(),
+        );
+        let asked = self.asked.get(&held.id).ok_or("held before asked")?.clone();
+        let mut hash = Sha256::new();
+        if let Some(file) = exec.file {
+            let mut file = std::fs::File::from(file);
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                let got = file.read(&mut buffer)?;
+                if got == 0 {
+                    break;
+                }
+                hash.update(&buffer[..got]);
+            }
+        }
+        let expectation = ExecExpectation {
+            file: asked.file,
+            sha256: hash.finalize().into(),
+            argv_sha256: exec.argv.sha256,
+            environment_sha256: exec.environment.sha256,
+            cwd: exec.cwd,
+        };
+        self.held.insert(held.id, Arc::new(expectation));
+        let path = asked.path.unwrap_or_default();
+        match self.rule(&format!("{} {}", path.display(), argv.join(" "))) {
+            Answer::Now(verdict) => self.release(held.id, verdict),
+            Answer::After(time, verdict) => self.due.push((Instant::now() + time, held.id, verdict)),
+            Answer::HoldForEver | Answer::Ignore => {}
+        }
+        Ok(())
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().init();
+    let mut config = KernelConfig::default();
+    let mut labels = Vec::new();
+    let mut rules = Vec::new();
+    let mut until = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--pins" => config.pin_directory = PathBuf::from(value()?),
+            "--park-after" => config.park_after = Duration::from_millis(value()?.parse()?),
+            "--run" => until = Some(Instant::now() + Duration::from_secs(value()?.parse()?)),
+            "--away" => {
+                config.away = match value()?.as_str() {
+                    "park" => Away::Park,
+                    "deny" => Away::Deny,
+                    "allow" => Away::Allow,
+                    other => return Err(format!("unknown --away {other}").into()),
+                }
+            }
+            "--label" => {
+                let value = value()?;
+                let (folder, number) = value.split_once('=').unwrap_or((&value, "1"));
+                labels.push((PathBuf::from(folder), number.parse::<u32>()?));
+            }
+            "--doctor" => {
+                for finding in kernel::doctor() {
+                    println!("{:?} {} {}", finding.state, finding.name, finding.text);
+                }
+            }
+            "--remove" => {
+                kernel::remove(&config)?;
+                return Ok(());
+            }
+            rule => {
+                let (pattern, then) = rule.rsplit_once('=').ok_or_else(|| format!("unknown argument {rule}"))?;
+                rules.push((pattern.to_owned(), answer(then)?));
+            }
+        }
+    }
+    let started = Instant::now();
+    let (handle, mut messages, facts) = kernel::start(&config)?;
+    println!(
+        "started kernel={} programs={} absent={:?} took_over={} questions={} in_ms={}",
+        facts.release,
+        facts.programs.len(),
+        facts.absent,
+        facts.took_over,
+        facts.taken_over_questions,
+        started.elapsed().as_millis()
+    );
+    for (folder, label) in labels {
+        let cgroup = std::fs::metadata(&folder)?.ino();
+        handle.send(ToKernel::Label { cgroup, label: LabelId(label) });
+    }
+    let mut probe = Probe { handle, rules, asked: HashMap::new(), held: HashMap::new(), due: Vec::new() };
+    println!("ready");
+    loop {
+        match messages.try_recv() {
+            Ok(message) => {
+                if let Err(error) = probe.message(message) {
+                    eprintln!("probe: {error}");
+                }
+            }
+            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return Err("the holder has ended".into()),
+            Err(tokio::sync::mpsc::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(1)),
+        }
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut probe.due).into_iter().partition(|(at, _, _)| *at <= now);
+        probe.due = later;
+        for (_, id, verdict) in due as Vec<(Instant, ActionId, Verdict)> {
+            probe.release(id, verdict);
+        }
+        if until.is_some_and(|until| now > until) {
+            probe.handle.send(ToKernel::Stop);
+            std::thread::sleep(Duration::from_millis(100));
+            println!("stopped");
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! One question from the ring to its end: what is known about it and how far it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::read::Detail;
+use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, ExecExpectation, LabelId, ParkedWhy};
+use crate::kernel::next_sequence;
+use crate::kernel::ring::{Ask, file_key};
+use crate::kernel::sys::Tid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It runs its hook again and again, or is parked; nobody traces it.
+    Asked,
+    /// Traced and told to stop.
+    Seizing,
+    /// Traced and stopped in its hook.
+    Stopped,
+    /// Stopped, a worker reads it.
+    Reading,
+    /// Stopped, the agent was told.
+    Held,
+    /// Traced, on its way to see a signal, or in its group stop.
+    Passing,
+    /// Its verdict is written.
+    Going,
+    /// Stopped at its exec event, a worker compares it.
+    Checking,
+}
+
+#[derive(Debug)]
+pub struct Question {
+    pub id: ActionId,
+    pub ask: Ask,
+    pub stage: Stage,
+    /// Since when it is in this stage.
+    pub since: Instant,
+    /// The agent wants it held.
+    pub wanted: bool,
+    /// The agent was told that it is held.
+    pub told: bool,
+    pub parked: Option<ParkedWhy>,
+    /// It could not be seized.
+    pub cannot_trace: Option<ParkedWhy>,
+    pub rounds: u64,
+    pub detail: Option<Arc<Detail>>,
+    /// One of `guard_common::verdict`.
+    pub answer: Option<u32>,
+    /// Boot time.
+    pub answered_ns: u64,
+    pub expectation: Option<Arc<ExecExpectation>>,
+}
+
+impl Question {
+    pub fn new(ask: Ask) -> Self {
+        Self {
+            id: ActionId { tid: ask.tid, start_ns: ask.start_ns, sequence: next_sequence() },
+            ask,
+            stage: Stage::Asked,
+            since: Instant::now(),
+            wanted: false,
+            told: false,
+            parked: None,
+            cannot_trace: None,
+            rounds: 0,
+            detail: None,
+            answer: None,
+            answered_ns: 0,
+            expectation: None,
+        }
+    }
+
+    pub const fn tid(&self) -> Tid {
+        self.ask.tid.cast_signed()
+    }
+
+    pub const fn tgid(&self) -> Tid {
+        self.ask.tgid.cast_signed()
+    }
+
+    /// The question as the agent gets it.
+    pub fn asked(&self) -> Asked {
+        let ask = &self.ask;
+        Asked {
+            id: self.id,
+            label: LabelId(ask.label),
+            tgid: ask.tgid,
+            ppid: ask.ppid,
+            uid: ask.uid,
+            gid: ask.gid,
+            login_uid: ask.login_uid,
+            cgroup: ask.cgroup,
+            comm: ask.comm.clone(),
+            at_ns: ask.asked_ns,
+            what: AskedAction::Exec(AskedExec {
+                file: file_key(&ask.key),
+                path: ask.path.clone(),
+                unlinked: ask.unlinked,
+            }),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Loads, attaches and pins the BPF programs; replaces those of an earlier agent without a gap.
+//!
+//! Owns the object and the pin directory; given a configuration. It must never leave the kernel with fewer programs
+//! attached than it found: new links are in place before old ones go.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use guard_common::{ABI_VERSION, Offsets};
+
+use super::btf::{Btf, BtfError};
+use super::maps::{Identify, Maps, MapsError};
+use super::offsets;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
+
+pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("this guard-agent was built without the BPF object: run `cargo xtask build`")]
+    NotBuilt,
+    #[error(
+        "BPF is not among the active security modules ({active}): add `bpf` to the kernel's lsm= boot parameter, \
+         for example lsm={active},bpf, and reboot"
+    )]
+    NoBpfLsm { active: String },
+    #[error("cannot read {path}: {source}")]
+    Read { path: &'static str, source: io::Error },
+    #[error("this kernel cannot be used: {0}")]
+    Layout(#[from] BtfError),
+    #[error("cannot use {path} for pinned programs: {source}. It must be on the BPF file system, usually /sys/fs/bpf")]
+    Pins { path: PathBuf, source: io::Error },
+    #[error("the kernel refused the BPF object: {0}")]
+    Object(#[from] aya::EbpfError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error("the kernel refused the program {program} ({target}): {}", chain(source))]
+    Program { program: &'static str, target: String, source: ProgramError },
+    #[error("this kernel has no function {0} that a program can be attached to")]
+    NoFunction(String),
+    #[error("cannot pin {path}: {source}")]
+    Pin { path: PathBuf, source: io::Error },
+    #[error("cannot set up the holder: {0}")]
+    Holder(io::Error),
+    #[error("cannot write the configuration of the programs: {0}")]
+    Configure(#[from] aya::maps::MapError),
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum Attach {
+    Lsm(&'static str),
+    Tracepoint(&'static str),
+    /// The end of a function; not needed where the kernel does not have it.
+    End { function: &'static str, needed: bool },
+}
+
+#[cfg(target_arch = "x86_64")]
+const EXEC_ENDS: [(&str, &str, bool); 4] = [
+    ("guard_execve_end", "__x64_sys_execve", true),
+    ("guard_execveat_end", "__x64_sys_execveat", true),
+    ("guard_execve32_end", "__ia32_compat_sys_execve", false),
+    ("guard_execveat32_end", "__ia32_compat_sys_execveat", false),
+];
+#[cfg(target_arch = "aarch64")]
+const EXEC_ENDS: [(&str, &str, bool); 4] = [
+    ("guard_execve_end", "__arm64_sys_execve", true),
+    ("guard_execveat_end", "__arm64_sys_execveat", true),
+    ("guard_execve32_end", "__arm64_compat_sys_execve", false),
+    ("guard_execveat32_end", "__arm64_compat_sys_execveat", false),
+];
+
+/// In the order of attaching: what takes labels away comes before what gives them, what ends questions before what asks.
+fn programs() -> Vec<(&'static str, Attach)> {
+    let mut all = vec![
+        ("guard_task_free", Attach::Lsm("task_free")),
+        ("guard_exit", Attach::Tracepoint("sched_process_exit")),
+        ("guard_fork", Attach::Lsm("task_alloc")),
+        ("guard_cgroup_gone", Attach::Tracepoint("cgroup_rmdir")),
+        ("guard_cgroup_made", Attach::Tracepoint("cgroup_mkdir")),
+        ("guard_signal", Attach::Tracepoint("signal_generate")),
+        ("guard_identify", Attach::Lsm("file_lock")),
+    ];
+    all.extend(EXEC_ENDS.map(|(program, function, needed)| (program, Attach::End { function, needed })));
+    all.extend([
+        ("guard_exec_commit", Attach::Lsm("bprm_committed_creds")),
+        ("guard_exec_format", Attach::Lsm("bprm_check_security")),
+        ("guard_exec", Attach::Lsm("bprm_creds_for_exec")),
+    ]);
+    all
+}
+
+/// What was loaded.
+pub struct Loaded {
+    pub maps: Maps,
+    pub ring: RingBuf<MapData>,
+    pub identify: Identify,
+    pub offsets: Offsets,
+    /// `program (target)`, in order of attaching.
+    pub programs: Vec<String>,
+    /// Targets that this kernel does not have and that may be absent.
+    pub absent: Vec<String>,
+    /// Programs of an earlier agent were replaced.
+    pub took_over: bool,
+}
+
+/// Everything is loaded, nothing attached: maps can be filled.
+pub struct Prepared {
+    ebpf: Ebpf,
+    btf: aya::Btf,
+    pins: PathBuf,
+    functions: HashSet<&'static str>,
+    pub maps: Maps,
+    ring: RingBuf<MapData>,
+    identify: Identify,
+    offsets: Offsets,
+}
+
+/// The list of active security modules; `None` if it cannot be read.
+pub(super) fn active_lsms() -> Option<String> {
+    fs::read_to_string("/sys/kernel/security/lsm").ok()
+}
+
+/// Where this build pins.
+pub(super) fn pin_directory(root: &Path) -> PathBuf {
+    root.join(format!("v{ABI_VERSION}"))
+}
+
+/// Loads the object and opens or creates the pinned maps.
+pub fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
+    if OBJECT.is_empty() {
+        return Err(KernelError::NotBuilt);
+    }
+    if let Some(active) = active_lsms()
+        && !active.trim().split(',').any(|name| name == "bpf")
+    {
+        return Err(KernelError::NoBpfLsm { active: active.trim().to_owned() });
+    }
+    let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
+    let layout = Btf::parse(&bytes)?;
+    let offsets = offsets::resolve(&layout)?;
+    let functions = EXEC_ENDS.iter().map(|(_, function, _)| *function).filter(|name| layout.has_function(name)).collect();
+
+    let pins = pin_directory(pin_root);
+    make_private(pin_root)?;
+    make_private(&pins)?;
+    let map_pins = pins.join("maps");
+    make_private(&map_pins)?;
+    make_private(&pins.join("links"))?;
+
+    let btf = aya::Btf::from_sys_fs().map_err(aya::EbpfError::BtfError)?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("OFFSETS", &offsets, true)
+        .default_map_pin_directory(&map_pins)
+        .load(OBJECT)?;
+    let (maps, ring, identify) = Maps::take(&mut ebpf)?;
+    Ok(Prepared { ebpf, btf, pins, functions, maps, ring, identify, offsets })
+}
+
+fn make_private(path: &Path) -> Result<(), KernelError> {
+    let error = |source| KernelError::Pins { path: path.to_owned(), source };
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(error)
+        }
+        Err(source) => Err(error(source)),
+    }
+}
+
+impl Prepared {
+    /// Attaches and pins every program, then removes what an earlier agent left.
+    pub fn attach(mut self) -> Result<Loaded, KernelError> {
+        let mut attached = Vec::new();
+        let mut absent = Vec::new();
+        let mut links: Vec<(&'static str, FdLink)> = Vec::new();
+        for (name, how) in programs() {
+            if let Attach::End { function, needed } = how
+                && !self.functions.contains(function)
+            {
+                if needed {
+                    return Err(KernelError::NoFunction(function.to_owned()));
+                }
+                absent.push(function.to_owned());
+                continue;
+            }
+            let (target, link) = attach_one(&mut self.ebpf, &self.btf, name, how)?;
+            attached.push(format!("{name} ({target})"));
+            links.push((name, link));
+        }
+        let folder = self.pins.join("links");
+        let before: Vec<PathBuf> = fs::read_dir(&folder)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .map_err(|source| KernelError::Pins { path: folder.clone(), source })?;
+        let mut current = HashSet::new();
+        for (name, link) in links {
+            let path = folder.join(name);
+            let fresh = folder.join(format!("{name}-new"));
+            let _ = fs::remove_file(&fresh);
+            let pin = |source| KernelError::Pin { path: fresh.clone(), source };
+            link.pin(&fresh).map_err(|error| pin(io::Error::other(error)))?;
+            fs::rename(&fresh, &path).map_err(pin)?;
+            current.insert(path);
+        }
+        for old in &before {
+            if !current.contains(old) {
+                let _ = fs::remove_file(old);
+            }
+        }
+        Ok(Loaded {
+            maps: self.maps,
+            ring: self.ring,
+            identify: self.identify,
+            offsets: self.offsets,
+            programs: attached,
+            absent,
+            took_over: !before.is_empty(),
+        })
+    }
+}
+
+fn attach_one(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    name: &'static str,
+    how: Attach,
+) -> Result<(String, FdLink), KernelError> {
+    let target = match how {
+        Attach::Lsm(hook) => format!("lsm/{hook}"),
+        Attach::Tracepoint(point) => format!("tp_btf/{point}"),
+        Attach::End { function, .. } => format!("fexit/{function}"),
+    };
+    let failed = |source| KernelError::Program { program: name, target: target.clone(), source };
+    let unexpected = || failed(ProgramError::UnexpectedProgramType);
+    let link = match (ebpf.program_mut(name).ok_or_else(unexpected)?, how) {
+        (Program::Lsm(program), Attach::Lsm(hook)) => program
+            .load(hook, btf)
+            .and_then(|()| program.attach())
+            .and_then(|id| program.take_link(id))
+            .map(FdLink::from),
+        (Program::BtfTracePoint(program), Attach::Tracepoint(point)) => program
+            .load(point, btf)
+            .and_then(|()| program.attach())
+            .and_then(|id| program.take_link(id))
+            .map(FdLink::from),
+        (Program::FExit(program), Attach::End { function, .. }) => program
+            .load(function, btf)
+            .and_then(|()| program.attach())
+            .and_then(|id| program.take_link(id))
+            .map(FdLink::from),
+        _ => return Err(unexpected()),
+    }
+    .map_err(failed)?;
+    Ok((target, link))
+}
+
+/// Ends enforcement on this machine: removes programs, links and maps. Threads that wait are asked by nobody any more.
+pub fn remove(pin_root: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(pin_root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,162 @@
+//! The kernel side of the agent: loads the BPF programs, reads their events, holds threads.
+//!
+//! Given a configuration and, from then on, messages of [`api`]. It must never decide anything: a thread goes on only
+//! because a verdict was sent, and whatever cannot be asked, read or compared does not go on.
+
+pub mod api;
+mod btf;
+mod cgroups;
+mod doctor;
+mod hold;
+mod load;
+mod maps;
+mod offsets;
+mod ring;
+mod sys;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use guard_common::{Config, Offsets, away};
+
+pub use self::doctor::{DoctorFinding, FindingState, doctor};
+pub use self::load::KernelError;
+pub use self::ring::fuzz_decode;
+use api::{FromKernel, ToKernel};
+use sys::Waker;
+
+/// What happens to a labelled action while no agent can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Away {
+    /// Stopped by SIGSTOP until an agent is back.
+    #[default]
+    Park,
+    /// Fails with EPERM.
+    Deny,
+    /// Goes on, counted.
+    Allow,
+}
+
+/// How the kernel side is run.
+#[derive(Debug, Clone)]
+pub struct KernelConfig {
+    /// Where programs, links and maps are pinned; on the BPF file system.
+    pub pin_directory: PathBuf,
+    /// A question that is neither answered nor held by then is parked.
+    pub park_after: Duration,
+    /// Without a sign of life for so long, the agent counts as away.
+    pub away_after: Duration,
+    pub away: Away,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            pin_directory: PathBuf::from("/sys/fs/bpf/guard"),
+            park_after: Duration::from_millis(500),
+            away_after: Duration::from_secs(3),
+            away: Away::Park,
+        }
+    }
+}
+
+/// What was found and done at start.
+#[derive(Debug, Clone)]
+pub struct KernelFacts {
+    /// `uname -r`.
+    pub release: String,
+    /// `program (target)`, in order of attaching.
+    pub programs: Vec<String>,
+    /// Optional targets that this kernel does not have.
+    pub absent: Vec<String>,
+    pub offsets: Offsets,
+    /// Nanoseconds since boot of the first attachment; an agent that takes over keeps it.
+    pub enforcing_since_ns: u64,
+    /// Programs of an earlier agent were in force and have been replaced.
+    pub took_over: bool,
+    /// Questions that an earlier agent left, asked again.
+    pub taken_over_questions: usize,
+}
+
+/// The way to the holder. Cheap to clone; never blocks.
+#[derive(Debug, Clone)]
+pub struct KernelHandle {
+    sender: mpsc::Sender<ToKernel>,
+    waker: Option<Arc<Waker>>,
+}
+
+impl KernelHandle {
+    /// Queues a message; it is dropped if the kernel side has stopped.
+    pub fn send(&self, message: ToKernel) {
+        if self.sender.send(message).is_ok()
+            && let Some(waker) = &self.waker
+        {
+            waker.wake();
+        }
+    }
+
+    /// A handle whose messages arrive at the returned receiver, without a kernel.
+    #[must_use]
+    pub fn pair_for_tests() -> (Self, mpsc::Receiver<ToKernel>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self { sender, waker: None }, receiver)
+    }
+}
+
+/// Loads and attaches the programs, takes over what an earlier agent left, starts the holder.
+///
+/// The returned receiver is unbounded because the holder must not wait; its length is bounded by the kernel's table of
+/// questions.
+pub fn start(
+    config: &KernelConfig,
+) -> Result<(KernelHandle, tokio::sync::mpsc::UnboundedReceiver<FromKernel>, KernelFacts), KernelError> {
+    let mut prepared = load::prepare(&config.pin_directory)?;
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+    let now = sys::boot_ns();
+    let before = prepared.maps.config.get(&0, 0)?;
+    let settings = Config {
+        epoch: now,
+        park_after_ns: nanoseconds(config.park_after),
+        heartbeat_limit_ns: nanoseconds(config.away_after),
+        enforcing_since_ns: if before.enforcing_since_ns == 0 { now } else { before.enforcing_since_ns },
+        agent_tgid: std::process::id(),
+        away: match config.away {
+            Away::Park => away::PARK,
+            Away::Deny => away::DENY,
+            Away::Allow => away::ALLOW,
+        },
+    };
+    prepared.maps.config.set(0, settings, 0)?;
+    prepared.maps.heartbeat.set(0, now, 0)?;
+    let loaded = prepared.attach()?;
+
+    let mut facts = KernelFacts {
+        release: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        programs: loaded.programs.clone(),
+        absent: loaded.absent.clone(),
+        offsets: loaded.offsets,
+        enforcing_since_ns: settings.enforcing_since_ns,
+        took_over: loaded.took_over,
+        taken_over_questions: 0,
+    };
+    let (sender, commands) = mpsc::channel();
+    let waker = Arc::new(Waker::new().map_err(KernelError::Holder)?);
+    let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+    facts.taken_over_questions =
+        hold::start(loaded, settings, commands, Arc::clone(&waker), events).map_err(KernelError::Holder)?;
+    Ok((KernelHandle { sender, waker: Some(waker) }, receiver, facts))
+}
+
+/// Ends enforcement on this machine: removes the pinned programs and maps. Called when Guard is uninstalled.
+pub fn remove(config: &KernelConfig) -> std::io::Result<()> {
+    load::remove(&config.pin_directory)
+}
+
+/// Numbers for [`api::ActionId::sequence`].
+fn next_sequence() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,72 @@
+//! Where the running kernel keeps what the BPF programs read.
+//!
+//! Owns the list of members; given the kernel's BTF. It must never fill in a default: every one is found or load fails.
+
+use guard_common::Offsets;
+
+use super::btf::{Btf, BtfError};
+
+/// Looks every member up. The numbers are the widths that the programs read.
+pub fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let pointer = 8;
+    let at = |name: &str, member: &str, width: u64| btf.offset(name, member, width);
+    Ok(Offsets {
+        task_start_boottime: at("task_struct", "start_boottime", 8)?,
+        task_pid: at("task_struct", "pid", 4)?,
+        task_tgid: at("task_struct", "tgid", 4)?,
+        task_real_parent: at("task_struct", "real_parent", pointer)?,
+        task_parent: at("task_struct", "parent", pointer)?,
+        task_group_leader: at("task_struct", "group_leader", pointer)?,
+        task_ptrace: at("task_struct", "ptrace", 4)?,
+        task_blocked: at("task_struct", "blocked", 8)?,
+        task_sighand: at("task_struct", "sighand", pointer)?,
+        task_loginuid: at("task_struct", "loginuid", 4)?,
+        sighand_action: at("sighand_struct", "action", 0)?,
+        sizeof_k_sigaction: btf.size_of("k_sigaction")?,
+        sigaction_handler: at("k_sigaction", "sa", 0)? + at("sigaction", "sa_handler", pointer)?,
+        bprm_file: at("linux_binprm", "file", pointer)?,
+        file_inode: at("file", "f_inode", pointer)?,
+        file_path: at("file", "f_path", 0)?,
+        path_mnt: at("path", "mnt", pointer)?,
+        path_dentry: at("path", "dentry", pointer)?,
+        dentry_name: at("dentry", "d_name", 0)?,
+        dentry_parent: at("dentry", "d_parent", pointer)?,
+        qstr_name: at("qstr", "name", pointer)?,
+        vfsmount_root: at("vfsmount", "mnt_root", pointer)?,
+        mount_mnt: at("mount", "mnt", 0)?,
+        mount_parent: at("mount", "mnt_parent", pointer)?,
+        mount_mountpoint: at("mount", "mnt_mountpoint", pointer)?,
+        mount_namespace: at("mount", "mnt_ns", pointer)?,
+        namespace_common: at("mnt_namespace", "ns", 0)?,
+        ns_common_inum: at("ns_common", "inum", 4)?,
+        inode_sb: at("inode", "i_sb", pointer)?,
+        inode_ino: at("inode", "i_ino", 8)?,
+        inode_generation: at("inode", "i_generation", 4)?,
+        inode_nlink: at("inode", "i_nlink", 4)?,
+        sb_dev: at("super_block", "s_dev", 4)?,
+        cgroup_kn: at("cgroup", "kn", pointer)?,
+        cgroup_self: at("cgroup", "self", 0)?,
+        cgroup_root: at("cgroup", "root", pointer)?,
+        css_parent: at("cgroup_subsys_state", "parent", pointer)?,
+        cgroup_root_hierarchy: at("cgroup_root", "hierarchy_id", 4)?,
+        kernfs_id: at("kernfs_node", "id", 8)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_member_is_found_in_the_running_kernel() {
+        let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            println!("skipped: this kernel has no /sys/kernel/btf/vmlinux");
+            return;
+        };
+        let btf = Btf::parse(&bytes).unwrap();
+        let offsets = resolve(&btf).unwrap();
+        assert_ne!(offsets.task_pid, offsets.task_tgid);
+        assert!(offsets.sizeof_k_sigaction >= 24);
+        assert!(btf.has_function("bpf_lsm_bprm_creds_for_exec"));
+    }
+}

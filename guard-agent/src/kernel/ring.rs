@@ -1,0 +1,312 @@
+//! Turns ring bytes into events.
+//!
+//! Owns the decoder; given one record of the ring. It must never trust a length or a count in it: a record that is not
+//! exactly what the ABI says is an error that is counted, never a panic.
+
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use guard_common::{
+    ABI_VERSION, ActionKey, AskExec, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM, PATH_DEPTH, PATH_ROOM, Parked, Signal,
+    action, ask_flag, event,
+};
+
+use super::api::FileKey;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("an event of {0} bytes is shorter than its header")]
+    Short(usize),
+    #[error("an event of ABI {0}, this agent speaks {ABI_VERSION}")]
+    Abi(u16),
+    #[error("an event of kind {0}, which this agent does not know")]
+    Kind(u16),
+    #[error("an event of kind {kind} says {said} bytes, has {has}, should have {expected}")]
+    Size { kind: u16, said: u32, has: usize, expected: usize },
+    #[error("an event of kind {0} has a {1} out of range")]
+    Range(u16, &'static str),
+}
+
+/// An ask for exec, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    pub task: u64,
+    pub asked_ns: u64,
+    pub start_ns: u64,
+    pub cgroup: u64,
+    pub key: ActionKey,
+    pub tid: u32,
+    pub tgid: u32,
+    pub ppid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub login_uid: Option<u32>,
+    pub label: u32,
+    pub comm: Vec<u8>,
+    pub path: Option<PathBuf>,
+    pub unlinked: bool,
+    pub mount_namespace: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Ask(Box<Ask>),
+    Ended(Ended),
+    Parked(Parked),
+    Signal(Signal),
+    CgroupMade { id: u64, label: u32, path: PathBuf },
+    CgroupGone { id: u64 },
+}
+
+/// Little-endian fields in order.
+struct Fields<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (head, rest) = self.bytes.split_at_checked(count).unwrap_or((&[], &[]));
+        self.bytes = rest;
+        head
+    }
+
+    fn u16(&mut self) -> u16 {
+        self.take(2).try_into().map_or(0, u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> u32 {
+        self.take(4).try_into().map_or(0, u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> u64 {
+        self.take(8).try_into().map_or(0, u64::from_le_bytes)
+    }
+
+    fn key(&mut self) -> ActionKey {
+        ActionKey {
+            kind: self.u32(),
+            op: self.u32(),
+            device: self.u32(),
+            generation: self.u32(),
+            inode: self.u64(),
+            extra: [self.u64(), self.u64(), self.u64()],
+        }
+    }
+}
+
+/// Decodes one record.
+pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+    if bytes.len() < 8 {
+        return Err(DecodeError::Short(bytes.len()));
+    }
+    let mut fields = Fields { bytes };
+    let (abi, kind, said) = (fields.u16(), fields.u16(), fields.u32());
+    if abi != ABI_VERSION {
+        return Err(DecodeError::Abi(abi));
+    }
+    let expected = match kind {
+        event::ASK_EXEC => size_of::<AskExec>(),
+        event::ENDED => size_of::<Ended>(),
+        event::PARKED => size_of::<Parked>(),
+        event::SIGNAL => size_of::<Signal>(),
+        event::CGROUP_MADE | event::CGROUP_GONE => size_of::<Cgroup>(),
+        _ => return Err(DecodeError::Kind(kind)),
+    };
+    if said as usize != expected || bytes.len() != expected {
+        return Err(DecodeError::Size { kind, said, has: bytes.len(), expected });
+    }
+    let header = guard_common::EventHeader { abi, kind, size: said };
+    Ok(match kind {
+        event::ASK_EXEC => Event::Ask(Box::new(ask(&mut fields)?)),
+        event::ENDED => Event::Ended(Ended {
+            header,
+            task: fields.u64(),
+            asked_ns: fields.u64(),
+            at_ns: fields.u64(),
+            tid: fields.u32(),
+            how: fields.u32(),
+            errno: fields.u32(),
+            verdict: fields.u32(),
+        }),
+        event::PARKED => Event::Parked(Parked {
+            header,
+            task: fields.u64(),
+            asked_ns: fields.u64(),
+            tid: fields.u32(),
+            tgid: fields.u32(),
+            state: fields.u32(),
+            reserved: fields.u32(),
+        }),
+        event::SIGNAL => Event::Signal(Signal {
+            header,
+            tid: fields.u32(),
+            tgid: fields.u32(),
+            signal: fields.u32(),
+            group: fields.u32(),
+        }),
+        _ => {
+            let (id, length, label) = (fields.u64(), fields.u32() as usize, fields.u32());
+            let room = fields.take(CGROUP_PATH_ROOM);
+            let path = room.get(..length).ok_or(DecodeError::Range(kind, "path length"))?;
+            if kind == event::CGROUP_GONE {
+                Event::CgroupGone { id }
+            } else {
+                Event::CgroupMade { id, label, path: std::ffi::OsString::from_vec(path.to_vec()).into() }
+            }
+        }
+    })
+}
+
+fn ask(fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
+    let range = |what| DecodeError::Range(event::ASK_EXEC, what);
+    let (task, asked_ns, start_ns, cgroup) = (fields.u64(), fields.u64(), fields.u64(), fields.u64());
+    let key = fields.key();
+    if key.kind != action::EXEC {
+        return Err(range("action kind"));
+    }
+    let (tid, tgid, ppid) = (fields.u32(), fields.u32(), fields.u32());
+    let (uid, gid, login_uid) = (fields.u32(), fields.u32(), fields.u32());
+    let (label, flags) = (fields.u32(), fields.u32());
+    if i32::try_from(tid).is_err() || tid == 0 || i32::try_from(tgid).is_err() || tgid == 0 {
+        return Err(range("thread id"));
+    }
+    if label == 0 {
+        return Err(range("label"));
+    }
+    let comm = fields.take(16);
+    let length = fields.u32() as usize;
+    let mount_namespace = fields.u32();
+    let names = fields.take(PATH_ROOM + NAME_ROOM).get(..length).ok_or(range("path length"))?;
+    let unlinked = flags & ask_flag::UNLINKED != 0;
+    let whole = flags & ask_flag::PATH_WHOLE != 0;
+    Ok(Ask {
+        task,
+        asked_ns,
+        start_ns,
+        cgroup,
+        key,
+        tid,
+        tgid,
+        ppid,
+        uid,
+        gid,
+        login_uid: (login_uid != u32::MAX).then_some(login_uid),
+        label,
+        comm: comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+        path: path(names, whole, unlinked).ok_or(range("path"))?,
+        unlinked,
+        mount_namespace,
+    })
+}
+
+/// Names from the file up to the root, each followed by NUL. The outer `None` is malformed, the inner one is "did not
+/// fit".
+fn path(names: &[u8], whole: bool, unlinked: bool) -> Option<Option<PathBuf>> {
+    if names.is_empty() {
+        return Some(whole.then(|| PathBuf::from("/")));
+    }
+    let names = names.strip_suffix(&[0])?;
+    let parts: Vec<&[u8]> = names.split(|byte| *byte == 0).collect();
+    if parts.len() > PATH_DEPTH || parts.iter().any(|part| part.is_empty() || part.contains(&b'/') && whole) {
+        return None;
+    }
+    if !whole && !(unlinked && parts.len() == 1) {
+        return Some(None);
+    }
+    let mut out = Vec::with_capacity(names.len() + 1);
+    for part in parts.iter().rev() {
+        if whole {
+            out.push(b'/');
+        }
+        out.extend_from_slice(part);
+    }
+    Some(Some(std::ffi::OsString::from_vec(out).into()))
+}
+
+/// For the fuzzer: any bytes.
+pub fn fuzz_decode(data: &[u8]) {
+    let _ = decode(data);
+}
+
+/// The file part of a key.
+#[must_use]
+pub fn file_key(key: &ActionKey) -> FileKey {
+    FileKey { device: key.device, inode: key.inode, generation: key.generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask_bytes() -> Vec<u8> {
+        let mut bytes = vec![0u8; size_of::<AskExec>()];
+        bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
+        bytes[2..4].copy_from_slice(&event::ASK_EXEC.to_le_bytes());
+        let size = bytes.len() as u32;
+        bytes[4..8].copy_from_slice(&size.to_le_bytes());
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(8, &7u64.to_le_bytes());
+        put(40, &action::EXEC.to_le_bytes());
+        put(48, &0x80_0001u32.to_le_bytes());
+        put(52, &5u32.to_le_bytes());
+        put(56, &77u64.to_le_bytes());
+        put(88, &100u32.to_le_bytes());
+        put(92, &99u32.to_le_bytes());
+        put(108, &u32::MAX.to_le_bytes());
+        put(112, &3u32.to_le_bytes());
+        put(116, &ask_flag::PATH_WHOLE.to_le_bytes());
+        put(120, b"sh\0garbage");
+        put(136, &8u32.to_le_bytes());
+        put(144, b"git\0bin\0");
+        bytes
+    }
+
+    #[test]
+    fn an_ask_is_read_field_by_field() {
+        let Ok(Event::Ask(ask)) = decode(&ask_bytes()) else { panic!("not an ask") };
+        assert_eq!(ask.path, Some(PathBuf::from("/bin/git")));
+        assert_eq!((ask.tid, ask.tgid, ask.label), (100, 99, 3));
+        assert_eq!(file_key(&ask.key), FileKey { device: 0x80_0001, inode: 77, generation: 5 });
+        assert_eq!(ask.comm, b"sh");
+        assert_eq!(ask.login_uid, None);
+        assert!(!ask.unlinked);
+    }
+
+    #[test]
+    fn a_path_that_did_not_fit_is_none_and_a_nameless_file_keeps_its_last_name() {
+        let mut bytes = ask_bytes();
+        bytes[116] = 0;
+        let Ok(Event::Ask(ask)) = decode(&bytes) else { panic!("not an ask") };
+        assert_eq!(ask.path, None);
+        bytes[116] = ask_flag::UNLINKED as u8;
+        bytes[136] = 9;
+        bytes[144..153].copy_from_slice(b"memfd:x1\0");
+        let Ok(Event::Ask(ask)) = decode(&bytes) else { panic!("not an ask") };
+        assert_eq!(ask.path, Some(PathBuf::from("memfd:x1")));
+        assert!(ask.unlinked);
+    }
+
+    #[test]
+    fn what_is_not_exactly_an_event_is_refused() {
+        let good = ask_bytes();
+        for length in 0..good.len() {
+            assert!(decode(&good[..length]).is_err());
+        }
+        let mut long = good.clone();
+        long.push(0);
+        assert!(decode(&long).is_err());
+        let damaged = |at: usize, value: &[u8]| {
+            let mut bytes = good.clone();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            decode(&bytes)
+        };
+        assert_eq!(damaged(0, &9u16.to_le_bytes()), Err(DecodeError::Abi(9)));
+        assert_eq!(damaged(2, &99u16.to_le_bytes()), Err(DecodeError::Kind(99)));
+        assert_eq!(damaged(88, &0u32.to_le_bytes()), Err(DecodeError::Range(1, "thread id")));
+        assert_eq!(damaged(88, &u32::MAX.to_le_bytes()), Err(DecodeError::Range(1, "thread id")));
+        assert_eq!(damaged(112, &0u32.to_le_bytes()), Err(DecodeError::Range(1, "label")));
+        assert_eq!(damaged(136, &u32::MAX.to_le_bytes()), Err(DecodeError::Range(1, "path length")));
+        assert_eq!(damaged(136, &7u32.to_le_bytes()), Err(DecodeError::Range(1, "path")));
+        assert_eq!(damaged(146, b"/"), Err(DecodeError::Range(1, "path")));
+    }
+}

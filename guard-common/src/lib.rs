@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The ABI between the BPF programs and the agent: map keys and values, ring events, configuration.
+//!
+//! Owns layouts and constants, given nothing, used by both sides of the same build. It must never hold logic, and no
+//! layout may change without a new [`ABI_VERSION`]: pinned maps outlive the agent that made them.
+
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+/// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
+/// they read differently.
+pub const ABI_VERSION: u16 = 1;
+
+/// Negative errno values that a hook returns.
+pub mod errno {
+    pub const EPERM: i32 = 1;
+    pub const EAGAIN: i32 = 11;
+    /// The kernel's own: restart the syscall, never visible to user space as long as a signal is pending.
+    pub const ERESTARTSYS: i32 = 512;
+    pub const ERESTARTNOINTR: i32 = 513;
+    pub const ERESTARTNOHAND: i32 = 514;
+    pub const ERESTART_RESTARTBLOCK: i32 = 516;
+}
+
+/// `ActionKey::kind`.
+pub mod action {
+    pub const EXEC: u32 = 1;
+}
+
+/// What is asked, as the kernel sees it. A verdict is bound to all of it, so a syscall that was restarted with other
+/// arguments has another key and asks again.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ActionKey {
+    /// One of [`action`].
+    pub kind: u32,
+    /// The operation within the kind; 0 for exec.
+    pub op: u32,
+    /// `super_block.s_dev` in the kernel's encoding.
+    pub device: u32,
+    pub generation: u32,
+    pub inode: u64,
+    /// Address and port, or parent and name, for the kinds that need them; 0 for exec.
+    pub extra: [u64; 3],
+}
+
+impl ActionKey {
+    /// Field by field: the BPF target would otherwise call memcmp.
+    #[inline(always)]
+    #[must_use]
+    pub const fn same(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && self.op == other.op
+            && self.device == other.device
+            && self.generation == other.generation
+            && self.inode == other.inode
+            && self.extra[0] == other.extra[0]
+            && self.extra[1] == other.extra[1]
+            && self.extra[2] == other.extra[2]
+    }
+}
+
+/// `Pending::state`.
+pub mod state {
+    /// Re-runs its hook, or is stopped by the holder.
+    pub const LOOPING: u32 = 0;
+    /// From here on: stopped by SIGSTOP alone. The value says why; the first time is reported by an event.
+    pub const PARKED_TRACED: u32 = 1;
+    pub const PARKED_SIGCONT: u32 = 2;
+    pub const PARKED_TIME: u32 = 3;
+    pub const PARKED_AWAY: u32 = 4;
+    /// The pair could not be sent.
+    pub const PARKED_SIGNAL: u32 = 5;
+}
+
+/// A thread that asks, keyed by its `task_struct` address. Written by the thread itself inside its hooks, by nobody
+/// else, so it needs no lock.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pending {
+    pub key: ActionKey,
+    /// Boot time of the first round. With the task's address it names the question for ever.
+    pub asked_ns: u64,
+    /// The thread's start, boot time.
+    pub start_ns: u64,
+    pub rounds: u64,
+    /// Boot time when a verdict first let it through; 0 before.
+    pub honored_ns: u64,
+    /// The agent instance that was told; 0 while no event fitted the ring.
+    pub epoch: u64,
+    pub tid: u32,
+    pub tgid: u32,
+    pub label: u32,
+    /// One of [`state`].
+    pub state: u32,
+    /// The verdict that was honored, one of [`verdict`]; 0 before.
+    pub verdict: u32,
+    pub reserved: u32,
+    /// The last file of this exec that passed `bprm_check_security`: the interpreter of a script.
+    pub last_file: ActionKey,
+}
+
+/// `Verdict::verdict`.
+pub mod verdict {
+    pub const ALLOW: u32 = 1;
+    pub const DENY: u32 = 2;
+    /// Let it through only if the agent traces it and compares it at the exec event.
+    pub const CHECK: u32 = 3;
+    /// The agent compared it and found what was approved.
+    pub const CHECKED: u32 = 4;
+    /// The question was withdrawn: ask anew.
+    pub const ASK_AGAIN: u32 = 5;
+}
+
+/// Names one question.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct VerdictKey {
+    /// Address of the thread's `task_struct`.
+    pub task: u64,
+    /// `Pending::asked_ns`.
+    pub asked_ns: u64,
+}
+
+/// The answer. Written by the agent alone; it counts only if thread, start time and action are the asker's.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verdict {
+    pub key: ActionKey,
+    pub start_ns: u64,
+    pub tid: u32,
+    /// One of [`verdict`].
+    pub verdict: u32,
+}
+
+/// What a cgroup or a task is labelled with.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Label {
+    /// The cgroup that the label was given to; everything below it carries the same origin.
+    pub origin: u64,
+    /// Never 0.
+    pub label: u32,
+    pub reserved: u32,
+}
+
+/// `Config::away`: what happens when user space cannot answer.
+pub mod away {
+    pub const PARK: u32 = 0;
+    pub const DENY: u32 = 1;
+    pub const ALLOW: u32 = 2;
+}
+
+/// Written by the agent, read by the hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Config {
+    /// This agent instance. A question that another instance was told is asked again.
+    pub epoch: u64,
+    /// A question that is not answered and not traced by then is parked.
+    pub park_after_ns: u64,
+    /// A heartbeat older than this is a dead agent.
+    pub heartbeat_limit_ns: u64,
+    /// Boot time of the first attachment, kept over restarts.
+    pub enforcing_since_ns: u64,
+    /// The agent's process: never held.
+    pub agent_tgid: u32,
+    /// One of [`away`].
+    pub away: u32,
+}
+
+/// Index into the counters map.
+pub mod counter {
+    /// Events that did not fit the ring.
+    pub const RING_FULL: u32 = 0;
+    /// Actions refused because the table of questions was full.
+    pub const PENDING_FULL: u32 = 1;
+    /// Forks refused because the table of labelled tasks was full.
+    pub const TASKS_FULL: u32 = 2;
+    /// Actions refused because a signal could not be sent.
+    pub const SIGNAL_FAILED: u32 = 3;
+    /// Checked execs stopped at commit because nobody compared them.
+    pub const UNCHECKED: u32 = 4;
+    /// Actions let through because the agent was away and its configuration says so.
+    pub const AWAY_ALLOWED: u32 = 5;
+    pub const COUNT: u32 = 8;
+}
+
+/// `EventHeader::kind`.
+pub mod event {
+    pub const ASK_EXEC: u16 = 1;
+    pub const ENDED: u16 = 2;
+    pub const PARKED: u16 = 3;
+    pub const SIGNAL: u16 = 4;
+    pub const CGROUP_MADE: u16 = 5;
+    pub const CGROUP_GONE: u16 = 6;
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventHeader {
+    pub abi: u16,
+    /// One of [`event`].
+    pub kind: u16,
+    /// Bytes of the whole event.
+    pub size: u32,
+}
+
+/// Bytes of path that an event carries. One more name of up to 255 bytes and its NUL follow, so that the last write
+/// always fits.
+pub const PATH_ROOM: usize = 4096;
+pub const NAME_ROOM: usize = 256;
+/// Names and mount crossings that the walk takes at most.
+pub const PATH_DEPTH: usize = 64;
+
+/// `AskExec::flags`.
+pub mod ask_flag {
+    /// The walk reached the root: `path` is all of it.
+    pub const PATH_WHOLE: u32 = 1;
+    /// The inode has no name left.
+    pub const UNLINKED: u32 = 2;
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AskExec {
+    pub header: EventHeader,
+    pub task: u64,
+    pub asked_ns: u64,
+    pub start_ns: u64,
+    pub cgroup: u64,
+    pub key: ActionKey,
+    pub tid: u32,
+    pub tgid: u32,
+    pub ppid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub login_uid: u32,
+    pub label: u32,
+    /// Of [`ask_flag`].
+    pub flags: u32,
+    pub comm: [u8; 16],
+    /// Bytes of `path` in use.
+    pub path_len: u32,
+    /// Inode number of the mount namespace that the file was found in; 0 for a mount that is in none.
+    pub mount_namespace: u32,
+    /// Names from the file up to the root, each followed by NUL.
+    pub path: [u8; PATH_ROOM + NAME_ROOM],
+}
+
+/// `Ended::how`.
+pub mod ended {
+    /// The verdict said no.
+    pub const DENIED: u32 = 1;
+    /// The exec was committed under an allow.
+    pub const COMMITTED: u32 = 2;
+    /// The syscall returned, `errno` says what; 0 for a checked exec that was compared.
+    pub const RETURNED: u32 = 3;
+    /// A checked exec that nobody compared: SIGKILL was sent.
+    pub const UNCHECKED: u32 = 4;
+    /// The thread died.
+    pub const DIED: u32 = 5;
+    /// Another question took its place.
+    pub const REPLACED: u32 = 6;
+    /// Let through because the agent was away and its configuration says so.
+    pub const AWAY_ALLOWED: u32 = 7;
+}
+
+/// A question is over.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ended {
+    pub header: EventHeader,
+    pub task: u64,
+    pub asked_ns: u64,
+    pub at_ns: u64,
+    pub tid: u32,
+    /// One of [`ended`].
+    pub how: u32,
+    /// Positive.
+    pub errno: u32,
+    /// The verdict that was honored; 0 when none was.
+    pub verdict: u32,
+}
+
+/// A thread was stopped by SIGSTOP alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parked {
+    pub header: EventHeader,
+    pub task: u64,
+    pub asked_ns: u64,
+    pub tid: u32,
+    pub tgid: u32,
+    /// One of [`state`].
+    pub state: u32,
+    pub reserved: u32,
+}
+
+/// A signal was sent to a process that has pending questions.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signal {
+    pub header: EventHeader,
+    pub tid: u32,
+    pub tgid: u32,
+    pub signal: u32,
+    /// 1: to the process; 0: to the thread alone.
+    pub group: u32,
+}
+
+pub const CGROUP_PATH_ROOM: usize = 1024;
+
+/// A cgroup of the v2 hierarchy was made or removed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Cgroup {
+    pub header: EventHeader,
+    pub id: u64,
+    /// Bytes of `path`, without its NUL.
+    pub path_len: u32,
+    /// The label that it inherited; 0 for none.
+    pub label: u32,
+    pub path: [u8; CGROUP_PATH_ROOM],
+}
+
+/// Where the running kernel keeps what the programs read, in bytes. Filled from its BTF before load.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offsets {
+    pub task_start_boottime: u32,
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_real_parent: u32,
+    pub task_parent: u32,
+    pub task_group_leader: u32,
+    pub task_ptrace: u32,
+    pub task_blocked: u32,
+    pub task_sighand: u32,
+    pub task_loginuid: u32,
+    pub sighand_action: u32,
+    pub sizeof_k_sigaction: u32,
+    pub sigaction_handler: u32,
+    pub bprm_file: u32,
+    pub file_inode: u32,
+    pub file_path: u32,
+    pub path_mnt: u32,
+    pub path_dentry: u32,
+    pub dentry_name: u32,
+    pub dentry_parent: u32,
+    pub qstr_name: u32,
+    pub vfsmount_root: u32,
+    pub mount_mnt: u32,
+    pub mount_parent: u32,
+    pub mount_mountpoint: u32,
+    pub mount_namespace: u32,
+    pub namespace_common: u32,
+    pub ns_common_inum: u32,
+    pub inode_sb: u32,
+    pub inode_ino: u32,
+    pub inode_generation: u32,
+    pub inode_nlink: u32,
+    pub sb_dev: u32,
+    pub cgroup_kn: u32,
+    pub cgroup_self: u32,
+    pub cgroup_root: u32,
+    pub css_parent: u32,
+    pub cgroup_root_hierarchy: u32,
+    pub kernfs_id: u32,
+}
+
+macro_rules! layout {
+    ($($type:ty = $size:expr),* $(,)?) => {
+        $(const _: () = assert!(size_of::<$type>() == $size);)*
+        #[cfg(feature = "user")]
+        #[expect(unsafe_code, reason = "aya reads and writes map keys and values as bytes")]
+        mod pod {
+            use super::*;
+            // SAFETY: repr(C), integers only, no padding (their sizes are the sums of their fields, asserted above),
+            // so every bit pattern is a value and every byte is initialised.
+            $(unsafe impl aya::Pod for $type {})*
+        }
+    };
+}
+
+layout! {
+    ActionKey = 48,
+    Pending = 48 + 5 * 8 + 6 * 4 + 48,
+    VerdictKey = 16,
+    Verdict = 48 + 16,
+    Label = 16,
+    Config = 40,
+    EventHeader = 8,
+    AskExec = 8 + 4 * 8 + 48 + 8 * 4 + 16 + 8 + PATH_ROOM + NAME_ROOM,
+    Ended = 8 + 24 + 16,
+    Parked = 8 + 16 + 16,
+    Signal = 8 + 16,
+    Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
+    Offsets = 39 * 4,
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(Pending, asked_ns) == 48);
+    assert!(core::mem::offset_of!(Pending, tid) == 88);
+    assert!(core::mem::offset_of!(Pending, last_file) == 112);
+    assert!(core::mem::offset_of!(Verdict, verdict) == 60);
+    assert!(core::mem::offset_of!(AskExec, key) == 40);
+    assert!(core::mem::offset_of!(AskExec, tid) == 88);
+    assert!(core::mem::offset_of!(AskExec, comm) == 120);
+    assert!(core::mem::offset_of!(AskExec, path) == 144);
+    assert!(core::mem::offset_of!(Cgroup, path) == 24);
+};

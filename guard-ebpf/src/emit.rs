@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! Events to the agent. Each function says whether the event fitted the ring; the caller must not let the action
+//! through because it did not.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid};
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use guard_common::{
+    ABI_VERSION, AskExec, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal, ask_flag, counter, event,
+};
+
+use crate::kernel;
+use crate::maps::{EVENTS, count};
+
+const fn header<T>(kind: u16) -> EventHeader {
+    EventHeader { abi: ABI_VERSION, kind, size: size_of::<T>() as u32 }
+}
+
+#[inline(always)]
+fn reserve<T>() -> Option<RingBufEntry<T>> {
+    let entry = EVENTS.reserve::<T>(0);
+    if entry.is_none() {
+        count(counter::RING_FULL);
+    }
+    entry
+}
+
+/// The current task asks for the exec of `file`.
+#[inline(always)]
+pub fn ask_exec(task: u64, pending: &Pending, file: u64) -> bool {
+    let Some(mut entry) = reserve::<AskExec>() else {
+        return false;
+    };
+    let out = entry.as_mut_ptr();
+    // SAFETY: the entry has room for an AskExec and nobody else sees it before it is submitted; every field is written.
+    unsafe {
+        (*out).header = header::<AskExec>(event::ASK_EXEC);
+        (*out).task = task;
+        (*out).asked_ns = pending.asked_ns;
+        (*out).start_ns = pending.start_ns;
+        (*out).cgroup = bpf_get_current_cgroup_id();
+        (*out).key = pending.key;
+        (*out).tid = pending.tid;
+        (*out).tgid = pending.tgid;
+        (*out).ppid = kernel::parent_tgid(task);
+        let ids = bpf_get_current_uid_gid();
+        (*out).uid = ids as u32;
+        (*out).gid = (ids >> 32) as u32;
+        (*out).login_uid = kernel::login_uid(task);
+        (*out).label = pending.label;
+        (*out).comm = [0; 16];
+        bpf_get_current_comm((&raw mut (*out).comm).cast(), 16);
+        let walked = kernel::walk(file, (&raw mut (*out).path).cast(), &raw mut (*out).path_len);
+        let mut flags = 0;
+        if walked.whole {
+            flags |= ask_flag::PATH_WHOLE;
+        }
+        if kernel::file_unlinked(file) {
+            flags |= ask_flag::UNLINKED;
+        }
+        (*out).flags = flags;
+        (*out).mount_namespace = walked.mount_namespace;
+    }
+    entry.submit(0);
+    true
+}
+
+/// The question of `task` is over.
+#[inline(always)]
+pub fn ended(task: u64, pending: &Pending, how: u32, errno: u32) {
+    let Some(mut entry) = reserve::<Ended>() else {
+        return;
+    };
+    entry.write(Ended {
+        header: header::<Ended>(event::ENDED),
+        task,
+        asked_ns: pending.asked_ns,
+        at_ns: kernel::boot_ns(),
+        tid: pending.tid,
+        how,
+        errno,
+        verdict: pending.verdict,
+    });
+    entry.submit(0);
+}
+
+/// `task` was stopped by SIGSTOP alone.
+#[inline(always)]
+pub fn parked(task: u64, pending: &Pending, state: u32) -> bool {
+    let Some(mut entry) = reserve::<Parked>() else {
+        return false;
+    };
+    entry.write(Parked {
+        header: header::<Parked>(event::PARKED),
+        task,
+        asked_ns: pending.asked_ns,
+        tid: pending.tid,
+        tgid: pending.tgid,
+        state,
+        reserved: 0,
+    });
+    entry.submit(0);
+    true
+}
+
+/// A signal for a process that has questions.
+#[inline(always)]
+pub fn signal(tid: u32, tgid: u32, signal: u32, group: u32) {
+    let Some(mut entry) = reserve::<Signal>() else {
+        return;
+    };
+    entry.write(Signal { header: header::<Signal>(event::SIGNAL), tid, tgid, signal, group });
+    entry.submit(0);
+}
+
+/// A cgroup came or went.
+#[inline(always)]
+pub fn cgroup(kind: u16, id: u64, label: u32, path: u64) {
+    use guard_common::{CGROUP_PATH_ROOM, Cgroup};
+    let Some(mut entry) = reserve::<Cgroup>() else {
+        return;
+    };
+    let out = entry.as_mut_ptr();
+    // SAFETY: as in ask_exec.
+    unsafe {
+        (*out).header = header::<Cgroup>(kind);
+        (*out).id = id;
+        (*out).label = label;
+        (*out).path_len = kernel::copy_str(path, (&raw mut (*out).path).cast(), CGROUP_PATH_ROOM as u32);
+    }
+    entry.submit(0);
+}
+
+const _: () = assert!(PATH_ROOM.is_multiple_of(8));

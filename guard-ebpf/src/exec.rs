@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! The exec hooks: asked once per exec, bound through every interpreter, compared before the first instruction.
+
+use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::macros::{fexit, lsm};
+use aya_ebpf::programs::{FExitContext, LsmContext};
+use guard_common::{counter, ended, errno, verdict};
+
+use crate::maps::{CONFIG, PENDING, count};
+use crate::verdict::{Answer, finish};
+use crate::{kernel, verdict as questions};
+
+const SIGKILL: u32 = 9;
+/// `task->ptrace`: the tracer asked for PTRACE_EVENT_EXEC.
+const PT_TRACE_EXEC: u32 = 1 << (3 + 4);
+
+/// The verifier wants constants.
+macro_rules! answer {
+    ($answer:expr) => {
+        match $answer {
+            Answer::Pass => 0,
+            Answer::Refuse => -errno::EPERM,
+            Answer::Restart => -errno::ERESTARTNOINTR,
+        }
+    };
+}
+
+/// Once per exec, before anything happened: here it is held.
+#[lsm(hook = "bprm_creds_for_exec")]
+pub fn guard_exec(context: LsmContext) -> i32 {
+    let bprm = kernel::argument(&context, 0);
+    answer!(match kernel::bprm_file(bprm) {
+        Some(file) => questions::gate(file, kernel::file_key(file)),
+        None => questions::gate(0, None),
+    })
+}
+
+/// Once per binary format tried: the script, then its interpreter. The verdict of the exec covers them.
+#[lsm(hook = "bprm_check_security")]
+pub fn guard_exec_format(context: LsmContext) -> i32 {
+    let bprm = kernel::argument(&context, 0);
+    let task = kernel::current();
+    let file = kernel::bprm_file(bprm).unwrap_or(0);
+    if let Some(pending) = PENDING.get_ptr_mut(task) {
+        // SAFETY: only this task's own hooks write or remove this entry.
+        let pending = unsafe { &mut *pending };
+        if pending.honored_ns != 0 && pending.start_ns == kernel::start_ns(task) {
+            return match kernel::file_key(file) {
+                Some(key) => {
+                    pending.last_file = key;
+                    0
+                }
+                None => -errno::EPERM,
+            };
+        }
+    }
+    // Labelled since the exec began, or nothing to do with us.
+    answer!(questions::gate(file, kernel::file_key(file)))
+}
+
+/// The old image is gone; the new one has not run. An exec that has to be compared must be traced by the agent now.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn guard_exec_commit(_context: LsmContext) -> i32 {
+    let task = kernel::current();
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        return 0;
+    };
+    // SAFETY: only this task's own hooks write or remove this entry.
+    let pending = unsafe { &mut *pending };
+    if pending.verdict != verdict::CHECK {
+        finish(task, pending, ended::COMMITTED, 0);
+        return 0;
+    }
+    let agent = match CONFIG.get(0) {
+        Some(config) => config.agent_tgid,
+        None => 0,
+    };
+    let traced = kernel::ptrace_flags(task) & PT_TRACE_EXEC != 0 && kernel::tracer_tgid(task) == agent;
+    if !traced {
+        unchecked(task, pending);
+    }
+    0
+}
+
+/// The end of execve and execveat, whatever it was. It runs after the exec event, so an exec that the agent let go
+/// without comparing it (it died) is stopped here, before the new image's first instruction.
+#[inline(always)]
+fn returned(result: i64) {
+    let task = kernel::current();
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        return;
+    };
+    // SAFETY: only this task's own hooks write or remove this entry.
+    let pending = unsafe { &mut *pending };
+    let code = -result;
+    if code == i64::from(errno::ERESTARTSYS)
+        || code == i64::from(errno::ERESTARTNOINTR)
+        || code == i64::from(errno::ERESTARTNOHAND)
+        || code == i64::from(errno::ERESTART_RESTARTBLOCK)
+    {
+        return;
+    }
+    if result == 0 && pending.verdict == verdict::CHECK && questions::find(task, pending) != verdict::CHECKED {
+        unchecked(task, pending);
+        return;
+    }
+    finish(task, pending, ended::RETURNED, code as u32);
+}
+
+#[inline(always)]
+fn unchecked(task: u64, pending: &guard_common::Pending) {
+    // SAFETY: no pointers. It fails only for a task that is exiting already.
+    unsafe { bpf_send_signal(SIGKILL) };
+    count(counter::UNCHECKED);
+    finish(task, pending, ended::UNCHECKED, 0);
+}
+
+/// Attached to `__x64_sys_execve` or its like: fn(regs) -> long.
+#[fexit]
+pub fn guard_execve_end(context: FExitContext) -> i32 {
+    returned(kernel::argument(&context, 1) as i64);
+    0
+}
+
+#[fexit]
+pub fn guard_execveat_end(context: FExitContext) -> i32 {
+    returned(kernel::argument(&context, 1) as i64);
+    0
+}
+
+/// The 32-bit entries, where the kernel has them.
+#[fexit]
+pub fn guard_execve32_end(context: FExitContext) -> i32 {
+    returned(kernel::argument(&context, 1) as i64);
+    0
+}
+
+#[fexit]
+pub fn guard_execveat32_end(context: FExitContext) -> i32 {
+    returned(kernel::argument(&context, 1) as i64);
+    0
+}

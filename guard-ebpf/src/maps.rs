@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! Every map, and who writes it. All are pinned: they outlive the agent, as the programs do.
+
+use core::arch::asm;
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use guard_common::{ActionKey, Config, Label, Pending, Verdict, VerdictKey, counter};
+
+/// Written by the agent. One element.
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+
+/// Written by the agent: boot time of its last sign of life. One element.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::pinned(1, 0);
+
+/// cgroup id to label. The agent adds and removes, cgroup_mkdir and cgroup_rmdir do so for what is below.
+#[map]
+pub static CGROUPS: HashMap<u64, Label> = HashMap::pinned(16_384, 0);
+
+/// task address to label: the source of truth, because it follows the task wherever it goes.
+#[map]
+pub static TASKS: HashMap<u64, Label> = HashMap::pinned(65_536, 0);
+
+/// task address to its question. Written by the hooks of that task alone.
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::pinned(8_192, 0);
+
+/// Answers. Written by the agent, removed by the hooks when the question is over.
+#[map]
+pub static VERDICTS: HashMap<VerdictKey, Verdict> = HashMap::pinned(8_192, 0);
+
+/// Process id to what its threads wait for.
+#[map]
+pub static PROCESSES: HashMap<u32, Process> = HashMap::pinned(8_192, 0);
+
+/// The agent's thread id to the file it wants named; see `identify`.
+#[map]
+pub static IDENTIFY: HashMap<u32, ActionKey> = HashMap::pinned(64, 0);
+
+#[map]
+pub static COUNTERS: Array<u64> = Array::pinned(counter::COUNT, 0);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(4 << 20, 0);
+
+/// A process with pending questions. Only the programs read it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Process {
+    /// Threads that ask.
+    pub asking: u64,
+    /// A stop signal (SIGTSTP, SIGTTIN, SIGTTOU) that the rounds' SIGCONT would lose; 0 for none.
+    pub stop: u32,
+    pub reserved: u32,
+}
+
+/// Adds one to a counter of `guard_common::counter`.
+#[inline(always)]
+pub fn count(which: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(which) {
+        // SAFETY: a live map value, aligned to 8.
+        unsafe { add(counter, 1) };
+    }
+}
+
+/// Adds atomically. The target's `core` has no read-modify-write atomics, the instruction set does.
+///
+/// # Safety
+/// `value` points at a live, aligned map value.
+#[inline(always)]
+pub unsafe fn add(value: *mut u64, what: u64) {
+    // SAFETY: by contract of this function.
+    unsafe { asm!("lock *(u64 *)({value} + 0) += {what}", value = in(reg) value, what = in(reg) what) };
+}

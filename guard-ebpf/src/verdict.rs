@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! A question's life: made at the first round, answered by a verdict, over when the syscall is over.
+//!
+//! A verdict counts for one thread, one start time, one action and one question. It stays until the syscall ends with
+//! something else than a restart, because one syscall passes a hook several times. It must never be used for anything
+//! but the action it was given for.
+
+use guard_common::{ActionKey, Config, Pending, Verdict, VerdictKey, counter, ended, state, verdict};
+
+use crate::maps::{CONFIG, PENDING, PROCESSES, Process, VERDICTS, add, count};
+use crate::{emit, hold, kernel, scope};
+
+/// What the hook returns; turned into a constant at the end of each program, because the verifier wants to see one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Pass,
+    Refuse,
+    Restart,
+}
+
+/// How long a verdict that was seen stays good for the same action, should the end of the syscall be missed.
+const HONORED_FOR_NS: u64 = 10_000_000_000;
+
+#[inline(always)]
+fn question(task: u64, pending: &Pending) -> VerdictKey {
+    VerdictKey { task, asked_ns: pending.asked_ns }
+}
+
+/// The verdict for exactly this question of exactly this thread.
+#[inline(always)]
+pub fn find(task: u64, pending: &Pending) -> u32 {
+    // SAFETY: read at once; the agent writes an entry as a whole, and only CHECK becomes CHECKED.
+    match unsafe { VERDICTS.get(question(task, pending)) } {
+        Some(found) if matches(found, pending) => found.verdict,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn matches(found: &Verdict, pending: &Pending) -> bool {
+    found.tid == pending.tid && found.start_ns == pending.start_ns && found.key.same(&pending.key)
+}
+
+/// The question is over: tells the agent and forgets it.
+#[inline(always)]
+pub fn finish(task: u64, pending: &Pending, how: u32, errno: u32) {
+    emit::ended(task, pending, how, errno);
+    forget(task, pending);
+}
+
+#[inline(always)]
+fn forget(task: u64, pending: &Pending) {
+    leave(pending.tgid);
+    let _ = VERDICTS.remove(question(task, pending));
+    let _ = PENDING.remove(task);
+}
+
+/// One more thread of the process asks.
+#[inline(always)]
+fn enter(tgid: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        // SAFETY: a live map value. A lost count only delays what a signal means for a held thread.
+        unsafe { add(&raw mut (*process).asking, 1) };
+        return;
+    }
+    let _ = PROCESSES.insert(tgid, Process { asking: 1, stop: 0, reserved: 0 }, 0);
+}
+
+#[inline(always)]
+fn leave(tgid: u32) {
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        // SAFETY: as in enter.
+        let left = unsafe {
+            add(&raw mut (*process).asking, u64::MAX);
+            (*process).asking as i64
+        };
+        if left <= 0 {
+            let _ = PROCESSES.remove(tgid);
+        }
+    }
+}
+
+/// Scope, verdict, hold: all that a gated hook does with the current task's action. `key` is read from the kernel's own
+/// objects; `None` (unreadable) is refused. `file` is shown to the agent.
+#[inline(always)]
+pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
+    let task = kernel::current();
+    let Some(label) = scope::label(task) else {
+        return Answer::Pass;
+    };
+    let Some(config) = CONFIG.get(0) else {
+        return Answer::Refuse;
+    };
+    let tgid = kernel::tgid(task);
+    if tgid == config.agent_tgid {
+        return Answer::Pass;
+    }
+    let Some(key) = key else {
+        return Answer::Refuse;
+    };
+    let tid = kernel::tid(task);
+    let start_ns = kernel::start_ns(task);
+    let now = kernel::boot_ns();
+
+    if let Some(pending) = PENDING.get_ptr_mut(task) {
+        // SAFETY: only this task's own hooks write or remove this entry.
+        let pending = unsafe { &mut *pending };
+        if same(pending, config, tid, start_ns, &key) {
+            let found = find(task, pending);
+            match found {
+                0 => return hold::round(task, pending, config, file),
+                verdict::DENY => {
+                    pending.verdict = verdict::DENY;
+                    finish(task, pending, ended::DENIED, 0);
+                    return Answer::Refuse;
+                }
+                verdict::ALLOW | verdict::CHECK
+                    if pending.honored_ns == 0 || now < pending.honored_ns + HONORED_FOR_NS =>
+                {
+                    if pending.honored_ns == 0 {
+                        pending.honored_ns = now;
+                    }
+                    pending.verdict = found;
+                    return Answer::Pass;
+                }
+                verdict::ASK_AGAIN => forget(task, pending),
+                _ => finish(task, pending, ended::REPLACED, 0),
+            }
+        } else {
+            finish(task, pending, ended::REPLACED, 0);
+        }
+    }
+
+    let fresh = Pending {
+        key,
+        asked_ns: now,
+        start_ns,
+        rounds: 0,
+        honored_ns: 0,
+        epoch: 0,
+        tid,
+        tgid,
+        label: label.label,
+        state: state::LOOPING,
+        verdict: 0,
+        reserved: 0,
+        last_file: ActionKey { kind: 0, op: 0, device: 0, generation: 0, inode: 0, extra: [0; 3] },
+    };
+    if PENDING.insert(task, fresh, 0).is_err() {
+        count(counter::PENDING_FULL);
+        return Answer::Refuse;
+    }
+    enter(tgid);
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        return Answer::Refuse;
+    };
+    // SAFETY: as above.
+    hold::round(task, unsafe { &mut *pending }, config, file)
+}
+
+/// The same question as before, and this agent was told or nobody yet.
+#[inline(always)]
+fn same(pending: &Pending, config: &Config, tid: u32, start_ns: u64, key: &ActionKey) -> bool {
+    pending.tid == tid
+        && pending.start_ns == start_ns
+        && (pending.epoch == 0 || pending.epoch == config.epoch)
+        && pending.key.same(key)
+}
