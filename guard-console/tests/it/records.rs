@@ -1,0 +1,129 @@
+//! Evidence comes in unbroken, once, and goes out as it came.
+
+use guard_evidence::chain::Sealed;
+use guard_proto::v1::{RecordBatch, RecordFrame};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use crate::support::{Console, Host, Question};
+
+fn batch(records: &[&Sealed]) -> RecordBatch {
+    let frame = |r: &&Sealed| RecordFrame {
+        sequence: r.header.sequence,
+        envelope: r.envelope.clone(),
+    };
+    RecordBatch {
+        epoch: records[0].header.epoch,
+        records: records.iter().map(frame).collect(),
+    }
+}
+
+async fn append(console: &Console, host: &Host, batches: Vec<RecordBatch>) -> Result<Vec<u64>, Status> {
+    let mut client = host.evidence(console).await;
+    let mut stored = client.append(tokio_stream::iter(batches)).await?.into_inner();
+    let mut through = Vec::new();
+    while let Some(reply) = stored.message().await? {
+        through.push(reply.through_sequence);
+    }
+    Ok(through)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_once_and_given_out_exactly() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let mut host = console.host(&admin, "build-7").await;
+    let first = host.lifecycle();
+    let (ask, request) = host.ask(&Question::new("coder", &["make", "\u{1b}[31m"]));
+    let last = host.lifecycle();
+    let through = append(&console, &host, vec![batch(&[&first, &request]), batch(&[&last])])
+        .await
+        .unwrap();
+    assert_eq!(through, [2, 3]);
+    // Again, overlapping: nothing new.
+    let through = append(
+        &console,
+        &host,
+        vec![batch(&[&first, &request, &last]), batch(&[&last])],
+    )
+    .await
+    .unwrap();
+    assert_eq!(through, [3, 3]);
+    let (_, list) = admin.get("/api/v1/evidence").await;
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(
+        items.iter().map(|i| i["index"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [2, 1, 0]
+    );
+    assert!(items[1]["summary"].as_str().unwrap().contains("⟨U+001B⟩"));
+    let (_, list) = admin
+        .get(&format!(
+            "/api/v1/evidence?request={}&kind=request&limit=1",
+            ask.request_id
+        ))
+        .await;
+    assert_eq!(list["items"][0]["digest"], request.envelope_digest);
+    let response = admin
+        .request("GET", &format!("/api/v1/evidence/{}", request.envelope_digest))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.bytes().await.unwrap(), request.envelope);
+    let (_, page) = admin.get("/api/v1/evidence?limit=2").await;
+    let next = page["next"].as_str().unwrap();
+    let (_, page) = admin.get(&format!("/api/v1/evidence?limit=2&cursor={next}")).await;
+    assert_eq!(
+        (page["items"].as_array().unwrap().len(), &page["next"]),
+        (1, &json!(null))
+    );
+    // The next epoch.
+    host.chain = guard_evidence::chain::Chain::begin(format!("host:{}", host.id()), 2);
+    let next = host.lifecycle();
+    assert_eq!(append(&console, &host, vec![batch(&[&next])]).await.unwrap(), [1]);
+    let console = console.restart().await;
+    let admin = console.sign_in("admin").await;
+    let (_, list) = admin.get("/api/v1/evidence").await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_and_nothing_of_it_stored() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let mut host = console.host(&admin, "build-7").await;
+    let one = host.lifecycle();
+    let fork_point = host.chain.clone();
+    let two = host.lifecycle();
+    let three = host.lifecycle();
+    append(&console, &host, vec![batch(&[&one])]).await.unwrap();
+
+    let gap = append(&console, &host, vec![batch(&[&three])]).await.unwrap_err();
+    assert_eq!(gap.code(), Code::FailedPrecondition);
+    assert!(gap.message().contains("records 2 to 2 are missing"), "{gap}");
+    append(&console, &host, vec![batch(&[&two])]).await.unwrap();
+    // Another record in a place that is filled, and one that follows it.
+    host.chain = fork_point;
+    let (_, other_two) = host.ask(&Question::new("coder", &["evil"]));
+    let other_three = host.lifecycle();
+    for wrong in [&other_two, &other_three] {
+        let fork = append(&console, &host, vec![batch(&[wrong])]).await.unwrap_err();
+        assert_eq!(fork.code(), Code::FailedPrecondition, "{fork}");
+    }
+    // Another host's record; a damaged one; one that claims another place.
+    let mut stranger = console.host(&admin, "other").await;
+    let foreign = stranger.lifecycle();
+    append(&console, &host, vec![batch(&[&foreign])]).await.unwrap_err();
+    let mut damaged = batch(&[&three]);
+    let middle = damaged.records[0].envelope.len() / 2;
+    damaged.records[0].envelope[middle] ^= 1;
+    append(&console, &host, vec![damaged]).await.unwrap_err();
+    let mut moved = batch(&[&three]);
+    moved.records[0].sequence = 4;
+    append(&console, &host, vec![moved]).await.unwrap_err();
+
+    append(&console, &host, vec![batch(&[&three])]).await.unwrap();
+    let (_, list) = admin.get("/api/v1/evidence").await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 3);
+    let body = json!({"roles": ["auditor"], "username": "aud", "password": crate::support::PASSWORD});
+    admin.post("/api/v1/users", &body).await;
+}
