@@ -141,6 +141,12 @@ impl Unverified {
         &self.key_id
     }
 
+    /// What the envelope claims to say. For tools that bind it otherwise, by its digest; never a reason to trust it.
+    #[must_use]
+    pub fn unverified_payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Checks the signature with the key that the envelope names.
     ///
     /// # Errors

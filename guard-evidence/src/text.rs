@@ -153,6 +153,23 @@ pub fn visible(text: &str) -> String {
     out
 }
 
+/// As [`visible`], for text that somebody else has made visible already: escapes stay as they are.
+///
+/// For what another program sends for display. It cannot tell a true escape from one that was written by hand, so
+/// what is decided upon is to be made visible from the source.
+#[must_use]
+pub fn defuse(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if is_plain(c) || matches!(c, '⟨' | '⟩') {
+                c.to_string()
+            } else {
+                escape(c)
+            }
+        })
+        .collect()
+}
+
 /// As [`visible`], with the middle folded if the result is longer than `max` characters.
 #[must_use]
 pub fn visible_fold(text: &str, max: usize) -> String {
@@ -306,6 +323,7 @@ mod tests {
         assert_eq!(visible("\u{1b}[31mred"), "⟨U+001B⟩[31mred");
         assert_eq!(visible("\u{9b}31m"), "⟨U+009B⟩31m");
         assert_eq!(visible("⟨U+202E⟩"), "⟨U+27E8⟩U+202E⟨U+27E9⟩");
+        assert_eq!(defuse("a⟨U+202E⟩\u{202E}"), "a⟨U+202E⟩⟨U+202E⟩");
         assert_eq!(visible("plain ünïcödé 漢字 🦀"), "plain ünïcödé 漢字 🦀");
         for c in [
             '\u{200B}',

@@ -1,0 +1,23 @@
+//! `guard policy`: checking policy files with the agent, which has the schema.
+
+use std::process::ExitCode;
+
+use guard_proto::control::{ControlReply, ControlRequest};
+
+use crate::args::{Global, Output, Policy};
+use crate::failure::Failure;
+use crate::{output, socket};
+
+pub(super) fn run(global: &Global, command: &Policy) -> Result<ExitCode, Failure> {
+    let Policy::Validate { file } = command;
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+    match socket::ask(&ControlRequest::PolicyValidate { text })? {
+        ControlReply::Done => {}
+        _ => return Err(socket::unexpected()),
+    }
+    match global.output {
+        Output::Json => output::json(&serde_json::json!({ "file": file, "valid": true }), false)?,
+        Output::Table => output::line(&format!("{} is valid", file.display()))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
