@@ -33,9 +33,15 @@ pub struct Needs {
 }
 
 /// Virtual machines.
-pub const VM: Needs = Needs { variable: "GUARD_VM_TESTS", what: "a virtual machine" };
+pub const VM: Needs = Needs {
+    variable: "GUARD_VM_TESTS",
+    what: "a virtual machine",
+};
 /// Chromium and its driver, and virtual machines.
-pub const BROWSER: Needs = Needs { variable: "GUARD_BROWSER_TESTS", what: "a virtual machine, chromium and chromedriver" };
+pub const BROWSER: Needs = Needs {
+    variable: "GUARD_BROWSER_TESTS",
+    what: "a virtual machine, chromium and chromedriver",
+};
 
 /// Runs the cases as `cargo test` would; each that cannot run is counted and says why.
 pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
@@ -48,7 +54,10 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
         .map(|case| {
             Trial::ignorable_test(case.name, move || {
                 if missing {
-                    let why = format!("skipped: needs {} (`cargo xtask test` sets {}=1)", needs.what, needs.variable);
+                    let why = format!(
+                        "skipped: needs {} (`cargo xtask test` sets {}=1)",
+                        needs.what, needs.variable
+                    );
                     return Ok(Completion::ignored_with(why));
                 }
                 let result = std::panic::catch_unwind(case.run).unwrap_or_else(|panic| {

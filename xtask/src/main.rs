@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use xtask::build::{self, Profile};
 use xtask::run;
@@ -51,7 +51,7 @@ enum Command {
         auto: bool,
     },
     /// Run a command in a virtual machine.
-    Vm(VmArgs),
+    Vm(Box<VmArgs>),
 }
 
 /// Exit status when the machinery itself fails, so that it is told from the command's own.
@@ -76,6 +76,12 @@ struct VmArgs {
     /// With --bare: boot systemd.
     #[arg(long, requires = "bare")]
     systemd: bool,
+    /// Enrol with a console elsewhere instead of one in the guest: HOST:PORT of its API for hosts, as the guest reaches it.
+    #[arg(long, value_name = "ADDRESS", requires = "token_file", conflicts_with = "bare")]
+    console: Option<String>,
+    /// With --console: a file with an enrolment token of that console.
+    #[arg(long, value_name = "FILE", requires = "console")]
+    token_file: Option<PathBuf>,
     /// Virtual CPUs.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
@@ -179,6 +185,9 @@ fn vm(args: &VmArgs) -> Result<ExitCode> {
         };
         apply(args, &mut options);
         Vm::boot(&options)?
+    } else if let (Some(address), Some(file)) = (&args.console, &args.token_file) {
+        let token = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        guard::boot_for_console(|options| apply(args, options), address, &token)?
     } else {
         guard::boot(|options| apply(args, options))?.vm
     };

@@ -1,0 +1,69 @@
+//! Policies of the tests. Every label here is `policed`, so that `coder` stays without policy and asks for everything.
+//! Given nothing. Never more than a test needs: docs/policy.md has the language.
+
+/// The label of these policies.
+pub const POLICED: &str = "policed";
+
+/// `/usr/bin/id` runs unasked; the rest is asked.
+pub const ALLOW_ID: &str = r#"
+@id("id-is-harmless")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.path == "/usr/bin/id" };
+
+@id("ask-the-rest")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// `/usr/bin/id` is forbidden, whoever approves; the rest is asked.
+pub const FORBID_ID: &str = r#"
+@id("never-id")
+@description("nobody needs id")
+forbid (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.path == "/usr/bin/id" };
+
+@id("ask-the-rest")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// Everything asks any approver.
+pub const ASK: &str = r#"
+@id("ask-everything")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// Everything asks the group `code-push`.
+pub const ASK_CODE_PUSH: &str = r#"
+@id("ask-code-push")
+@approvers("code-push")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// Everything asks, for five seconds.
+pub const ASK_FIVE_SECONDS: &str = r#"
+@id("ask-briefly")
+@timeout("5s")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// Two different people are needed.
+pub const ASK_TWO: &str = r#"
+@id("four-eyes")
+@quorum("2")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.approved };
+"#;
+
+/// Broken on its third line.
+pub const MALFORMED: &str = "\n@id(\"broken\")\npermit (principal == Label::\"policed\", action == );\n";
+
+/// Well-formed, but of an attribute that no schema knows.
+pub const UNTYPED: &str = r#"
+@id("untyped")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.colour == "red" };
+"#;
