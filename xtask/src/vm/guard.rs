@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Prepare, Vm, VmOptions};
 use crate::build::{self, Profile};
@@ -53,21 +53,7 @@ pub struct Guarded {
 /// # Errors
 /// When something does not build, or the guest does not come as far as enforcing; the text says at which step.
 pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Guarded> {
-    let programs = if std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1") {
-        paths::target().join(Profile::Dev.directory())
-    } else {
-        build::all(Profile::Dev)?
-    };
-    let image = image(&paths::cache()?, &programs)?;
-    let mut options = VmOptions::systemd();
-    change(&mut options);
-    options.prepare = Some(Prepare {
-        key: run::key([PROVISION]),
-        max_age: MAX_AGE,
-        step: &provision,
-    });
-    options.extra = Some(image);
-    let vm = Vm::boot(&options)?;
+    let vm = boot_with(change, &|vm| provision(vm, "whole"), "whole")?;
     let person = |name: &str| -> Result<Credentials> {
         let text = vm.run(&["cat", &format!("/root/guard-vm/{name}.json")])?.success()?;
         serde_json::from_slice(&text.stdout).with_context(|| format!("the guest's {name} is not as expected"))
@@ -80,12 +66,62 @@ pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Guarded> {
     })
 }
 
-fn provision(vm: &Vm) -> Result<()> {
+/// Boots a guest whose agent belongs to a console elsewhere: `address` is HOST:PORT of its API for hosts as the guest
+/// reaches it (10.0.2.2 is this machine), `token` an enrolment token of it.
+///
+/// # Errors
+/// When the token is for another address, and as [`boot`].
+pub fn boot_for_console(change: impl FnOnce(&mut VmOptions<'_>), address: &str, token: &str) -> Result<Vm> {
+    check_token(address, token)?;
+    let change = |options: &mut VmOptions<'_>| {
+        change(options);
+        options.network = true;
+    };
+    let vm = boot_with(change, &|vm| provision(vm, "install"), "install")?;
+    vm.write(token.trim().as_bytes(), "/root/guard-vm/token", 0o600)?;
+    // Not before the snapshot: a token and a host's identity are good for one guest.
+    provision(&vm, "join")?;
+    Ok(vm)
+}
+
+fn check_token(address: &str, token: &str) -> Result<()> {
+    // guard1.<host:port>.<digest>.<secret>: the address may have dots itself.
+    let told = token
+        .trim()
+        .strip_prefix("guard1.")
+        .and_then(|rest| rest.rsplitn(3, '.').nth(2));
+    match told {
+        Some(told) if told == address => Ok(()),
+        Some(told) => bail!(
+            "the token is for a console at {told}, not at {address}: start the console with --advertise {address} and make a new token"
+        ),
+        None => bail!("this is no enrolment token: make one with `guard tokens create --out FILE`"),
+    }
+}
+
+fn boot_with(change: impl FnOnce(&mut VmOptions<'_>), step: &dyn Fn(&Vm) -> Result<()>, name: &str) -> Result<Vm> {
+    let programs = if std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1") {
+        paths::target().join(Profile::Dev.directory())
+    } else {
+        build::all(Profile::Dev)?
+    };
+    let image = image(&paths::cache()?, &programs)?;
+    let mut options = VmOptions::systemd();
+    change(&mut options);
+    options.prepare = Some(Prepare {
+        key: run::key([PROVISION, name]),
+        max_age: MAX_AGE,
+        step,
+    });
+    options.extra = Some(image);
+    Vm::boot(&options)
+}
+
+fn provision(vm: &Vm, what: &str) -> Result<()> {
     run::progress("installing Guard in the guest");
     vm.write(PROVISION.as_bytes(), "/run/guard-vm/provision.sh", 0o700)?;
-    vm.run(&["/run/guard-vm/provision.sh"])?
-        .success()
-        .context("cannot install Guard in the guest")?;
+    let output = vm.run(&["/run/guard-vm/provision.sh", what])?;
+    output.success().context("cannot install Guard in the guest")?;
     Ok(())
 }
 
@@ -158,6 +194,26 @@ fn forget_older(cache: &Path) {
         if name.starts_with("guard-") && name.ends_with(".erofs") {
             // What cannot be removed now is tried again at the next change.
             let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_for_another_console_is_told() {
+        assert!(check_token("10.0.2.2:8444", "guard1.10.0.2.2:8444.ab12.secret\n").is_ok());
+        let error = check_token("10.0.2.2:8444", "guard1.localhost:8444.ab12.secret")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("localhost:8444") && error.contains("--advertise 10.0.2.2:8444"),
+            "{error}"
+        );
+        for nonsense in ["", "guard1.", "guard1.a.b", "x.localhost:8444.ab12.secret"] {
+            assert!(check_token("localhost:8444", nonsense).is_err(), "{nonsense:?}");
         }
     }
 }
