@@ -224,7 +224,7 @@ fn list_shape() -> Result<()> {
 
 fn groups() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(guard_tests::policies::ASK_CODE_PUSH)?;
+    scene.set_policy(guard_tests::policies::ASK_CODE_PUSH.as_bytes())?;
     let outside = scene.person("outside", &["approver"], &["finance"])?;
     let inside = scene.person("inside", &["approver"], &["finance", "code-push"])?;
     let running = scene.start_labelled(guard_tests::policies::POLICED, &["/bin/echo", "push"])?;

@@ -61,7 +61,7 @@ fn shipped(scene: &Scene) -> Result<()> {
 
 fn whole_story() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ALLOW_ID)?;
+    scene.set_policy(policies::ALLOW_ID.as_bytes())?;
     story(&scene)?;
     expect_status(&end(scene.start_labelled(POLICED, &["/usr/bin/id"])?)?, 0)?;
     let running = scene.start_labelled(CODER, &["/bin/sleep", "1000"])?;

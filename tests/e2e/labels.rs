@@ -164,7 +164,7 @@ fn outermost_wins() -> Result<()> {
 fn path_pattern() -> Result<()> {
     let scene = Scene::new()?;
     scene.vm.script(
-        "set -e; cat >>/etc/guard/agent.toml <<'END'\n\n[[labels]]\nlabel = \"patterned\"\ncgroup = \"/pattern-*\"\nEND\n\
+        "set -e; cat >>/etc/guard/agent.toml <<'END'\n\n[[label]]\nname = \"patterned\"\ncgroup = \"/pattern-*\"\nEND\n\
          systemctl restart guard-agent; mkdir /sys/fs/cgroup/pattern-7",
     )?;
     wait_labelled(&scene, "pattern-7", "patterned", "pattern")?;

@@ -45,7 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn allowed() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ALLOW_ID)?;
+    scene.set_policy(policies::ALLOW_ID.as_bytes())?;
     let output = end(scene.start_labelled(POLICED, &["/usr/bin/id", "-un"])?)?;
     check!(output.text() == "root" && output.status == 0, "{output}");
     check!(scene.request_count()? == 0, "somebody was asked: {:?}", scene.seen());
@@ -69,7 +69,7 @@ fn allowed() -> Result<()> {
 
 fn forbidden() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::FORBID_ID)?;
+    scene.set_policy(policies::FORBID_ID.as_bytes())?;
     let begun = Instant::now();
     let output = end(scene.start_labelled(POLICED, &["/usr/bin/id"])?)?;
     check!(output.status == 126 && output.stdout.is_empty(), "{output}");
@@ -80,7 +80,7 @@ fn forbidden() -> Result<()> {
 
 fn timeout() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ASK_FIVE_SECONDS)?;
+    scene.set_policy(policies::ASK_FIVE_SECONDS.as_bytes())?;
     let running = scene.start_labelled(POLICED, &["/bin/echo", "too late"])?;
     let request = scene.held(POLICED, "too late")?;
     let request = scene.follow(&request.id, "timed out", |request| !request.pending())?;
@@ -94,7 +94,7 @@ fn timeout() -> Result<()> {
 
 fn quorum() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ASK_TWO)?;
+    scene.set_policy(policies::ASK_TWO.as_bytes())?;
     let second = scene.person("second", &["approver"], &[])?;
     let running = scene.start_labelled(POLICED, &["/bin/echo", "both"])?;
     let request = scene.held(POLICED, "both")?;
@@ -117,7 +117,7 @@ fn quorum() -> Result<()> {
 
 fn malformed() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ALLOW_ID)?;
+    scene.set_policy(policies::ALLOW_ID.as_bytes())?;
     let before = scene.agent()?.policy_digest;
     for (name, text, line) in [
         ("malformed", policies::MALFORMED, ":3"),
@@ -146,10 +146,10 @@ fn malformed() -> Result<()> {
 
 fn forbid_while_held() -> Result<()> {
     let scene = Scene::new()?;
-    scene.policy(policies::ASK)?;
+    scene.set_policy(policies::ASK.as_bytes())?;
     let running = scene.start_labelled(POLICED, &["/usr/bin/id"])?;
     let request = scene.held(POLICED, "id")?;
-    scene.policy(policies::FORBID_ID)?;
+    scene.set_policy(policies::FORBID_ID.as_bytes())?;
     // The request may have ended by itself by now; an approval must not help it either way.
     let _answer = scene.answer(&scene.approver, &request, "approve", "")?;
     let output = end(running)?;

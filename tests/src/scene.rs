@@ -90,15 +90,6 @@ impl Scene {
         self.follow(&request.id, "approved and acted on", Request::settled)
     }
 
-    /// Puts a policy into force.
-    ///
-    /// # Errors
-    /// When the agent refuses it.
-    pub fn policy(&self, text: &str) -> Result<()> {
-        self.vm.write(text.as_bytes(), "/etc/guard/policy.cedar", 0o644)?;
-        self.vm.script("systemctl reload guard-agent").map(drop)
-    }
-
     /// How many requests there are by now, whatever became of them.
     ///
     /// # Errors

@@ -128,9 +128,8 @@ pub fn run(auto: bool) -> Result<u8> {
     }
     stage.vm.write(AGENT, "/srv/app/agent.sh", 0o755)?;
     stage.vm.put(swap_program()?, "/srv/app/tidy")?;
-    stage.vm.write(POLICY, "/etc/guard/policy.cedar", 0o644)?;
     stage.vm.script(PREPARE)?;
-    stage.vm.script("systemctl reload guard-agent")?;
+    stage.set_policy(POLICY)?;
     if auto {
         say("$ guard run --label coder -- ./agent.sh")?;
     } else {

@@ -241,6 +241,34 @@ impl Stage {
         Ok(answer)
     }
 
+    /// Puts a policy into force, and waits until it is.
+    ///
+    /// # Errors
+    /// When the agent does not take it.
+    pub fn set_policy(&self, text: &[u8]) -> Result<()> {
+        self.vm.write(text, "/etc/guard/policy.cedar", 0o644)?;
+        let sum = self
+            .vm
+            .script("sha256sum /etc/guard/policy.cedar && systemctl reload guard-agent")?
+            .text();
+        let digest = sum.split_whitespace().next().context("no digest")?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Only the agent's part counts here: nobody may be signed in.
+            let status = self.vm.run(&["guard", "status", "-o", "json"])?;
+            let now: Value =
+                serde_json::from_slice(&status.stdout).with_context(|| format!("guard status: {status}"))?;
+            if now["agent"]["policy_digest"] == digest {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let log = self.vm.sh("journalctl -q --no-pager -n 20 -u guard-agent")?;
+                bail!("the agent did not take the policy {digest}: {status}\n{}", log.text());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Starts a command under a label, with `guard run`.
     ///
     /// # Errors

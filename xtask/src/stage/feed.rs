@@ -138,31 +138,82 @@ impl Shared {
     }
 }
 
-/// Server-sent events: `event:` and `data:` lines, a blank line ends one.
 fn read(mut running: Running, shared: &Shared) {
-    let (mut rest, mut kind, mut data) = (Vec::new(), String::new(), String::new());
+    let mut stream = Stream::default();
     while let Some(event) = running.next() {
-        let Event::Stdout(bytes) = event else { continue };
-        rest.extend(bytes);
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end();
-            if let Some(value) = line.strip_prefix("event:") {
-                value.trim_start().clone_into(&mut kind);
-            } else if let Some(value) = line.strip_prefix("data:") {
-                data.push_str(value.trim_start());
-            } else if line.starts_with("HTTP/") {
-                shared.mark_gap();
-            } else if line.is_empty() {
-                if kind == "request"
-                    && let Ok(request) = serde_json::from_str(&data)
-                {
-                    shared.merge(request);
-                }
-                kind.clear();
-                data.clear();
-            }
+        if let Event::Stdout(bytes) = event {
+            stream.push(&bytes, shared);
         }
+    }
+}
+
+/// Server-sent events as they come: `event:` and `data:` lines, a blank line ends one; HTTP headers before the first.
+#[derive(Debug, Default)]
+struct Stream {
+    rest: Vec<u8>,
+    kind: String,
+    data: String,
+}
+
+impl Stream {
+    fn push(&mut self, bytes: &[u8], shared: &Shared) {
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.line(String::from_utf8_lossy(&line).trim_end(), shared);
+        }
+    }
+
+    fn line(&mut self, line: &str, shared: &Shared) {
+        if let Some(value) = line.strip_prefix("event:") {
+            value.trim_start().clone_into(&mut self.kind);
+        } else if let Some(value) = line.strip_prefix("data:") {
+            self.data.push_str(value.trim_start());
+        } else if line.starts_with("HTTP/") {
+            shared.mark_gap();
+        } else if line.is_empty() {
+            if self.kind == "request"
+                && let Ok(request) = serde_json::from_str(&self.data)
+            {
+                shared.merge(request);
+            }
+            self.kind.clear();
+            self.data.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: &str, state: &str, outcome: Option<&str>) -> String {
+        let request = serde_json::json!({
+            "id": id, "state": state, "label": "coder", "action": "exec", "what": "w", "sentence": "s", "owner": null,
+            "digest": "d", "decisions": [], "outcome": outcome, "outcome_detail": null, "asked_at": "a", "ended_at": null,
+            "approver_groups": [], "may_answer": true, "why_not": null, "statement": {}, "of a later version": 1,
+        });
+        format!("event: request\ndata: {request}\n\n")
+    }
+
+    #[test]
+    fn events_arrive_in_pieces_and_never_take_an_end_back() {
+        let shared = Shared::default();
+        let mut stream = Stream::default();
+        let mut text = "HTTP/2 200 \r\ncontent-type: text/event-stream\r\n\r\n: hello\n\n".to_owned();
+        text.push_str(&event("1", "pending", None));
+        text.push_str(&event("1", "approved", Some("ran")));
+        text.push_str(&event("1", "approved", None));
+        text.push_str(&event("1", "pending", None));
+        text.push_str("event: host\ndata: {}\n\nevent: request\ndata: not json\n\n");
+        text.push_str(&event("2", "pending", None));
+        for piece in text.as_bytes().chunks(7) {
+            stream.push(piece, &shared);
+        }
+        let table = shared.lock();
+        assert!(table.gap);
+        assert_eq!(table.requests.len(), 2);
+        assert_eq!(table.requests["1"].outcome.as_deref(), Some("ran"));
+        assert!(table.requests["2"].pending());
     }
 }
