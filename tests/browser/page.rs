@@ -65,8 +65,21 @@ impl Desk {
         self.browser.fill("input[name=username]", &person.name)?;
         self.browser.fill("input[name=password]", &person.password)?;
         self.browser.screenshot("sign-in")?;
-        self.browser.click("form button[type=submit]")?;
-        self.browser.wait("[data-page=queue]")
+        self.browser.click("form button.primary")?;
+        self.browser.wait("#queue")
+    }
+
+    /// Waits for the request in the live queue, without loading the page again, and opens its card.
+    fn open_card(&self, request: &Request) -> Result<String> {
+        let row = format!("[data-row=\"{}\"] a", request.id);
+        self.browser.wait(&row)?;
+        let card = format!("[data-request=\"{}\"]", request.id);
+        // With one request in the queue its card may be open already.
+        if !self.browser.has(&card)? {
+            self.browser.click(&row)?;
+        }
+        self.browser.wait(&card)?;
+        Ok(card)
     }
 
     /// Nothing that the browser complained about, violations of the content security policy included.
@@ -75,10 +88,6 @@ impl Desk {
         check!(complaints.is_empty(), "the browser complains: {complaints:#?}");
         Ok(())
     }
-}
-
-fn card(request: &Request) -> String {
-    format!("[data-request=\"{}\"]", request.id)
 }
 
 fn approve_and_deny() -> Result<()> {
@@ -90,8 +99,7 @@ fn approve_and_deny() -> Result<()> {
 
     let running = scene.start_labelled(CODER, &["/usr/bin/touch", "/root/by-click"])?;
     let request = scene.held(CODER, "by-click")?;
-    let card_of = card(&request);
-    browser.wait(&card_of)?;
+    let card_of = desk.open_card(&request)?;
     let text = browser.wait_text(&card_of, &[CODER, "touch", "/root/by-click"])?;
     check!(
         scene.vm.run(&["/usr/bin/test", "-e", "/root/by-click"])?.status == 1,
@@ -112,8 +120,7 @@ fn approve_and_deny() -> Result<()> {
 
     let running = scene.start_labelled(CODER, &["/usr/bin/touch", "/root/never"])?;
     let request = scene.held(CODER, "never")?;
-    let card_of = card(&request);
-    browser.wait(&card_of)?;
+    let card_of = desk.open_card(&request)?;
     browser.fill(&format!("{card_of} [name=reason]"), "not on a Friday")?;
     browser.click(&format!("{card_of} [data-answer=deny]"))?;
     browser.wait_text(&card_of, &["denied", "not on a Friday"])?;
@@ -132,7 +139,7 @@ fn owner_sees_why_not() -> Result<()> {
     desk.sign_in(&scene.owner)?;
     let running = scene.start_labelled(CODER, &["/bin/echo", "mine"])?;
     let request = scene.held(CODER, "mine")?;
-    let card_of = card(&request);
+    let card_of = desk.open_card(&request)?;
     browser.wait_text(&card_of, &["own"])?;
     check!(
         !browser.has(&format!("{card_of} [data-answer]:not([disabled])"))?,
@@ -152,7 +159,7 @@ fn hostile_text() -> Result<()> {
     let evil = "</pre><img src=x onerror='window.owned=1'><script>window.owned=1</script>\u{202e}gpj\u{1b}[2J\n{{7*7}}";
     let running = scene.start_labelled(CODER, &["/usr/bin/printf", "%s", evil])?;
     let request = scene.held(CODER, "printf")?;
-    let card_of = card(&request);
+    let card_of = desk.open_card(&request)?;
     let text = browser.wait_text(&card_of, &["<script>window.owned=1</script>", "⟨U+202E⟩", "⟨U+001B⟩"])?;
     check!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{text:?}");
     browser.screenshot("queue-hostile")?;
@@ -175,7 +182,7 @@ fn wrong_password() -> Result<()> {
     browser.open(&format!("{base}/"))?;
     browser.fill("input[name=username]", "approver")?;
     browser.fill("input[name=password]", "not the password")?;
-    browser.click("form button[type=submit]")?;
+    browser.click("form button.primary")?;
     browser.wait_text("body", &["wrong"])?;
     browser.screenshot("sign-in-refused")?;
     check!(
@@ -209,7 +216,7 @@ fn answered_elsewhere() -> Result<()> {
     let running = scene.start_labelled(CODER, &["/bin/echo", "race"])?;
     let request = scene.held(CODER, "race")?;
     desk.sign_in(&scene.approver)?;
-    let card_of = card(&request);
+    let card_of = desk.open_card(&request)?;
     browser.wait(&format!("{card_of} [data-answer=approve]"))?;
     let second = scene.person("second", &["approver"], &[])?;
     scene.answer(&second, &request, "deny", "I was faster")?.success()?;
