@@ -106,7 +106,8 @@ pub fn parse(bytes: &[u8]) -> Result<Unverified, DsseError> {
     if bytes.len() > RECORD_BYTES {
         return Err(DsseError::TooLarge(bytes.len()));
     }
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|e| DsseError::Malformed(e.to_string()))?;
+    let envelope: Envelope = serde_json::from_slice(bytes)
+        .map_err(|e| DsseError::Malformed(crate::text::visible_fold(&e.to_string(), 300)))?;
     if envelope.payload_type != PAYLOAD_TYPE {
         return Err(DsseError::PayloadType(crate::text::visible_fold(
             &envelope.payload_type,

@@ -18,9 +18,16 @@ const LINE: usize = 160;
 #[derive(Debug, thiserror::Error)]
 pub enum StatementError {
     #[error("not a statement of a known kind: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     #[error("`_type` is `{0}`, not {STATEMENT_TYPE}")]
     Type(String),
+}
+
+impl From<serde_json::Error> for StatementError {
+    fn from(error: serde_json::Error) -> Self {
+        // It quotes the input.
+        Self::Malformed(visible_fold(&error.to_string(), 300))
+    }
 }
 
 /// SHA-256 in lower-case hex: how every digest in evidence is written.

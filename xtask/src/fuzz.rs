@@ -57,6 +57,27 @@ pub struct FuzzOptions {
     pub input: Option<PathBuf>,
 }
 
+impl FuzzOptions {
+    /// Part of every test run: the targets that build in a minute, ten seconds each.
+    pub fn moment() -> Self {
+        Self {
+            seconds: 10,
+            quick: true,
+            ..Self::default()
+        }
+    }
+
+    /// All targets, an hour together.
+    pub fn hour() -> Self {
+        let targets = u64::try_from(TARGETS.len()).unwrap_or(u64::MAX);
+        let workers = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
+        Self {
+            seconds: 3600 * workers.min(targets) / targets,
+            ..Self::default()
+        }
+    }
+}
+
 /// How one target went.
 #[derive(Debug)]
 pub struct Ran {

@@ -21,6 +21,7 @@
 
 pub mod build;
 pub mod demo;
+pub mod fuzz;
 pub mod paths;
 pub mod run;
 pub mod setup;

@@ -1,13 +1,14 @@
 //! The command line of xtask.
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use xtask::build::{self, Profile};
+use xtask::fuzz::FuzzOptions;
 use xtask::run;
 use xtask::test::TestOptions;
 use xtask::vm::{Kernel, Vm, VmOptions, guard, relay};
@@ -49,6 +50,21 @@ enum Command {
         /// Answer by itself as a second identity, and check everything.
         #[arg(long)]
         auto: bool,
+    },
+    /// Feed the parsers of every boundary with inputs that are mutated towards new code, for a bounded time.
+    Fuzz {
+        /// For each target.
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        /// Without names: only the targets that build in a minute.
+        #[arg(long, conflicts_with = "targets")]
+        quick: bool,
+        /// Run one input of one target once instead: what a finding says under `again`.
+        #[arg(long, value_name = "FILE", requires = "targets")]
+        input: Option<PathBuf>,
+        /// Only these; none: all.
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
     },
     /// Run a command in a virtual machine.
     Vm(Box<VmArgs>),
@@ -130,6 +146,17 @@ fn main() -> ExitCode {
         Command::Build { release, .. } => asked(|| build(release)),
         Command::Test { full, filter } => test(&TestOptions { full, filter }),
         Command::Demo { auto } => demo(auto),
+        Command::Fuzz {
+            seconds,
+            quick,
+            input,
+            targets,
+        } => fuzz(&FuzzOptions {
+            seconds,
+            targets,
+            quick,
+            input,
+        }),
         Command::Vm(args) => vm(&args),
     };
     result.unwrap_or_else(|error| {
@@ -168,6 +195,17 @@ fn build(release: bool) -> Result<()> {
     let dir = build::all(if release { Profile::Release } else { Profile::Dev })?;
     run::say(format!("{} are in {}", build::PROGRAMS.join(", "), dir.display()));
     Ok(())
+}
+
+fn fuzz(options: &FuzzOptions) -> Result<ExitCode> {
+    run::set_progress(true);
+    let results = xtask::fuzz::fuzz(options)?;
+    write!(std::io::stdout(), "{}", xtask::fuzz::report(&results))?;
+    Ok(if results.iter().all(|ran| ran.finding.is_none()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn demo(auto: bool) -> Result<ExitCode> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile, cargo};
+use crate::fuzz::{self, FuzzOptions};
 use crate::{paths, run, setup};
 
 /// What `cargo xtask test` is asked.
@@ -132,6 +133,11 @@ const STEPS: &[Step] = &[
         name: "unit",
         kind: Kind::Tests,
         run: |with| cargo_test(with, &["--workspace", "--exclude", "guard-tests"]),
+    },
+    Step {
+        name: "fuzz",
+        kind: Kind::Sources,
+        run: |with| fuzz(with.full),
     },
     Step {
         name: "e2e",
@@ -346,7 +352,7 @@ fn deny() -> Result<Done> {
     for manifest in ["Cargo.toml", "guard-ebpf/Cargo.toml"] {
         let mut command = Command::new(&program);
         command.args(["--all-features", "--log-level", "error", "--manifest-path", manifest]);
-        command.args(["check", "--config", "deny.toml", "bans", "licenses", "sources"]);
+        command.args(["check", "bans", "licenses", "sources"]);
         check(command.current_dir(paths::repo()))?;
     }
     Ok(Done::Counts(Counts {
@@ -372,6 +378,22 @@ fn advisories() -> Result<Done> {
     let mut command = Command::new(&program);
     command.args(["--all-features", "check", "--disable-fetch", "advisories"]);
     passed(check(command.current_dir(paths::repo())))
+}
+
+/// The quick fuzz targets for seconds each, or all of them for an hour.
+fn fuzz(full: bool) -> Result<Done> {
+    let results = fuzz::fuzz(&if full {
+        FuzzOptions::hour()
+    } else {
+        FuzzOptions::moment()
+    })?;
+    write!(std::io::stdout(), "{}", fuzz::report(&results))?;
+    let failed = results.iter().filter(|ran| ran.finding.is_some()).count() as u64;
+    Ok(Done::Counts(Counts {
+        passed: results.len() as u64 - failed,
+        failed,
+        skipped: 0,
+    }))
 }
 
 /// Runs tests of the workspace and counts them.

@@ -1,0 +1,128 @@
+//! Fuzz targets of the boundaries that build in a minute: kernel events, evidence, the control socket, REST bodies.
+//!
+//! Owns one function per target; each is given any bytes and says by a panic that a promise was broken. It must never
+//! change a parser: where a parser's crate is heavy (aya, tonic), its source file itself is compiled here.
+#![forbid(unsafe_code)]
+
+use std::fmt::Debug;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+mod evidence;
+mod spools;
+
+pub use evidence::{envelope, statement, text};
+pub use spools::spool;
+
+/// As in guard-agent, without aya.
+#[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
+#[path = "../../../guard-agent/src/kernel/api.rs"]
+mod api;
+#[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
+#[path = "../../../guard-agent/src/kernel/ring.rs"]
+mod ring_decoder;
+
+/// As in guard-proto, without tonic.
+#[path = "../../../guard-proto/src/control.rs"]
+pub mod control_types;
+#[path = "../../../guard-proto/src/limits.rs"]
+pub mod limits;
+#[path = "../../../guard-proto/src/rest.rs"]
+pub mod rest_types;
+
+/// One record of the kernel's ring. As it comes, and with its header made right so that the fields behind it are
+/// reached.
+pub fn ring(data: &[u8]) {
+    use guard_common::{ABI_VERSION, AskExec, Cgroup, Ended, Parked, Signal, event};
+
+    check_event(data);
+    let Some((kind, body)) = data.split_first() else { return };
+    let kinds = [
+        (event::ASK_EXEC, size_of::<AskExec>()),
+        (event::ENDED, size_of::<Ended>()),
+        (event::PARKED, size_of::<Parked>()),
+        (event::SIGNAL, size_of::<Signal>()),
+        (event::CGROUP_MADE, size_of::<Cgroup>()),
+        (event::CGROUP_GONE, size_of::<Cgroup>()),
+    ];
+    let (kind, size) = kinds[usize::from(*kind) % kinds.len()];
+    let mut bytes = body.to_vec();
+    bytes.resize(size, 0);
+    bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
+    bytes[2..4].copy_from_slice(&kind.to_le_bytes());
+    bytes[4..8].copy_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
+    check_event(&bytes);
+}
+
+fn check_event(bytes: &[u8]) {
+    use ring_decoder::{Event, decode};
+    use std::os::unix::ffi::OsStrExt;
+
+    let event = match decode(bytes) {
+        Ok(event) => event,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    // Only exact sizes are events.
+    assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+    if let Event::Ask(ask) = event {
+        assert!(ask.tid > 0 && ask.tgid > 0 && ask.label > 0);
+        assert!(i32::try_from(ask.tid).is_ok() && i32::try_from(ask.tgid).is_ok());
+        assert!(ask.comm.len() <= 16 && !ask.comm.contains(&0));
+        if let Some(path) = &ask.path {
+            let path = path.as_os_str().as_bytes();
+            assert!(!path.is_empty() && !path.contains(&0));
+            // Not whole is allowed for a file without a name only: that is no path, and no rule may take it for one.
+            assert!(path.starts_with(b"/") || ask.unlinked);
+            assert!(!path.windows(2).any(|pair| pair == b"//"));
+        }
+    }
+}
+
+/// A line of the control socket, either way.
+pub fn control(data: &[u8]) {
+    same_again::<control_types::ControlRequest>(data);
+    same_again::<control_types::ControlReply>(data);
+    if let Ok(text) = std::str::from_utf8(data)
+        && limits::is_label(text)
+    {
+        // A label is a path component, part of a unit name and of a URL.
+        assert!(text.len() <= limits::LABEL_BYTES);
+        assert!(!text.contains(['/', '\\', '%', ' ', '@']) && text != "." && text != ".." && !text.starts_with('-'));
+    }
+}
+
+/// A body of the REST API, either way.
+pub fn rest(data: &[u8]) {
+    use rest_types::*;
+
+    same_again::<AnswerBody>(data);
+    same_again::<SetupBody>(data);
+    same_again::<LoginBody>(data);
+    same_again::<NewUser>(data);
+    same_again::<LabelBody>(data);
+    same_again::<NewToken>(data);
+    same_again::<Page<Request>>(data);
+    same_again::<Page<RecordView>>(data);
+    same_again::<Page<Host>>(data);
+    same_again::<Session>(data);
+    same_again::<Problem>(data);
+    same_again::<Status>(data);
+}
+
+/// What was read is written so that it is read alike.
+fn same_again<T: DeserializeOwned + Serialize + Debug>(data: &[u8]) {
+    let Ok(value) = serde_json::from_slice::<T>(data) else {
+        return;
+    };
+    let Ok(json) = serde_json::to_vec(&value) else {
+        panic!("cannot be written: {value:?}")
+    };
+    match serde_json::from_slice::<T>(&json) {
+        Ok(again) => assert_eq!(format!("{value:?}"), format!("{again:?}")),
+        Err(error) => panic!("cannot be read again: {error}: {value:?}"),
+    }
+}
