@@ -378,25 +378,48 @@ impl Vm {
 #[derive(Debug)]
 struct RunDir {
     path: PathBuf,
+    /// Held for as long as the run lasts, so that others see what was left behind by one that was killed.
+    _lock: fs::File,
 }
 
 impl RunDir {
     fn new() -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
+        sweep();
         // Unix socket paths are short, so not in the cache.
         let unique = RandomState::new().build_hasher().finish();
-        let path = std::env::temp_dir().join(format!("guard-vm-{unique:016x}"));
+        let path = std::env::temp_dir().join(format!("{RUN_PREFIX}{unique:016x}"));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path })
+        let lock = fs::File::create(path.join("lock"))?;
+        lock.lock()?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+const RUN_PREFIX: &str = "guard-vm-";
+
+/// Removes directories of runs that were killed.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(RUN_PREFIX)
+            && let Ok(lock) = fs::File::open(entry.path().join("lock"))
+            && lock.try_lock().is_ok()
+        {
+            // Another run may sweep it at the same time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // A leftover in the temporary directory harms nobody.
+        // A leftover is swept by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

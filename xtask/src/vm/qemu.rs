@@ -130,6 +130,11 @@ fn version() -> Result<String> {
         .to_owned())
 }
 
+/// A path as a value inside a QEMU option, where commas end values.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 /// Everything that makes a guest what it is.
 pub(super) struct Machine<'a> {
     pub(super) options: &'a VmOptions<'a>,
@@ -192,7 +197,7 @@ impl Machine<'_> {
         let drive = |path: &Path| {
             format!(
                 "file={},format=raw,if=virtio,read-only=on,file.locking=off",
-                path.display()
+                escaped(path)
             )
         };
         add("-drive", drive(self.root));
@@ -263,18 +268,16 @@ impl Qemu {
             "user,id=net0,restrict=on"
         };
         command.args(["-netdev", user]);
-        command.arg("-drive").arg(format!(
-            "file={}/copy,format=raw,if=virtio,read-only=on,file.locking=off",
-            dir.display()
-        ));
-        command
-            .arg("-chardev")
-            .arg(format!("socket,id=cmd,path={}/cmd", dir.display()));
-        command
-            .arg("-chardev")
-            .arg(format!("socket,id=qmp,path={}/qmp", dir.display()));
-        command.args(["-mon", "chardev=qmp,mode=control"]);
-        command.arg("-serial").arg(format!("file:{}/console", dir.display()));
+        // Relative to the run directory: socket paths are short and no character in them means something to QEMU.
+        command.current_dir(dir);
+        command.args(["-drive", "file=copy,format=raw,if=virtio,read-only=on,file.locking=off"]);
+        command.args([
+            "-chardev",
+            "socket,id=cmd,path=cmd",
+            "-chardev",
+            "socket,id=qmp,path=qmp",
+        ]);
+        command.args(["-mon", "chardev=qmp,mode=control", "-serial", "file:console"]);
         if let Some(state) = state {
             command.arg("-incoming").arg(format!("exec:cat '{}'", state.display()));
         }
