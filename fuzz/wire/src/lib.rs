@@ -75,9 +75,11 @@ fn check_event(bytes: &[u8]) {
         if let Some(path) = &ask.path {
             let path = path.as_os_str().as_bytes();
             assert!(!path.is_empty() && !path.contains(&0));
-            // Not whole is allowed for a file without a name only: that is no path, and no rule may take it for one.
+            // A name alone is allowed for a file that has none any more; it is no path, and no rule may take it for one.
             assert!(path.starts_with(b"/") || ask.unlinked);
-            assert!(!path.windows(2).any(|pair| pair == b"//"));
+            assert!(!path.starts_with(b"/") || !path.windows(2).any(|pair| pair == b"//"));
+            let flags = u32::from_le_bytes([bytes[116], bytes[117], bytes[118], bytes[119]]);
+            assert_eq!(path.starts_with(b"/"), flags & guard_common::ask_flag::PATH_WHOLE != 0);
         }
     }
 }

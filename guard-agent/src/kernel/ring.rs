@@ -210,7 +210,8 @@ fn path(names: &[u8], whole: bool, unlinked: bool) -> Option<Option<PathBuf>> {
     if parts.len() > PATH_DEPTH || parts.iter().any(|part| part.is_empty() || part.contains(&b'/') && whole) {
         return None;
     }
-    if !whole && !(unlinked && parts.len() == 1) {
+    // A memfd's name is the workload's, slashes included: it may never read as an absolute path.
+    if !whole && !(unlinked && parts.len() == 1 && !parts[0].starts_with(b"/")) {
         return Some(None);
     }
     let mut out = Vec::with_capacity(names.len() + 1);
