@@ -4,14 +4,18 @@
 //! bundles. It must never touch the network, start a runtime or read a clock by itself.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod chain;
+pub mod checkpoint;
 pub mod dsse;
 pub mod key;
+pub mod merkle;
 pub mod record;
 pub mod spool;
 pub mod statement;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod trust;
 
 pub use rand_core;

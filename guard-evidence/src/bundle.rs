@@ -1,0 +1,619 @@
+//! Bundles: everything an auditor needs, in one folder or tar file.
+//!
+//! Owns the names and limits of what is inside. The writer is given exact envelopes in log order; the reader is given
+//! files that anybody may have made. It must never write or read outside the bundle's own folder.
+//!
+//! ```text
+//! MANIFEST.json            SHA-256 of every other file; what was asked for
+//! VERIFY.md                how to verify by hand
+//! trust.json               keys as the console knows them (an auditor has his own copy)
+//! checkpoint               signed head of the log
+//! records/000000042.json   exact envelope, by its index in the log
+//! proofs/000000042.proof   its place in the tree of that checkpoint (C2SP tlog-proof)
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::checkpoint::{CHECKPOINT_BYTES, PROOF_BYTES, Proof};
+use crate::dsse::RECORD_BYTES;
+use crate::merkle::Hash;
+use crate::text::{visible, visible_fold};
+use crate::trust::TRUST_BYTES;
+
+/// `kind` of a manifest.
+pub const BUNDLE_KIND: &str = "urn:guard:bundle:v1";
+/// Most records of one bundle.
+pub const MOST_RECORDS: usize = 1_000_000;
+const MANIFEST_BYTES: u64 = 512 << 20;
+const VERIFY_BYTES: u64 = 1 << 20;
+
+const MANIFEST: &str = "MANIFEST.json";
+const TRUST: &str = "trust.json";
+const CHECKPOINT: &str = "checkpoint";
+const VERIFY: &str = "VERIFY.md";
+
+/// A bundle could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Write(io::Error),
+    #[error("not a tar file that can be read: {0}")]
+    Tar(io::Error),
+    #[error("a bundle has no file `{0}`")]
+    Name(String),
+    #[error("`{0}` comes twice")]
+    Twice(String),
+    #[error("`{path}` is {bytes} bytes, more than {limit}")]
+    TooLarge { path: String, bytes: u64, limit: u64 },
+    #[error("more than {MOST_RECORDS} records")]
+    TooMany,
+    #[error("`{0}` is not a plain file")]
+    NotAFile(String),
+    #[error("{MANIFEST} is not a manifest: {0}")]
+    Manifest(String),
+}
+
+/// What is in a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub kind: String,
+    /// RFC 3339 UTC.
+    pub created_at: String,
+    /// Name of the log.
+    pub origin: String,
+    #[serde(default, skip_serializing_if = "Filter::is_all")]
+    pub filter: Filter,
+    pub records: u64,
+    /// SHA-256 (hex) by name.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What was asked for. Nothing: the whole log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+impl Filter {
+    /// Nothing was left out.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Manifest {
+    /// # Errors
+    /// If the bytes are not a manifest, strictly.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| BundleError::Manifest(e.to_string()))?;
+        if manifest.kind != BUNDLE_KIND {
+            return Err(BundleError::Manifest(format!("`kind` is not {BUNDLE_KIND}")));
+        }
+        for (name, digest) in &manifest.files {
+            if Entry::parse(name).is_none_or(|entry| entry == Entry::Manifest) {
+                return Err(BundleError::Name(visible_fold(name, 80)));
+            }
+            if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+                return Err(BundleError::Manifest(format!(
+                    "the digest of {name} is not SHA-256 in hex"
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+}
+
+/// A file that a bundle may have. Every other name is refused, which leaves no way out of the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Entry {
+    Manifest,
+    Verify,
+    Trust,
+    Checkpoint,
+    Record(u64),
+    Proof(u64),
+}
+
+impl Entry {
+    fn parse(name: &str) -> Option<Self> {
+        let number = |name: &str| name.parse::<u64>().ok();
+        let entry = match name {
+            MANIFEST => Self::Manifest,
+            VERIFY => Self::Verify,
+            TRUST => Self::Trust,
+            CHECKPOINT => Self::Checkpoint,
+            _ => match name.split_once('/')? {
+                ("records", file) => Self::Record(number(file.strip_suffix(".json")?)?),
+                ("proofs", file) => Self::Proof(number(file.strip_suffix(".proof")?)?),
+                _ => return None,
+            },
+        };
+        // One spelling only: no signs, no other number of zeros.
+        (entry.name() == name).then_some(entry)
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Manifest => MANIFEST.to_owned(),
+            Self::Verify => VERIFY.to_owned(),
+            Self::Trust => TRUST.to_owned(),
+            Self::Checkpoint => CHECKPOINT.to_owned(),
+            Self::Record(index) => record_name(index),
+            Self::Proof(index) => proof_name(index),
+        }
+    }
+
+    fn limit(self) -> u64 {
+        match self {
+            Self::Manifest => MANIFEST_BYTES,
+            Self::Verify => VERIFY_BYTES,
+            Self::Trust => TRUST_BYTES,
+            Self::Checkpoint => CHECKPOINT_BYTES as u64,
+            Self::Record(_) => RECORD_BYTES as u64,
+            Self::Proof(_) => PROOF_BYTES as u64,
+        }
+    }
+}
+
+/// Name of a record's envelope in a bundle.
+#[must_use]
+pub fn record_name(index: u64) -> String {
+    format!("records/{index:09}.json")
+}
+
+/// Name of a record's proof in a bundle.
+#[must_use]
+pub fn proof_name(index: u64) -> String {
+    format!("proofs/{index:09}.proof")
+}
+
+/// Writes a bundle as a tar stream, file by file: memory for names and digests only.
+pub struct Writer<W: Write> {
+    tar: tar::Builder<W>,
+    manifest: Manifest,
+    checkpoint: String,
+}
+
+impl<W: Write> std::fmt::Debug for Writer<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("records", &self.manifest.records)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a bundle.
+    ///
+    /// `trust` is a trust file, `checkpoint` the signed note of the tree that all proofs lead to; `created_at` is RFC
+    /// 3339 UTC.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn new(
+        out: W,
+        trust: &[u8],
+        checkpoint: &str,
+        origin: &str,
+        filter: Filter,
+        created_at: &str,
+    ) -> Result<Self, BundleError> {
+        let manifest = Manifest {
+            kind: BUNDLE_KIND.to_owned(),
+            created_at: created_at.to_owned(),
+            origin: origin.to_owned(),
+            filter,
+            records: 0,
+            files: BTreeMap::new(),
+        };
+        let mut writer = Self {
+            tar: tar::Builder::new(out),
+            manifest,
+            checkpoint: checkpoint.to_owned(),
+        };
+        writer.file(Entry::Verify, include_bytes!("VERIFY.md"))?;
+        writer.file(Entry::Trust, trust)?;
+        writer.file(Entry::Checkpoint, checkpoint.as_bytes())?;
+        Ok(writer)
+    }
+
+    /// Adds a record: its index in the log, its exact envelope and its inclusion proof.
+    ///
+    /// # Errors
+    /// If `out` cannot be written, or there are too many records.
+    pub fn record(&mut self, index: u64, envelope: &[u8], inclusion: Vec<Hash>) -> Result<(), BundleError> {
+        if self.manifest.records >= MOST_RECORDS as u64 {
+            return Err(BundleError::TooMany);
+        }
+        let proof = Proof {
+            index,
+            hashes: inclusion,
+            checkpoint: self.checkpoint.clone(),
+        };
+        self.file(Entry::Record(index), envelope)?;
+        self.file(Entry::Proof(index), proof.to_text().as_bytes())?;
+        self.manifest.records += 1;
+        Ok(())
+    }
+
+    /// Writes the manifest and the end.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    pub fn finish(mut self) -> Result<W, BundleError> {
+        let mut manifest =
+            serde_json::to_vec_pretty(&self.manifest).map_err(|e| BundleError::Manifest(e.to_string()))?;
+        manifest.push(b'\n');
+        self.append(MANIFEST, &manifest)?;
+        self.tar.into_inner().map_err(BundleError::Write)
+    }
+
+    fn file(&mut self, entry: Entry, bytes: &[u8]) -> Result<(), BundleError> {
+        let name = entry.name();
+        check_size(&name, bytes.len() as u64, entry.limit())?;
+        let digest = hex::encode(Sha256::digest(bytes));
+        if self.manifest.files.insert(name.clone(), digest).is_some() {
+            return Err(BundleError::Twice(name));
+        }
+        self.append(&name, bytes)
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        self.tar
+            .append_data(&mut header, name, bytes)
+            .map_err(BundleError::Write)
+    }
+}
+
+/// Writes the files of a tar stream into `dir`, which must not exist.
+///
+/// # Errors
+/// For anything in the stream that is not a file of a bundle, comes twice or is too large. What was written before
+/// stays: give a temporary folder.
+pub fn unpack(tar: impl Read, dir: &Path) -> Result<(), BundleError> {
+    let io_at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BundleError::Io { path, source }
+    };
+    let make = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path).map_err(io_at(path));
+    make(dir)?;
+    make(&dir.join("records"))?;
+    make(&dir.join("proofs"))?;
+    let mut archive = tar::Archive::new(tar);
+    let mut files = 0;
+    for file in archive.entries().map_err(BundleError::Tar)? {
+        let mut file = file.map_err(BundleError::Tar)?;
+        let name = String::from_utf8_lossy(&file.path_bytes()).into_owned();
+        let name = name.strip_prefix("./").unwrap_or(&name);
+        if file.header().entry_type().is_dir() && matches!(name.trim_end_matches('/'), "" | "." | "records" | "proofs")
+        {
+            continue;
+        }
+        let entry = Entry::parse(name).ok_or_else(|| BundleError::Name(visible_fold(name, 80)))?;
+        if !file.header().entry_type().is_file() {
+            return Err(BundleError::NotAFile(visible(name)));
+        }
+        check_size(name, file.size(), entry.limit())?;
+        files += 1;
+        if files > 2 * MOST_RECORDS + 4 {
+            return Err(BundleError::TooMany);
+        }
+        let path = dir.join(name);
+        let mut out = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AlreadyExists => BundleError::Twice(visible(name)),
+                _ => BundleError::Io {
+                    path: path.clone(),
+                    source,
+                },
+            })?;
+        io::copy(&mut file, &mut out).map_err(io_at(&path))?;
+    }
+    Ok(())
+}
+
+fn check_size(path: &str, bytes: u64, limit: u64) -> Result<(), BundleError> {
+    if bytes <= limit {
+        Ok(())
+    } else {
+        Err(BundleError::TooLarge {
+            path: visible(path),
+            bytes,
+            limit,
+        })
+    }
+}
+
+/// A bundle's folder, for reading.
+#[derive(Debug)]
+pub struct Bundle {
+    dir: PathBuf,
+    pub manifest: Manifest,
+    /// Indices of the records that are there or that the manifest names, ascending.
+    pub indices: Vec<u64>,
+    /// Files that are there but that the manifest does not name, and names that no bundle has.
+    pub strangers: Vec<String>,
+}
+
+impl Bundle {
+    /// Opens a folder: reads the manifest and lists what is there.
+    ///
+    /// # Errors
+    /// If there is no readable manifest.
+    pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let mut bundle = Self {
+            dir: dir.to_owned(),
+            manifest: Manifest::parse(&read(dir, Entry::Manifest)?)?,
+            indices: vec![],
+            strangers: vec![],
+        };
+        let mut names: Vec<String> = bundle.manifest.files.keys().cloned().collect();
+        for sub in ["", "records", "proofs"] {
+            let folder = dir.join(sub);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !sub.is_empty() => continue,
+                Err(source) => return Err(BundleError::Io { path: folder, source }),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|source| BundleError::Io {
+                    path: folder.clone(),
+                    source,
+                })?;
+                let file = entry.file_name().to_string_lossy().into_owned();
+                let name = if sub.is_empty() { file } else { format!("{sub}/{file}") };
+                if name != MANIFEST
+                    && name != "records"
+                    && name != "proofs"
+                    && !bundle.manifest.files.contains_key(&name)
+                {
+                    bundle.strangers.push(visible_fold(&name, 80));
+                    names.push(name);
+                }
+            }
+        }
+        bundle.strangers.sort_unstable();
+        bundle.indices = names
+            .iter()
+            .filter_map(|name| match Entry::parse(name) {
+                Some(Entry::Record(index)) => Some(index),
+                _ => None,
+            })
+            .collect();
+        bundle.indices.sort_unstable();
+        bundle.indices.dedup();
+        if bundle.indices.len() > MOST_RECORDS {
+            Err(BundleError::TooMany)
+        } else {
+            Ok(bundle)
+        }
+    }
+
+    /// The trust file that came with the bundle.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn trust(&self) -> Result<Vec<u8>, BundleError> {
+        read(&self.dir, Entry::Trust)
+    }
+
+    /// # Errors
+    /// If it cannot be read.
+    pub fn checkpoint(&self) -> Result<Vec<u8>, BundleError> {
+        read(&self.dir, Entry::Checkpoint)
+    }
+
+    /// # Errors
+    /// If it cannot be read.
+    pub fn record(&self, index: u64) -> Result<Vec<u8>, BundleError> {
+        read(&self.dir, Entry::Record(index))
+    }
+
+    /// # Errors
+    /// If it cannot be read.
+    pub fn proof(&self, index: u64) -> Result<Vec<u8>, BundleError> {
+        read(&self.dir, Entry::Proof(index))
+    }
+
+    /// Reads a file that the manifest names.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a bundle has no such file.
+    pub fn file(&self, name: &str) -> Result<Vec<u8>, BundleError> {
+        read(
+            &self.dir,
+            Entry::parse(name).ok_or_else(|| BundleError::Name(visible_fold(name, 80)))?,
+        )
+    }
+}
+
+/// Reads one file, not through a link and not more than it may have.
+fn read(dir: &Path, entry: Entry) -> Result<Vec<u8>, BundleError> {
+    let name = entry.name();
+    let path = dir.join(&name);
+    let io_at = |source| BundleError::Io {
+        path: path.clone(),
+        source,
+    };
+    let meta = fs::symlink_metadata(&path).map_err(io_at)?;
+    if !meta.is_file() {
+        return Err(BundleError::NotAFile(name));
+    }
+    check_size(&name, meta.len(), entry.limit())?;
+    let mut bytes = Vec::new();
+    fs::File::open(&path)
+        .and_then(|f| f.take(entry.limit() + 1).read_to_end(&mut bytes))
+        .map_err(io_at)?;
+    check_size(&name, bytes.len() as u64, entry.limit())?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(records: &[u64]) -> Vec<u8> {
+        let mut writer = Writer::new(
+            Vec::new(),
+            b"{}",
+            "note",
+            "o",
+            Filter::default(),
+            "2026-11-21T10:00:00Z",
+        )
+        .unwrap();
+        for index in records {
+            writer
+                .record(*index, format!("record {index}").as_bytes(), vec![[1; 32]])
+                .unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("b");
+        unpack(bundle(&[0, 7, 1_234_567_890]).as_slice(), &dir).unwrap();
+        let bundle = Bundle::open(&dir).unwrap();
+        assert_eq!(bundle.indices, [0, 7, 1_234_567_890]);
+        assert_eq!(bundle.manifest.records, 3);
+        assert_eq!(bundle.record(7).unwrap(), b"record 7");
+        assert_eq!(Proof::parse(&bundle.proof(7).unwrap()).unwrap().index, 7);
+        assert_eq!(bundle.checkpoint().unwrap(), b"note");
+        assert!(bundle.strangers.is_empty());
+        for (name, digest) in &bundle.manifest.files {
+            assert_eq!(
+                hex::encode(Sha256::digest(bundle.file(name).unwrap())),
+                *digest,
+                "{name}"
+            );
+        }
+        fs::write(dir.join("records/000000008.json"), "x").unwrap();
+        fs::write(dir.join("evil\u{1b}.sh"), "x").unwrap();
+        let bundle = Bundle::open(&dir).unwrap();
+        assert_eq!(bundle.strangers, ["evil⟨U+001B⟩.sh", "records/000000008.json"]);
+        assert_eq!(bundle.indices, [0, 7, 8, 1_234_567_890]);
+    }
+
+    fn tar_of(name: &str, kind: tar::EntryType, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o777);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend(vec![b'x'; usize::try_from(size.div_ceil(512) * 512).unwrap()]);
+        bytes.extend([0; 1024]);
+        bytes
+    }
+
+    #[test]
+    fn nothing_leaves_the_folder() {
+        use tar::EntryType;
+        let parent = tempfile::tempdir().unwrap();
+        for (n, name) in [
+            "../evil",
+            "/tmp/evil",
+            "records/../../evil",
+            "records/1.json",
+            "records/+00000001.json",
+            "records/000000001.json/x",
+            "trust.json/../evil",
+            "other",
+            "records\\000000001.json",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let dir = parent.path().join(n.to_string());
+            let error = unpack(tar_of(name, EntryType::Regular, 1).as_slice(), &dir).unwrap_err();
+            assert!(matches!(error, BundleError::Name(_)), "{name}: {error}");
+        }
+        for (n, kind) in [EntryType::Symlink, EntryType::Link, EntryType::Char, EntryType::Fifo]
+            .into_iter()
+            .enumerate()
+        {
+            let dir = parent.path().join(format!("k{n}"));
+            let error = unpack(tar_of("checkpoint", kind, 0).as_slice(), &dir).unwrap_err();
+            assert!(matches!(error, BundleError::NotAFile(_)), "{error}");
+        }
+        let dir = parent.path().join("large");
+        let error = unpack(
+            tar_of("checkpoint", EntryType::Regular, CHECKPOINT_BYTES as u64 + 1).as_slice(),
+            &dir,
+        )
+        .unwrap_err();
+        assert!(matches!(error, BundleError::TooLarge { .. }));
+        let one = tar_of("checkpoint", EntryType::Regular, 1);
+        let twice = [&one[..1024], &one].concat();
+        assert!(matches!(
+            unpack(twice.as_slice(), &parent.path().join("twice")),
+            Err(BundleError::Twice(_))
+        ));
+        assert!(
+            unpack(&b"not a tar"[..], &parent.path().join("text")).is_err()
+                || Bundle::open(&parent.path().join("text")).is_err()
+        );
+        assert!(!parent.path().join("evil").exists());
+    }
+
+    #[test]
+    fn links_in_a_folder_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("b");
+        unpack(bundle(&[0]).as_slice(), &dir).unwrap();
+        fs::remove_file(dir.join("records/000000000.json")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.join("records/000000000.json")).unwrap();
+        assert!(matches!(
+            Bundle::open(&dir).unwrap().record(0),
+            Err(BundleError::NotAFile(_))
+        ));
+    }
+
+    #[test]
+    fn manifests_are_strict() {
+        let good = br#"{"kind":"urn:guard:bundle:v1","created_at":"x","origin":"o","records":0,"files":{}}"#;
+        assert!(Manifest::parse(good).is_ok());
+        let text = String::from_utf8(good.to_vec()).unwrap();
+        for (from, to) in [
+            (":v1", ":v2"),
+            ("\"records\"", "\"x\":1,\"records\""),
+            ("{}", r#"{"../x":"00"}"#),
+            ("{}", r#"{"checkpoint":"00"}"#),
+            (
+                "{}",
+                r#"{"MANIFEST.json":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+            ),
+        ] {
+            assert!(Manifest::parse(text.replace(from, to).as_bytes()).is_err(), "{to}");
+        }
+    }
+}
