@@ -19,6 +19,7 @@
 //! Given the tree, the cache and the machine's tools. Never loads BPF programs on the machine itself.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod fuzz;

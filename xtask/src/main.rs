@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use xtask::bench::BenchOptions;
 use xtask::build::{self, Profile};
 use xtask::fuzz::FuzzOptions;
 use xtask::run;
@@ -50,6 +51,18 @@ enum Command {
         /// Answer by itself as a second identity, and check everything.
         #[arg(long)]
         auto: bool,
+    },
+    /// Measure Guard in virtual machines and write docs/measurements.md.
+    Bench {
+        /// Fewer repetitions.
+        #[arg(long)]
+        quick: bool,
+        /// The agent as it is shipped (building it takes minutes); otherwise the quick profile that the tests use.
+        #[arg(long)]
+        release: bool,
+        /// Only: the time from a clean clone to the end of `demo --auto`.
+        #[arg(long, conflicts_with_all = ["quick", "release"])]
+        from_clone: bool,
     },
     /// Feed the parsers of every boundary with inputs that are mutated towards new code, for a bounded time.
     Fuzz {
@@ -146,6 +159,19 @@ fn main() -> ExitCode {
         Command::Build { release, .. } => asked(|| build(release)),
         Command::Test { full, filter } => test(&TestOptions { full, filter }),
         Command::Demo { auto } => demo(auto),
+        Command::Bench {
+            quick,
+            release,
+            from_clone,
+        } => asked(|| {
+            let options = BenchOptions {
+                quick,
+                release,
+                from_clone,
+            };
+            run::say(format!("{} is written", xtask::bench::bench(&options)?.display()));
+            Ok(())
+        }),
         Command::Fuzz {
             seconds,
             quick,

@@ -1,0 +1,128 @@
+//! What Guard costs operations, in instructions: those that no label covers, and execs that the policy allows.
+//! Given a guest whose clock counts instructions. Never compares figures of different guests.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result, bail};
+
+use super::document::Section;
+use super::stats::{Values, difference, grouped, ratio};
+use super::{BenchOptions, INSTALL, LABEL, POLICY, Programs};
+use crate::run;
+use crate::stage::Stage;
+
+/// What is measured: the micro-benchmark's name, in words, operations of one block.
+const OPERATIONS: [(&str, &str, u32); 5] = [
+    ("exec", "vfork + exec + exit + wait, static binary", 20),
+    ("fork", "fork + exit + wait", 20),
+    ("open", "open + close", 100),
+    ("udp", "connect of a UDP socket", 100),
+    ("null", "getppid, which no hook looks at", 500),
+];
+
+/// Ends Guard in the guest as an administrator would who takes it off: programs and maps go with their pins.
+const REMOVE: &str = "set -e
+systemctl stop guard-agent
+rm -rf /sys/fs/bpf/guard
+sleep 10";
+
+const START: &str = "set -e
+systemctl start guard-agent
+sleep 10";
+
+pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Section> {
+    run::progress("counting instructions in a guest of its own (some minutes)");
+    let stage = Stage::boot(|guest| {
+        guest.icount = true;
+        guest.copy = programs.copies();
+    })?;
+    stage.vm.script(INSTALL)?;
+    stage.set_policy(POLICY.as_bytes())?;
+    let blocks = if options.quick { 5 } else { 21 };
+    let measure = |what: &str, labelled: bool| -> Result<Vec<Values>> {
+        run::progress(format!("counting: {what}"));
+        let operations = if labelled { &OPERATIONS[..1] } else { &OPERATIONS[..] };
+        operations
+            .iter()
+            .map(|operation| values(&stage, operation, blocks, labelled))
+            .collect()
+    };
+    stage.vm.script(REMOVE)?;
+    let without = measure("no Guard", false)?;
+    stage.vm.script(START)?;
+    let unlabelled = measure("Guard, unlabelled", false)?;
+    let labelled = measure("Guard, labelled and allowed", true)?;
+    let programs_loaded = stage.vm.sh("ls /sys/fs/bpf/guard/*/links | wc -l")?.text();
+    stage.vm.script(REMOVE)?;
+    let again = measure("no Guard, again", false)?;
+    let kernel = stage.vm.sh("uname -r")?.text();
+    section(
+        &kernel,
+        &programs_loaded,
+        blocks,
+        &without,
+        &unlabelled,
+        &labelled,
+        &again,
+    )
+}
+
+fn values(stage: &Stage, (name, _, count): &(&str, &str, u32), blocks: u32, labelled: bool) -> Result<Values> {
+    let (blocks, count) = (blocks.to_string(), count.to_string());
+    let argv = ["/run/bench/fast", name, &blocks, &count];
+    let output = if labelled {
+        stage.start_labelled(LABEL, &argv)?.wait()?
+    } else {
+        stage.vm.run(&argv)?
+    };
+    let output = output
+        .success()
+        .with_context(|| format!("the micro-benchmark {name} failed"))?;
+    Values::parse(&output.text())
+}
+
+fn section(
+    kernel: &str,
+    links: &str,
+    blocks: u32,
+    without: &[Values],
+    unlabelled: &[Values],
+    labelled: &[Values],
+    again: &[Values],
+) -> Result<Section> {
+    let Some(allowed) = labelled.first() else {
+        bail!("the labelled exec was not measured")
+    };
+    let mut body = format!(
+        "Kernel {kernel}, {links} BPF programs attached. Guest with one CPU whose clock counts instructions (QEMU `-accel \
+         tcg,thread=single -icount shift=0,sleep=off`), settled for ten seconds before each column; medians of {blocks} \
+         blocks. \"No Guard\" is measured before and after in the same guest: programs and maps removed. Command: `cargo \
+         xtask bench`.\n\n\
+         | instructions per operation | no Guard | again | Guard, unlabelled | more | ratio |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n"
+    );
+    for (at, (_, words, _)) in OPERATIONS.iter().enumerate() {
+        let (before, with, after) = (without[at].median(), unlabelled[at].median(), again[at].median());
+        // Whichever of the two is larger: what is left is Guard's for certain.
+        let plain = before.max(after);
+        let _ = writeln!(
+            body,
+            "| {words} | {} | {} | {} | {} | {} |",
+            grouped(before),
+            grouped(after),
+            grouped(with),
+            difference(with, plain),
+            ratio(with, plain),
+        );
+    }
+    let (plain, allowed) = (without[0].median().max(again[0].median()), allowed.median());
+    let _ = write!(
+        body,
+        "\nA labelled exec that the policy allows in user space, agent's work included: {} instructions, {} to the plain exec \
+         ({} times).",
+        grouped(allowed),
+        difference(allowed, plain),
+        ratio(allowed, plain),
+    );
+    Ok(Section::new("What is not labelled", &body))
+}

@@ -1,0 +1,129 @@
+//! `cargo xtask bench`: measures Guard and writes docs/measurements.md.
+//! Given built programs and virtual machines. Never judges: figures stand next to what they are compared with, in the
+//! same run, and the method stands with them.
+
+mod clone;
+mod cost;
+mod document;
+mod resume;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Profile};
+use crate::{paths, run};
+use document::Document;
+
+/// What `cargo xtask bench` is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BenchOptions {
+    /// Fewer repetitions.
+    pub quick: bool,
+    /// Measure the agent as it is shipped; otherwise the quick profile that tests use.
+    pub release: bool,
+    /// Only: clone, build and show everything from nothing, and take the time.
+    pub from_clone: bool,
+}
+
+/// Measures, writes the file and returns its path. Sections that were not measured stay as they were.
+///
+/// # Errors
+/// When something cannot be built, a guest fails, or the file cannot be written.
+pub fn bench(options: &BenchOptions) -> Result<PathBuf> {
+    let path = paths::repo().join("docs/measurements.md");
+    let mut document = Document::read(&path)?;
+    if options.from_clone {
+        document.set(clone::measure()?);
+        document.write()?;
+        return Ok(path);
+    }
+    let programs = Programs::build(options.release)?;
+    // Each is kept as soon as it is there: the next one may fail.
+    document.set(cost::measure(options, &programs)?);
+    document.write()?;
+    for section in resume::measure(options, &programs)? {
+        document.set(section);
+    }
+    document.write()?;
+    Ok(path)
+}
+
+/// What is put into the guests.
+struct Programs {
+    /// The micro-benchmark, static.
+    bench: PathBuf,
+    /// The agent, without debugging information.
+    agent: PathBuf,
+    profile: Profile,
+}
+
+impl Programs {
+    fn build(release: bool) -> Result<Self> {
+        let directory = paths::target().join("bench");
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let bench = directory.join("bench");
+        run::quiet(
+            Command::new("gcc")
+                .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+                .arg(&bench)
+                .arg(paths::repo().join("xtask/guest/bench/bench.c")),
+        )
+        .context("cannot build the micro-benchmark (gcc and libc6-dev: `cargo xtask setup`)")?;
+        let profile = if release { Profile::Release } else { Profile::Dev };
+        let built = build::all(profile)?;
+        let agent = directory.join("guard-agent");
+        run::quiet(
+            Command::new("strip")
+                .arg("--strip-all")
+                .arg("-o")
+                .arg(&agent)
+                .arg(built.join("guard-agent")),
+        )?;
+        Ok(Self { bench, agent, profile })
+    }
+
+    fn profile_words(&self) -> &'static str {
+        match self.profile {
+            Profile::Release => "release profile, stripped",
+            Profile::Dev => "development profile (as the tests use it), stripped",
+        }
+    }
+
+    /// Puts them into a guest's /mnt/copy.
+    fn copies(&self) -> Vec<PathBuf> {
+        vec![
+            self.bench.clone(),
+            self.agent.clone(),
+            paths::repo().join("xtask/guest/bench/records.py"),
+        ]
+    }
+}
+
+/// Runs in a guest with Guard: the measured agent in place of the one that was installed, and the micro-benchmark under
+/// the names that [`POLICY`] knows.
+const INSTALL: &str = "set -e
+systemctl stop guard-agent
+install -m 755 /mnt/copy/guard-agent /usr/bin/guard-agent
+install -d /run/bench
+install -m 755 /mnt/copy/bench /run/bench/fast
+install -m 755 /mnt/copy/bench /run/bench/asked
+systemctl start guard-agent";
+
+/// The label of all measured workloads.
+const LABEL: &str = "bench";
+
+/// One program that the kernel key alone lets through, one that people are asked about, and a shell.
+const POLICY: &str = r#"
+@id("fast")
+@description("allowed by path")
+permit (principal == Workload::"bench", action == Action::"exec", resource)
+when { ["/run/bench/fast", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/seq"].contains(context.path) };
+
+@id("asked")
+@description("asks any approver")
+permit (principal == Workload::"bench", action == Action::"exec", resource)
+when { context.approved };
+"#;
