@@ -17,5 +17,6 @@ pub mod statement;
 mod testing;
 pub mod text;
 pub mod trust;
+pub mod verify;
 
 pub use rand_core;

@@ -1,0 +1,475 @@
+//! The verifier: does a bundle prove what it claims?
+//!
+//! Owns the judgement. It is given a bundle's folder and the keys that the auditor trusts. It must never believe
+//! anything in the bundle that no trusted key vouches for, and says which record is wrong and why.
+
+mod decisions;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub use report::{Finding, Level, Report, Section, Status};
+
+use crate::bundle::{Bundle, BundleError, record_name};
+use crate::chain::{ChainError, Checker};
+use crate::checkpoint::{self, Checkpoint, Proof};
+use crate::dsse;
+use crate::key::PublicKey;
+use crate::merkle::{leaf_hash, verify_inclusion};
+use crate::record::{Header, Lifecycle, Predicate, Statement};
+use crate::statement::sha256_hex;
+use crate::text::{visible, visible_fold};
+use crate::trust::Trust;
+
+/// Where the trusted keys came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrustSource {
+    /// The auditor gave them.
+    Given,
+    /// They came with the bundle: whoever made it could have made them up.
+    Bundle,
+}
+
+/// What the auditor asked for. The bundle's own word for it is not believed: it could hide what is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    WholeLog,
+    /// A part, by host, label or time.
+    Part,
+}
+
+/// One record whose signature holds.
+#[derive(Debug)]
+struct Record {
+    index: u64,
+    file: String,
+    envelope_digest: String,
+    payload_digest: String,
+    header: Header,
+    statement: Statement,
+}
+
+/// Judges a bundle. What is in it never makes this fail: a bundle that cannot be read is invalid, and the report says
+/// why.
+#[must_use]
+pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked) -> Report {
+    let mut files = Section::new("files");
+    let mut signatures = Section::new("signatures");
+    let mut log = Section::new("log");
+    let mut sequence = Section::new("sequence");
+    let mut decisions = Section::new("decisions");
+
+    check_files(bundle, trust, &mut files);
+    let checkpoint = check_checkpoint(bundle, trust, &mut log);
+    let records = check_records(bundle, trust, checkpoint.as_ref(), &mut signatures, &mut log);
+    check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
+    check_sequence(bundle, &records, &mut sequence);
+    decisions::check(&records, trust, &mut decisions);
+
+    let mut keys = Section::new("trust");
+    match source {
+        TrustSource::Given => {
+            keys.summary = format!(
+                "keys given: {} hosts, console {}",
+                trust.hosts.len(),
+                visible(&trust.console.origin)
+            )
+        }
+        TrustSource::Bundle => {
+            keys.summary = "keys came with the bundle".to_owned();
+            keys.add(
+                Level::Incomplete,
+                "no trusted keys were given: whoever made this bundle could have made its keys; compare trust.json with one you got another way",
+                None,
+            );
+        }
+    }
+    Report::new(vec![files, signatures, log, sequence, decisions, keys])
+}
+
+/// The report on a bundle that cannot even be opened.
+#[must_use]
+pub fn unreadable(error: &BundleError) -> Report {
+    let mut files = Section::new("files");
+    files.add(Level::Invalid, error.to_string(), None);
+    Report::new(vec![files])
+}
+
+fn check_files(bundle: &Bundle, trust: &Trust, section: &mut Section) {
+    let mut good = 0;
+    for (name, digest) in &bundle.manifest.files {
+        match bundle.file(name) {
+            Ok(bytes) if sha256_hex(&bytes) == *digest => good += 1,
+            Ok(_) => section.add(
+                Level::Invalid,
+                format!("{name} has changed since the bundle was made"),
+                None,
+            ),
+            Err(e) => section.add(Level::Invalid, e.to_string(), None),
+        }
+    }
+    if bundle.manifest.origin != trust.console.origin {
+        section.add(
+            Level::Invalid,
+            format!(
+                "the manifest names the log `{}`",
+                visible_fold(&bundle.manifest.origin, 80)
+            ),
+            None,
+        );
+    }
+    if bundle.manifest.records != bundle.indices.len() as u64 {
+        section.add(
+            Level::Invalid,
+            format!(
+                "the manifest counts {} records, there are {}",
+                bundle.manifest.records,
+                bundle.indices.len()
+            ),
+            None,
+        );
+    }
+    for name in &bundle.strangers {
+        section.add(Level::Invalid, format!("{name} does not belong to the bundle"), None);
+    }
+    section.summary = format!("{good} of {} files as the manifest says", bundle.manifest.files.len());
+}
+
+fn check_checkpoint(bundle: &Bundle, trust: &Trust, section: &mut Section) -> Option<Checkpoint> {
+    let checked = bundle.checkpoint().map_err(|e| e.to_string()).and_then(|note| {
+        checkpoint::verify(&note, &trust.console.origin, &trust.console.log_keys).map_err(|e| e.to_string())
+    });
+    match checked {
+        Ok(checkpoint) => Some(checkpoint),
+        Err(why) => {
+            section.add(Level::Invalid, why, None);
+            None
+        }
+    }
+}
+
+/// Reads every record: its signature, its place in the log. Those that hold are given back, in log order.
+fn check_records(
+    bundle: &Bundle,
+    trust: &Trust,
+    checkpoint: Option<&Checkpoint>,
+    signatures: &mut Section,
+    log: &mut Section,
+) -> Vec<Record> {
+    let keys = Keys::new(trust);
+    let note = bundle.checkpoint().unwrap_or_default();
+    let mut records = Vec::new();
+    let mut proved = 0;
+    for index in &bundle.indices {
+        let index = *index;
+        let file = record_name(index);
+        let envelope = match bundle.record(index) {
+            Ok(envelope) => envelope,
+            Err(e) => {
+                signatures.add_at(Level::Invalid, e.to_string(), index);
+                continue;
+            }
+        };
+        if let Some(checkpoint) = checkpoint {
+            match check_place(bundle, index, &envelope, checkpoint, &note) {
+                Ok(()) => proved += 1,
+                Err(why) => log.add_at(Level::Invalid, format!("is not proved to be in the log: {why}"), index),
+            }
+        }
+        match read_record(index, &file, &envelope, &keys) {
+            Ok(record) => records.push(record),
+            Err(why) => signatures.add_at(Level::Invalid, why, index),
+        }
+    }
+    let signers: BTreeSet<&str> = records.iter().map(|r| r.header.signer.as_str()).collect();
+    let hosts = signers.iter().filter(|s| s.starts_with("host:")).count();
+    let consoles = signers.len() - hosts;
+    signatures.summary = format!(
+        "{} of {} records, {hosts} hosts, {consoles} consoles",
+        records.len(),
+        bundle.indices.len()
+    );
+    if let Some(checkpoint) = checkpoint {
+        log.summary = format!(
+            "checkpoint {}: {proved} of {} records proved to be in it",
+            checkpoint.size,
+            bundle.indices.len()
+        );
+    }
+    records
+}
+
+fn check_place(
+    bundle: &Bundle,
+    index: u64,
+    envelope: &[u8],
+    checkpoint: &Checkpoint,
+    note: &[u8],
+) -> Result<(), String> {
+    let proof = bundle.proof(index).map_err(|e| e.to_string())?;
+    let proof = Proof::parse(&proof).map_err(|e| e.to_string())?;
+    if proof.index != index {
+        return Err(format!("its proof is for index {}", proof.index));
+    }
+    if proof.checkpoint.as_bytes() != note {
+        return Err("its proof leads to another checkpoint than the bundle's".to_owned());
+    }
+    verify_inclusion(
+        &leaf_hash(envelope),
+        index,
+        checkpoint.size,
+        &proof.hashes,
+        &checkpoint.root,
+    )
+    .map_err(|e| e.to_string())
+}
+
+/// Trusted keys by their ids, which are computed once.
+struct Keys<'t> {
+    trust: &'t Trust,
+    hosts: HashMap<&'t str, Vec<(String, &'t crate::trust::EvidenceKey)>>,
+    console: Vec<(String, &'t PublicKey)>,
+}
+
+impl<'t> Keys<'t> {
+    fn new(trust: &'t Trust) -> Self {
+        let hosts = trust
+            .hosts
+            .iter()
+            .map(|host| {
+                (
+                    host.id.as_str(),
+                    host.evidence_keys.iter().map(|k| (k.key.id(), k)).collect(),
+                )
+            })
+            .collect();
+        let console = trust.console.decision_keys.iter().map(|key| (key.id(), key)).collect();
+        Self { trust, hosts, console }
+    }
+
+    /// All keys with this id, whoever's they are.
+    fn by_id(&self, id: &str) -> Option<&'t PublicKey> {
+        let host = self
+            .hosts
+            .values()
+            .flatten()
+            .find(|(key_id, _)| key_id == id)
+            .map(|(_, key)| &key.key);
+        host.or_else(|| {
+            self.console
+                .iter()
+                .find(|(key_id, _)| key_id == id)
+                .map(|(_, key)| *key)
+        })
+    }
+
+    /// Whether the key with this id may sign for this place.
+    fn may_sign(&self, id: &str, header: &Header) -> Result<(), String> {
+        let signer = visible(&header.signer);
+        if let Some(host) = header.signer.strip_prefix("host:") {
+            let Some(keys) = self.hosts.get(host) else {
+                return Err(format!("{signer} is not a trusted host"));
+            };
+            return match keys.iter().find(|(key_id, _)| key_id == id) {
+                None => Err(format!("signed by key {id}, which is not one of {signer}")),
+                Some((_, key))
+                    if header.epoch < key.from_epoch || key.through_epoch.is_some_and(|last| header.epoch > last) =>
+                {
+                    Err(format!(
+                        "signed by key {id}, which {signer} did not use in epoch {}",
+                        header.epoch
+                    ))
+                }
+                Some(_) => Ok(()),
+            };
+        }
+        match header.signer.strip_prefix("console:") {
+            Some(origin) if origin == self.trust.console.origin => {
+                match self.console.iter().any(|(key_id, _)| key_id == id) {
+                    true => Ok(()),
+                    false => Err(format!("signed by key {id}, which is not the console's")),
+                }
+            }
+            _ => Err(format!("`{signer}` is neither a trusted host nor the trusted console")),
+        }
+    }
+}
+
+fn read_record(index: u64, file: &str, envelope: &[u8], keys: &Keys<'_>) -> Result<Record, String> {
+    let unverified = dsse::parse(envelope).map_err(|e| e.to_string())?;
+    let Some(key) = keys.by_id(unverified.key_id()) else {
+        return Err(dsse::DsseError::UnknownKey(unverified.key_id().to_owned()).to_string());
+    };
+    let verified = unverified.verify(key).map_err(|e| e.to_string())?;
+    let statement = Statement::from_payload(&verified.payload).map_err(|e| e.to_string())?;
+    let Some(header) = statement.header().cloned() else {
+        return Err("a console's decision by itself is not a record of a chain".to_owned());
+    };
+    keys.may_sign(&verified.key_id, &header)?;
+    Ok(Record {
+        index,
+        file: file.to_owned(),
+        envelope_digest: sha256_hex(envelope),
+        payload_digest: sha256_hex(&verified.payload),
+        header,
+        statement,
+    })
+}
+
+/// A bundle of the whole log has every record of the checkpoint.
+fn check_complete(
+    bundle: &Bundle,
+    checkpoint: Option<&Checkpoint>,
+    records: &[Record],
+    asked: Asked,
+    section: &mut Section,
+) {
+    let Some(checkpoint) = checkpoint else { return };
+    let there = bundle.indices.len() as u64;
+    if !bundle.manifest.filter.is_all() {
+        let filter = serde_json::to_string(&bundle.manifest.filter).unwrap_or_default();
+        let text = format!(
+            "a part of the log only, {there} of {} records: {}",
+            checkpoint.size,
+            visible_fold(&filter, 200)
+        );
+        let level = if asked == Asked::Part {
+            Level::Note
+        } else {
+            Level::Incomplete
+        };
+        section.add(level, text, None);
+        return;
+    }
+    if there < checkpoint.size {
+        let gaps = gaps(&bundle.indices, checkpoint.size);
+        section.add(
+            Level::Incomplete,
+            format!(
+                "{} records of the log are not in the bundle (index {gaps})",
+                checkpoint.size - there
+            ),
+            None,
+        );
+    }
+    if let Some(record) = records.iter().find(|r| r.index >= checkpoint.size) {
+        section.add(Level::Invalid, "lies beyond the checkpoint", Some(record));
+    }
+}
+
+/// The indices below `size` that are missing, in words, the first few.
+fn gaps(indices: &[u64], size: u64) -> String {
+    let mut out = Vec::new();
+    let mut next = 0;
+    for index in indices.iter().copied().chain([size]) {
+        if index > next {
+            out.push(if index == next + 1 {
+                next.to_string()
+            } else {
+                format!("{next}–{}", index - 1)
+            });
+        }
+        next = index.saturating_add(1);
+        if out.len() > 5 {
+            out.push("…".to_owned());
+            break;
+        }
+    }
+    out.join(", ")
+}
+
+/// Follows every signer's chain in log order.
+fn check_sequence(bundle: &Bundle, records: &[Record], section: &mut Section) {
+    let filter = &bundle.manifest.filter;
+    let mut chains: BTreeMap<&str, Checker> = BTreeMap::new();
+    let mut left_out = 0;
+    for record in records {
+        let header = &record.header;
+        let new = !chains.contains_key(header.signer.as_str());
+        let checker = chains.entry(&header.signer).or_default();
+        let last = checker.last().cloned();
+        match checker.check_digest(header, record.envelope_digest.clone()) {
+            Ok(()) => {
+                let before = last.as_ref().map_or(0, |last| last.epoch);
+                if header.epoch > before + 1 && !new {
+                    section.add(
+                        Level::Incomplete,
+                        format!("epochs {} to {} are missing", before + 1, header.epoch - 1),
+                        Some(record),
+                    );
+                }
+                check_time(last.as_ref(), record, section);
+            }
+            // What was not asked for is no gap; the chain cannot be followed over it, which is said below.
+            Err(ChainError::Missing { from, through, .. }) if !filter.is_all() && (new || filter.label.is_some()) => {
+                left_out += through - from + 1;
+            }
+            Err(ChainError::Missing { epoch, from, through }) => section.add(
+                Level::Incomplete,
+                format!(
+                    "{}: {} records missing (epoch {epoch}, seq {}) before this one",
+                    name_of(record),
+                    through - from + 1,
+                    if from == through {
+                        from.to_string()
+                    } else {
+                        format!("{from}–{through}")
+                    }
+                ),
+                Some(record),
+            ),
+            Err(error) => section.add(Level::Invalid, error.to_string(), Some(record)),
+        }
+        notes(record, section);
+    }
+    if left_out > 0 {
+        let level = if filter.label.is_some() {
+            Level::Incomplete
+        } else {
+            Level::Note
+        };
+        section.add(
+            level,
+            format!("{left_out} records of these chains were not asked for, so the chains have openings there"),
+            None,
+        );
+    }
+    section.summary = format!("{} chains", chains.len());
+}
+
+/// Within one boot the clock since boot never goes back.
+fn check_time(last: Option<&Header>, record: &Record, section: &mut Section) {
+    let header = &record.header;
+    if let Some(last) = last
+        && last.boot_id == header.boot_id
+        && last.since_boot_ns > header.since_boot_ns
+    {
+        section.add(
+            Level::Invalid,
+            "was made before the record before it, by the clock since boot",
+            Some(record),
+        );
+    }
+}
+
+/// What the reader should know although nothing is wrong with the record.
+fn notes(record: &Record, section: &mut Section) {
+    let Predicate::Lifecycle(lifecycle) = &record.statement.predicate else {
+        return;
+    };
+    match &lifecycle.event {
+        Lifecycle::EventsLost { .. } | Lifecycle::EnforcementOff { .. } | Lifecycle::Recovered { .. } => {
+            let text = format!("{}: {}", name_of(record), crate::statement::summary(&record.statement));
+            section.add(Level::Note, text, Some(record));
+        }
+        _ => {}
+    }
+}
+
+fn name_of(record: &Record) -> String {
+    visible(&record.header.signer)
+        .replacen("host:", "host ", 1)
+        .replacen("console:", "console ", 1)
+}
