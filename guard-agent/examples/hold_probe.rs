@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--run SECONDS] --label DIR[=N]... [RULE]...
-//! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or the argv counts; without any: hold:0:check
+//! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
 //! ```
 
@@ -173,7 +173,7 @@ impl Probe {
         };
         self.held.insert(held.id, Arc::new(expectation));
         let path = asked.path.unwrap_or_default();
-        match self.rule(&format!("{} {}", path.display(), argv.join(" "))) {
+        match self.rule(&path.to_string_lossy()) {
             Answer::Now(verdict) => self.release(held.id, verdict),
             Answer::After(time, verdict) => self.due.push((Instant::now() + time, held.id, verdict)),
             Answer::HoldForEver | Answer::Ignore => {}

@@ -338,21 +338,21 @@ impl Holder {
     }
 
     fn seize(&mut self, key: VerdictKey, tid: Tid) {
+        // Traced or not: the next round of its hook stops it.
         if self.traced.contains_key(&tid) {
-            let _ = sys::interrupt(tid);
             self.stage(key, Stage::Seizing);
             return;
         }
         match sys::seize(tid) {
             Ok(()) => {
                 self.traced.insert(tid, Traced { question: Some(key), listening: false });
-                let _ = sys::interrupt(tid);
                 self.stage(key, Stage::Seizing);
                 // While its question is in the table the thread lives, so the id is still its own.
                 if self.pending(&key).is_none_or(|pending| pending.tid.cast_signed() != tid)
                     && let Some(traced) = self.traced.get_mut(&tid)
                 {
                     traced.question = None;
+                    let _ = sys::interrupt(tid);
                 }
             }
             // Gone: its end is in the ring.
@@ -427,10 +427,8 @@ impl Holder {
                     let _ = sys::kill(tgid, libc::SIGCONT);
                 }
             }
-            (Some(tid), Stage::Stopped | Stage::Held | Stage::Reading) => self.go(tid, answer, 0),
-            (Some(tid), _) if answer != verdict::CHECK => {
-                let _ = sys::interrupt(tid);
-            }
+            (Some(tid), Stage::Stopped | Stage::Held | Stage::Reading) => self.go(tid, answer),
+            // It runs: it finds its verdict, and is let go when its question ends.
             (Some(_), _) => {}
         }
     }
@@ -449,12 +447,11 @@ impl Holder {
     }
 
     /// Lets a stopped thread go on towards its verdict: traced if its exec has to be compared.
-    fn go(&mut self, tid: Tid, answer: u32, signal: i32) {
+    fn go(&mut self, tid: Tid, answer: u32) {
         if answer == verdict::CHECK {
-            let _ = sys::cont(tid, signal);
+            let _ = sys::cont(tid, 0);
         } else {
-            self.traced.remove(&tid);
-            let _ = sys::detach(tid, signal);
+            self.let_go(tid, 0);
         }
     }
 
@@ -482,7 +479,7 @@ impl Holder {
         match status >> 16 {
             PTRACE_EVENT_EXEC => self.exec_event(tid),
             PTRACE_EVENT_STOP if is_stop(signal) => self.group_stop(tid),
-            PTRACE_EVENT_STOP => self.at_hook(tid),
+            PTRACE_EVENT_STOP => self.at_trap(tid),
             0 => {
                 let ours = (signal == libc::SIGSTOP || signal == libc::SIGCONT)
                     && sys::signal_code(tid).is_ok_and(|code| code == SI_KERNEL);
@@ -503,15 +500,21 @@ impl Holder {
         let _ = sys::detach(tid, signal);
     }
 
-    /// Stopped by us: by PTRACE_INTERRUPT, or by the round of its hook.
-    fn at_hook(&mut self, tid: Tid) {
-        if let Some(traced) = self.traced.get_mut(&tid)
-            && std::mem::take(&mut traced.listening)
-        {
-            // Its group stop is over; it goes on to its hook.
-            let _ = sys::cont(tid, 0);
-            return;
+    /// Told to stop, by us or because a group stop began or ended. The SIGSTOP of a round may still wait for it, so it
+    /// is not let go here while it may be in its hook: it would stop the whole process.
+    fn at_trap(&mut self, tid: Tid) {
+        if let Some(traced) = self.traced.get_mut(&tid) {
+            traced.listening = false;
         }
+        if self.question_of(tid).is_some() {
+            let _ = sys::cont(tid, 0);
+        } else {
+            self.let_go(tid, 0);
+        }
+    }
+
+    /// Stopped by the round of its hook: nothing of ours waits for it any more.
+    fn at_hook(&mut self, tid: Tid) {
         let Some((key, question)) = self.question_of(tid) else {
             return self.let_go(tid, 0);
         };
@@ -525,7 +528,7 @@ impl Holder {
             }
             Stage::Going => {
                 let answer = question.answer.unwrap_or(verdict::DENY);
-                self.go(tid, answer, 0);
+                self.go(tid, answer);
             }
             Stage::Stopped | Stage::Reading | Stage::Held | Stage::Checking => {}
         }
@@ -536,12 +539,10 @@ impl Holder {
         let Some((_, question)) = self.question_of(tid) else {
             return self.let_go(tid, signal);
         };
-        match question.stage {
-            Stage::Going => {
-                let answer = question.answer.unwrap_or(verdict::DENY);
-                self.go(tid, answer, signal);
-            }
-            _ => self.pass(tid, signal),
+        if question.stage == Stage::Going {
+            let _ = sys::cont(tid, signal);
+        } else {
+            self.pass(tid, signal);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::kernel::sys::Tid;
 pub enum Stage {
     /// It runs its hook again and again, or is parked; nobody traces it.
     Asked,
-    /// Traced and told to stop.
+    /// Traced; the next round of its hook stops it.
     Seizing,
     /// Traced and stopped in its hook.
     Stopped,

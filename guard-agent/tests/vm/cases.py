@@ -1,0 +1,790 @@
+#!/usr/bin/env python3
+"""Kernel tests of the hold, run as root in a VM: cases.py FOLDER [CASE...]
+
+FOLDER holds hold_probe and odd (see odd.c). One line per case: `ok NAME SECONDS`, `FAILED NAME: why`, `skipped NAME: why`;
+the last line counts them. Exit status 1 if one failed.
+"""
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+FOLDER = os.path.abspath(sys.argv[1])
+PROBE, ODD = f"{FOLDER}/hold_probe", f"{FOLDER}/odd"
+CGROUPS = "/sys/fs/cgroup"
+BOX = f"{CGROUPS}/box"
+WORK = tempfile.mkdtemp(prefix="kernel-")
+os.chmod(WORK, 0o755)
+SLOW = float(os.environ.get("SLOW", "1"))
+
+
+class Failed(Exception):
+    pass
+
+
+class Skipped(Exception):
+    pass
+
+
+def check(condition, text):
+    if not condition:
+        raise Failed(text)
+
+
+class Probe:
+    """A running hold_probe and what it printed."""
+
+    def __init__(self, *arguments):
+        self.log = tempfile.NamedTemporaryFile("w+", dir=WORK, prefix="probe-", delete=False)
+        self.process = subprocess.Popen([PROBE, *arguments], stdout=self.log, stderr=self.log)
+        self.mark = 0
+        self.expect(r"^ready$", 120)
+
+    def text(self):
+        with open(self.log.name, errors="replace") as file:
+            return file.read()
+
+    def start_case(self):
+        self.mark = len(self.text())
+
+    def since(self):
+        return self.text()[self.mark:]
+
+    def expect(self, pattern, seconds=20):
+        """The first line since the case began that matches."""
+        end = time.monotonic() + seconds * SLOW
+        while True:
+            found = re.search(pattern, self.since(), re.M)
+            if found:
+                return found
+            check(self.process.poll() is None, f"the probe ended: {self.text()[-2000:]}")
+            check(time.monotonic() < end, f"no line matches {pattern!r}; there are:\n{self.since()}")
+            time.sleep(0.02)
+
+    def never(self, pattern):
+        found = re.search(pattern, self.since(), re.M)
+        check(not found, f"unexpected line: {found and found.group(0)}\n{self.since()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def enter(cgroup=BOX):
+    with open(f"{cgroup}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+
+
+def start(*argv, cgroup=BOX, **more):
+    more.setdefault("stdout", subprocess.PIPE)
+    more.setdefault("stderr", subprocess.STDOUT)
+    return subprocess.Popen(argv, preexec_fn=lambda: enter(cgroup), **more)
+
+
+def start_moved(*argv, cgroup=BOX, **more):
+    """Like start, but with the process already there: Popen would wait for the held exec."""
+    more.setdefault("stdout", subprocess.PIPE)
+    more.setdefault("stderr", subprocess.STDOUT)
+    process = subprocess.Popen([ODD, "moved", *argv], stdin=subprocess.PIPE, **more)
+    process.stdout.readline()
+    with open(f"{cgroup}/cgroup.procs", "w") as file:
+        file.write(str(process.pid))
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    return process
+
+
+def output(process, seconds=20):
+    try:
+        return process.communicate(timeout=seconds * SLOW)[0].decode()
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise Failed("it did not end")
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def ticks(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def until(what, text, seconds=10):
+    end = time.monotonic() + seconds * SLOW
+    while not what():
+        check(time.monotonic() < end, text)
+        time.sleep(0.02)
+
+
+def program(name, content=None):
+    """A program of its own name, so that a rule can mean it: a copy of odd's shell-less `true`, or a script."""
+    path = f"{WORK}/{name}"
+    if content is None:
+        shutil.copy("/usr/bin/touch", path)
+    else:
+        with open(path, "w") as file:
+            file.write(content)
+    os.chmod(path, 0o755)
+    return path
+
+
+def marker(name):
+    return f"{WORK}/marker-{name}-{time.monotonic_ns()}"
+
+
+RULES = [
+    "fast-allow=allow", "fast-deny=deny", "hold-deny=hold:300:deny", "hold-second=hold:1000:check",
+    "hold-allow=hold:300:allow", "hold-wait=hold", "unanswered=ignore", "hold-long=hold:4000:check",
+]
+
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+# ---- the main path ----
+
+@case
+def allowed_at_once(probe):
+    touch, mark = program("fast-allow"), marker("a")
+    process = start(touch, mark)
+    check(output(process) == "" and process.returncode == 0 and os.path.exists(mark), "it did not run")
+    probe.expect(r"^enforced .*outcome=Ran")
+    probe.never(r"^held")
+
+
+@case
+def denied_at_once(probe):
+    touch, mark = program("fast-deny"), marker("d")
+    process = start("/bin/sh", "-c", f"{touch} {mark}; echo rc=$?")
+    text = output(process)
+    check("not permitted" in text and "rc=126" in text, f"unexpected output: {text}")
+    check(not os.path.exists(mark), "it ran")
+    probe.expect(r"^enforced .*outcome=Denied")
+
+
+@case
+def held_then_runs(probe):
+    touch, mark = program("hold-second-a"), marker("h")
+    began = time.monotonic()
+    process = start_moved(touch, mark)
+    line = probe.expect(r"^held seq=(\d+) tid=(\d+) how=Traced rounds=(\d+) took_us=(\d+) argc=2 .*").group(0)
+    check(f'"{mark}"' in line, f"argv is not shown: {line}")
+    check(f"cwd={os.getcwd()}" in line, f"cwd is not shown: {line}")
+    check("file=true" in line, f"the file was not opened: {line}")
+    check(not os.path.exists(mark), "it ran before it was approved")
+    check(output(process) == "" and process.returncode == 0 and os.path.exists(mark), "it did not run")
+    check(time.monotonic() - began >= 1, "it was not held for a second")
+    probe.expect(r"^enforced .*outcome=Ran")
+
+
+@case
+def held_then_denied(probe):
+    touch, mark = program("hold-deny-a"), marker("hd")
+    text = output(start("/bin/sh", "-c", f"{touch} {mark}; echo rc=$?; echo goes on"))
+    check("not permitted" in text and "rc=126" in text and "goes on" in text, text)
+    check(not os.path.exists(mark), "it ran")
+    probe.expect(r"^enforced .*outcome=Denied")
+
+
+@case
+def invisible_to_the_parent(probe):
+    touch, mark = program("hold-second-b"), marker("p")
+    process = start_moved(touch, mark)
+    probe.expect(r"^held")
+    seen = []
+    while True:
+        pid, status = os.waitpid(process.pid, os.WUNTRACED | os.WCONTINUED)
+        seen.append(status)
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            break
+    check(len(seen) == 1 and seen[0] == 0, f"the parent saw {seen}")
+
+
+@case
+def costs_nothing_while_held(probe):
+    process = start_moved(program("hold-long-a"), marker("c"))
+    probe.expect(r"^held")
+    before = ticks(process.pid)
+    time.sleep(2)
+    check(ticks(process.pid) == before, "the held thread used CPU")
+    before = ticks(probe.process.pid)
+    time.sleep(1)
+    check(ticks(probe.process.pid) - before < 40, "the probe is busy")
+    check(output(process) == "", "it failed")
+
+
+@case
+def unlabelled_is_untouched(probe):
+    touch, mark = program("fast-deny-b"), marker("u")
+    subprocess.run([touch, mark], check=True)
+    check(os.path.exists(mark), "it did not run")
+    probe.never(r"^asked")
+
+
+# ---- what was approved is what runs ----
+
+def changed(probe, *argv, marks, what):
+    process = start(*argv)
+    text = output(process)
+    probe.expect(rf"^enforced .*outcome=Killed\(Mismatch {{ what: {what}")
+    check(process.returncode == -signal.SIGKILL, f"it ended with {process.returncode}: {text}")
+    for mark in marks:
+        check(not os.path.exists(mark), f"{mark} is there: the new image ran")
+
+
+@case
+def argument_changed_after_approval(probe):
+    one, two = marker("one"), marker("two")
+    changed(probe, ODD, "argument", "500", one, two, program("hold-second-c"), marks=[one, two], what="Argv")
+
+
+@case
+def argument_of_a_script_changed(probe):
+    one, two = marker("one"), marker("two")
+    script = program("hold-second-script-a", '#!/bin/sh\ntouch "$1"\n')
+    changed(probe, ODD, "argument", "500", one, two, script, marks=[one, two], what="Argv")
+
+
+@case
+def environment_changed_after_approval(probe):
+    mark = marker("e")
+    changed(probe, ODD, "environment", "500", "A=1", "A=2", program("hold-second-d"), mark, marks=[mark], what="Environment")
+
+
+@case
+def working_directory_changed_after_approval(probe):
+    mark = marker("w")
+    changed(probe, ODD, "chdir", "500", "/usr", program("hold-second-e"), mark, marks=[mark], what="Cwd")
+
+
+@case
+def content_of_a_script_changed(probe):
+    mark = marker("cs")
+    script = program("hold-second-script-b", "#!/bin/sh\ntrue\n")
+    process = start_moved(script)
+    probe.expect(r"^held")
+    with open(script, "a") as file:
+        file.write(f"touch {mark}\n")
+    output(process)
+    probe.expect(r"^enforced .*outcome=Killed\(Mismatch { what: Content")
+    check(process.returncode == -signal.SIGKILL and not os.path.exists(mark), "it ran")
+
+
+@case
+def content_of_a_program_changed(probe):
+    touch, mark = program("hold-second-f"), marker("cp")
+    process = start_moved(touch, mark)
+    probe.expect(r"^held")
+    with open(touch, "ab") as file:
+        file.write(b"more")
+    output(process)
+    probe.expect(r"^enforced .*outcome=Killed\(Mismatch { what: Content")
+    check(process.returncode == -signal.SIGKILL and not os.path.exists(mark), "it ran")
+
+
+@case
+def file_replaced_while_held(probe):
+    """Another file under the same name is another action: it is asked anew."""
+    touch, mark = program("hold-second-g"), marker("r")
+    process = start_moved(touch, mark)
+    probe.expect(r"^held seq=(\d+)")
+    other = program("other")
+    os.rename(other, touch)
+    output(process)
+    probe.expect(r"^withdrawn .*why=Changed")
+    check(len(re.findall(r"^asked .*hold-second-g", probe.since(), re.M)) == 2, "it was not asked again")
+
+
+# ---- scripts and interpreters ----
+
+@case
+def a_script_asks_once(probe):
+    mark = marker("s")
+    output(start(program("hold-allow-script", '#!/bin/sh\n: > "$1"\n'), mark))
+    check(os.path.exists(mark), "it did not run")
+    check(len(re.findall(r"^asked", probe.since(), re.M)) == 1, probe.since())
+
+
+@case
+def nested_interpreters_ask_once_and_are_compared(probe):
+    mark = marker("n")
+    one = program("one.sh", "#!/bin/sh -e\n. $1\n")
+    two = program("two.sh", f"#!{one}\n. $2\n")
+    script = program("three.sh", f'#!{two} x\n: > {mark}\n')
+    process = start(script, "first", "second")
+    text = output(process)
+    check(len(re.findall(r"^asked", probe.since(), re.M)) == 1, probe.since())
+    probe.expect(r"^enforced .*outcome=Ran")
+    check("Mismatch" not in probe.since(), f"{text} {probe.since()}")
+
+
+@case
+def fails_for_a_reason_of_its_own(probe):
+    for name, content, code in [("fast-allow-nothing", "", errno.ENOEXEC), ("fast-allow-lost", "#!/no/such\n", errno.ENOENT),
+                                ("nothing", "", errno.ENOEXEC)]:
+        text = output(start(ODD, "blocked", "10", program(name, content)))
+        check(text.startswith("exec "), text)
+        probe.expect(rf"^enforced .*outcome=Failed\({code}\)")
+        probe.start_case()
+
+
+# ---- ways to call exec ----
+
+@case
+def exec_from_a_thread_that_is_not_the_leader(probe):
+    mark = marker("nl")
+    process = start(ODD, "nonleader", program("hold-allow-b"), mark)
+    output(process)
+    check(process.returncode == 0 and os.path.exists(mark), "it did not run")
+    mark = marker("nl")
+    process = start(ODD, "nonleader", program("checked-b"), mark)
+    output(process)
+    check(process.returncode == 0 and os.path.exists(mark), f"checked: it did not run\n{probe.since()}")
+    probe.expect(r"^held .*checked-b")
+    check(len(re.findall(r"^enforced .*Ran", probe.since(), re.M)) >= 2, probe.since())
+
+
+@case
+def vfork_and_posix_spawn(probe):
+    for mode in "vfork", "spawn":
+        mark = marker(mode)
+        text = output(start(ODD, mode, program(f"checked-{mode}"), mark))
+        check("child 0" in text and os.path.exists(mark), f"{mode}: {text}")
+        text = output(start(ODD, mode, program(f"hold-deny-{mode}"), marker("no")))
+        check("child 1" in text or "not permitted" in text, f"{mode}: {text}")
+
+
+@case
+def a_file_without_a_name(probe):
+    mark = marker("m")
+    text = output(start(ODD, "memfd", "/usr/bin/touch", mark))
+    check(os.path.exists(mark), f"it did not run: {text}\n{probe.since()}")
+    line = probe.expect(r"^asked .*memfd.*").group(0)
+    check("unlinked=true" in line, line)
+    probe.expect(r"^held .*file=true")
+
+
+@case
+def no_arguments(probe):
+    output(start(ODD, "noargs", program("checked-noargs")))
+    line = probe.expect(r"^held .*checked-noargs.*").group(0)
+    check("argc=1" in line, line)
+    probe.expect(r"^enforced .*outcome=Ran")
+
+
+@case
+def long_arguments(probe):
+    mark = marker("l")
+    arguments = ["x" * 100_000] * 10 + [str(number) for number in range(5000)]
+    process = start(program("checked-long", f'#!/bin/sh\n: > "{mark}"\n'), *arguments)
+    output(process)
+    check(os.path.exists(mark), f"it did not run\n{probe.since()[:2000]}")
+
+
+@case
+def two_threads_of_one_process(probe):
+    process = start(ODD, "two", program("hold-second-h"), program("hold-second-i"))
+    until(lambda: len(re.findall(r"^held .*hold-second-[hi]", probe.since(), re.M)) == 2, f"not both were held\n{probe.since()}")
+    output(process)
+    probe.expect(r"^enforced .*outcome=Ran")
+    # The other thread died with the exec: before or after its own verdict.
+    probe.expect(r"^(withdrawn .*why=Died|enforced .*outcome=Died)")
+
+
+# ---- signals ----
+
+def held_process(probe, *argv):
+    process = start_moved(*argv) if argv[0] != ODD else start_async(*argv)
+    pid = int(probe.expect(r"^held .*tid=(\d+).*hold-").group(1))
+    return process, pid
+
+
+def start_async(*argv):
+    """odd itself is allowed by the default rule, then it is held at its own exec."""
+    return start(*argv)
+
+
+@case
+def handled_signal_while_held(probe):
+    mark = marker("hs")
+    process, pid = held_process(probe, ODD, "handler", "10", program("hold-long-b"), mark)
+    os.kill(pid, signal.SIGUSR1)
+    ready, _, _ = select.select([process.stdout], [], [], 3)
+    check(ready and process.stdout.readline() == b"handled 10\n", "the handler did not run while held")
+    check(not os.path.exists(mark), "it ran")
+    output(process)
+    check(os.path.exists(mark), f"it did not run\n{probe.since()}")
+    probe.never(r"^withdrawn")
+    check(len(re.findall(r"^asked .*hold-long-b", probe.since(), re.M)) == 1, probe.since())
+
+
+@case
+def deadly_signals_while_held(probe):
+    for number in signal.SIGTERM, signal.SIGKILL, signal.SIGINT:
+        probe.start_case()
+        mark = marker("ds")
+        process, pid = held_process(probe, program("hold-wait-a"), mark)
+        os.kill(pid, number)
+        output(process, 5)
+        check(process.returncode == -number, f"it ended with {process.returncode}")
+        probe.expect(r"^withdrawn .*why=Died", 5)
+        check(not os.path.exists(mark), "it ran")
+
+
+@case
+def ignored_and_blocked_signals_while_held(probe):
+    mark = marker("is")
+    process, pid = held_process(probe, ODD, "blocked", "10", program("hold-long-c"), mark)
+    for _ in range(5):
+        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, signal.SIGCHLD)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.1)
+    check(not os.path.exists(mark), "it ran")
+    # SIGUSR1 stays pending for the new image, whose mask blocks it too.
+    output(process)
+    check(os.path.exists(mark), f"it did not run\n{probe.since()}")
+    probe.never(r"^withdrawn")
+
+
+@case
+def interval_timer_while_held(probe):
+    mark = marker("it")
+    process = start(ODD, "timer", program("hold-second-j"), mark)
+    text = output(process)
+    check("handled 14" in text and os.path.exists(mark), f"{text}\n{probe.since()}")
+    check(len(re.findall(r"^asked .*hold-second-j", probe.since(), re.M)) == 1, probe.since())
+
+
+@case
+def stopped_and_continued_by_the_user(probe):
+    """Ctrl-Z while held: the parent sees it, fg brings it back, the request stays."""
+    for number in signal.SIGTSTP, signal.SIGSTOP:
+        probe.start_case()
+        mark = marker("z")
+        process, pid = held_process(probe, program("hold-second-k"), mark)
+        os.kill(pid, number)
+        until(lambda: os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[1] != 0, f"{number}: the parent saw no stop\n{probe.since()}", 5)
+        time.sleep(1.5)
+        check(not os.path.exists(mark), "it ran although it was stopped")
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: os.path.exists(mark), f"it did not run after SIGCONT: state {state(pid)}\n{probe.since()}", 10)
+        process.wait()
+        check(len(re.findall(r"^asked", probe.since(), re.M)) == 1, probe.since())
+
+
+@case
+def sigcont_handled_or_blocked(probe):
+    for argv in [("handler", "18"), ("blocked", "18")]:
+        probe.start_case()
+        mark = marker("sc")
+        process = start(ODD, *argv, program("hold-second-l"), mark)
+        until(lambda: "hold-second-l" in probe.since(), "not asked")
+        probe.expect(r"^held .*hold-second-l")
+        check(not os.path.exists(mark), "it ran")
+        output(process)
+        check(os.path.exists(mark), f"{argv}: it did not run\n{probe.since()}")
+        probe.expect(r"^enforced .*outcome=Ran")
+
+
+# ---- many ----
+
+@case
+def fifty_at_once(probe):
+    mark = marker("f")
+    touch = program("hold-second-m")
+    processes = [start_moved(touch, f"{mark}-{number}") for number in range(50)]
+    until(lambda: len(re.findall(r"^held .*hold-second-m", probe.since(), re.M)) == 50, "not all were held", 60)
+    for process in processes:
+        output(process, 60)
+    check(all(os.path.exists(f"{mark}-{number}") for number in range(50)), "not all ran")
+    check(len(re.findall(r"^enforced .*outcome=Ran", probe.since(), re.M)) >= 50, "not all were enforced")
+    rounds = [int(text) for text in re.findall(r"^held .*rounds=(\d+) .*hold-second-m", probe.since(), re.M)]
+    took = [int(text) for text in re.findall(r"^held .*took_us=(\d+) .*hold-second-m", probe.since(), re.M)]
+    parked = len(re.findall(r"^held .*how=Parked", probe.since(), re.M))
+    print(f"   rounds {min(rounds)}..{max(rounds)}, to hold {min(took) // 1000}..{max(took) // 1000} ms, parked {parked}")
+
+
+# ---- scope ----
+
+@case
+def children_are_covered_wherever_they_go(probe):
+    mark = marker("ch")
+    text = output(start("/bin/sh", "-c", f"echo $$ > {CGROUPS}/cgroup.procs; (({program('fast-deny-c')} {mark})); echo rc=$?"))
+    check("rc=126" in text and not os.path.exists(mark), text)
+    line = probe.expect(r"^asked .*fast-deny-c").group(0)
+    check("label=1" in line, line)
+
+
+@case
+def moved_out_from_outside_is_still_covered(probe):
+    mark = marker("mo")
+    process = start("/bin/sh", "-c", f"read line; {program('fast-deny-d')} {mark}; echo rc=$?", stdin=subprocess.PIPE)
+    probe.expect(r"^enforced .*Ran")
+    with open(f"{CGROUPS}/cgroup.procs", "w") as file:
+        file.write(str(process.pid))
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    check("rc=126" in output(process) and not os.path.exists(mark), "it was let out")
+
+
+@case
+def cgroups_below_are_covered(probe):
+    below = f"{BOX}/made-{time.monotonic_ns()}"
+    os.makedirs(f"{below}/deeper")
+    probe.expect(rf"^cgroup made \d+ /box/{os.path.basename(below)}/deeper$")
+    mark = marker("cb")
+    process = start_moved(program("fast-deny-e"), mark, cgroup=f"{below}/deeper")
+    check("not permitted" in output(process) and not os.path.exists(mark), "it ran")
+    os.rmdir(f"{below}/deeper")
+    os.rmdir(below)
+    probe.expect(r"^cgroup gone")
+
+
+@case
+def what_was_there_before_the_label_is_covered(probe):
+    # Made, with a process inside, before the probe of this run labelled it.
+    check("label=7" not in probe.since(), "")
+    mark = marker("wb")
+    BEFORE.stdin.write(f"{program('fast-deny-f')} {mark}; echo rc=$?\n".encode())
+    BEFORE.stdin.flush()
+    check(b"rc=126" in b"".join(BEFORE.stdout.readline() for _ in range(2)) and not os.path.exists(mark), "it ran")
+    line = probe.expect(r"^asked .*fast-deny-f").group(0)
+    check("label=7" in line, line)
+
+
+# ---- somebody else traces ----
+
+@case
+def traced_by_somebody_else(probe):
+    if not shutil.which("strace"):
+        raise Skipped("no strace in the guest")
+    mark = marker("st")
+    process = start("strace", "-f", "-o", f"{WORK}/strace", program("hold-allow-t"), mark)
+    output(process, 30)
+    probe.expect(r"^held .*how=Parked\(AlreadyTraced\)")
+    check(os.path.exists(mark), f"it did not run\n{probe.since()}")
+
+
+# ---- hostile ----
+
+@case
+def a_page_that_never_comes(probe):
+    """The argument's page waits for ever for whoever reads it: the holder must not."""
+    process = start(ODD, "fault", program("hold-second-n"))
+    time.sleep(1)
+    mark = marker("af")
+    other = start_moved(program("checked-after-fault"), mark)
+    output(other, 10)
+    check(os.path.exists(mark), f"others wait\n{probe.since()}")
+    process.kill()
+    process.wait()
+
+
+@case
+def a_flood_of_sigcont(probe):
+    mark = marker("sf")
+    process = start_moved(program("hold-long-d"), mark)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        os.kill(process.pid, signal.SIGCONT)
+    check(not os.path.exists(mark), "it ran")
+    output(process)
+    check(os.path.exists(mark), f"it did not run\n{probe.since()}")
+
+
+# ---- without the agent ----
+
+@case
+def unanswered_is_parked(probe):
+    mark = marker("un")
+    process = start_moved(program("unanswered-a"), mark)
+    until(lambda: state(process.pid) == "T", f"state {state(process.pid)}", 5)
+    before = ticks(process.pid)
+    for _ in range(20):
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.01)
+    check(not os.path.exists(mark), "it ran")
+    until(lambda: state(process.pid) == "T", f"state {state(process.pid)}", 5)
+    check(ticks(process.pid) - before < 20, "it uses CPU")
+    process.kill()
+    process.wait()
+    probe.expect(r"^withdrawn .*why=Died")
+
+
+LABELS = ["--label", BOX, "--label", f"{CGROUPS}/before=7"]
+
+
+def again(*more):
+    return Probe(*LABELS, *more, *RULES)
+
+
+@case
+def killed_agent_lets_nobody_through(probe):
+    """kill -9 while one is held and one asks: nobody runs, a new agent asks again."""
+    mark, other = marker("k1"), marker("k2")
+    held = start_moved(program("hold-wait-b"), mark)
+    probe.expect(r"^held .*hold-wait-b")
+    probe.kill()
+    late = start_moved(program("checked-late"), other)
+    time.sleep(5)
+    check(state(held.pid) == "T" and state(late.pid) == "T", f"states {state(held.pid)} {state(late.pid)}")
+    for _ in range(50):
+        os.kill(held.pid, signal.SIGCONT)
+        os.kill(late.pid, signal.SIGCONT)
+        time.sleep(0.01)
+    check(not os.path.exists(mark) and not os.path.exists(other), "it ran without an agent")
+    new = again()
+    PROBES.append(new)
+    took = re.search(r"took_over=true questions=(\d+)", new.text())
+    check(took and int(took.group(1)) >= 2, new.text())
+    new.expect(r"^asked .*checked-late")
+    output(late)
+    check(os.path.exists(other), f"it did not run with the new agent\n{new.since()}")
+    new.expect(r"^held .*hold-wait-b")
+    held.kill()
+    held.wait()
+    check(not os.path.exists(mark), "it ran")
+
+
+@case
+def killed_agent_between_approval_and_comparison(probe):
+    """The exec event has come, the agent dies while it hashes: the kernel side stops the new image."""
+    mark = marker("kb")
+    script = program("hold-allow-not", f'#!/bin/sh\n: > "{mark}"\nexit 0\n')
+    big = script.replace("hold-allow-not", "checked-big")
+    shutil.copy(script, big)
+    os.chmod(big, 0o755)
+    with open(big, "r+b") as file:
+        file.truncate(600 << 20)
+    process = start_moved(big)
+    probe.expect(r"^held .*checked-big", 30)
+    # The probe hashes it once, then releases; the comparison hashes it again.
+    until(lambda: os.path.exists(f"/proc/{process.pid}/exe") and os.readlink(f"/proc/{process.pid}/exe").endswith(("dash", "/sh")),
+          "no exec event", 60)
+    check(not os.path.exists(mark), "it ran before it was compared")
+    probe.kill()
+    output(process)
+    check(process.returncode == -signal.SIGKILL, f"it ended with {process.returncode}")
+    check(not os.path.exists(mark), "it ran")
+    os.remove(big)
+    PROBES.append(again())
+
+
+@case
+def killed_agent_after_release(probe):
+    """Execs in a loop while agents are killed and started: not one unapproved exec."""
+    mark = marker("loop")
+    deny = program("fast-deny-g")
+    loop = start("/bin/sh", "-c", f"while :; do {deny} {mark}; {program('fast-allow-g')} {mark}-ok; done", stdout=subprocess.DEVNULL,
+                 stderr=subprocess.DEVNULL)
+    for _ in range(3):
+        PROBES[-1].kill()
+        time.sleep(0.3)
+        check(not os.path.exists(mark), "it ran without an agent")
+        PROBES.append(again())
+        PROBES[-1].expect(r"^enforced .*outcome=Denied")
+        check(not os.path.exists(mark), "it ran")
+    loop.kill()
+    loop.wait()
+
+
+@case
+def replaced_agent(probe):
+    """A new agent starts while the old one runs: one of them answers, nothing slips through."""
+    mark = marker("up")
+    loop = start("/bin/sh", "-c", f"while :; do {program('fast-deny-h')} {mark}; done", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    old = PROBES[-1]
+    new = again()
+    old.kill()
+    PROBES.append(new)
+    new.expect(r"^enforced .*outcome=Denied")
+    check(not os.path.exists(mark), "it ran")
+    loop.kill()
+    loop.wait()
+
+
+@case
+def stopped_agent_parks(probe):
+    probe.kill()
+    short = Probe(*LABELS, "--run", "1", *RULES)
+    PROBES.append(short)
+    short.process.wait()
+    mark = marker("sp")
+    process = start_moved(program("checked-stopped"), mark)
+    until(lambda: state(process.pid) == "T", f"state {state(process.pid)}", 5)
+    check(not os.path.exists(mark), "it ran")
+    PROBES.append(again())
+    output(process)
+    check(os.path.exists(mark), "it did not run with the new agent")
+
+
+PROBES = []
+BEFORE = None
+
+
+def too_late(_number, _frame):
+    raise Failed(f"it took too long\n{PROBES[-1].since()[-3000:]}")
+
+
+signal.signal(signal.SIGALRM, too_late)
+
+
+def main():
+    global BEFORE
+    only = sys.argv[2:]
+    os.makedirs(BOX, exist_ok=True)
+    os.makedirs(f"{CGROUPS}/before/deep", exist_ok=True)
+    BEFORE = subprocess.Popen(["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              preexec_fn=lambda: enter(f"{CGROUPS}/before/deep"))
+    PROBES.append(again())
+    counts = {"ok": 0, "FAILED": 0, "skipped": 0}
+    for function in CASES:
+        if only and function.__name__ not in only:
+            continue
+        probe = PROBES[-1]
+        probe.start_case()
+        began = time.monotonic()
+        signal.alarm(int(90 * SLOW))
+        try:
+            function(probe)
+            counts["ok"] += 1
+            print(f"ok {function.__name__} {time.monotonic() - began:.1f}s", flush=True)
+        except Skipped as why:
+            counts["skipped"] += 1
+            print(f"skipped {function.__name__}: {why}", flush=True)
+        except Failed as why:
+            counts["FAILED"] += 1
+            log = "\n   | ".join(probe.since()[-4000:].splitlines())
+            print(f"FAILED {function.__name__}: {why}\n   | {log}", flush=True)
+        except Exception:
+            counts["FAILED"] += 1
+            print(f"FAILED {function.__name__}: {traceback.format_exc()}", flush=True)
+        finally:
+            signal.alarm(0)
+        if PROBES[-1].process.poll() is not None:
+            print(f"   the probe ended: {PROBES[-1].text()[-1500:]}", flush=True)
+            PROBES.append(again())
+    PROBES[-1].kill()
+    print(f"{counts['ok']} ok, {counts['FAILED']} failed, {counts['skipped']} skipped")
+    sys.exit(1 if counts["FAILED"] else 0)
+
+
+main()
