@@ -7,21 +7,27 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
-use guard_proto::rest::{Host, Request, RequestState};
+use guard_proto::rest::{Host, RequestState};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::identity::Shared;
-use crate::app::{Actor, Error, Permission};
+use crate::app::requests::Details;
+use crate::app::{Actor, App, Error, Permission};
 use crate::store::RequestFilter;
 
 const CHECK: Duration = Duration::from_secs(15);
 
 /// Makes events of changes. `None`: this listener is not interested.
 pub trait Render: Send + Sync + 'static {
-    fn request(&self, request: &Request) -> Option<Event>;
+    /// `None`: nothing to be sent.
+    fn request(&self, app: &App, details: Details) -> impl Future<Output = Result<Option<Event>, Error>> + Send;
     fn host(&self, host: &Host) -> Option<Event>;
+    /// Sent once when the listener knows everything up to now.
+    fn ready(&self) -> Option<Event> {
+        None
+    }
 }
 
 /// The stream of one listener.
@@ -74,9 +80,14 @@ impl<R: Render> Listener<R> {
             }
         };
         let mut check = tokio::time::interval(CHECK);
+        let mut ready = self.render.ready();
         loop {
             if self.send_changes(&mut seq).await?.is_err() {
                 return Ok(());
+            }
+            if let Some(event) = ready.take() {
+                // A listener who is gone is found out below.
+                let _ = self.send.send(Ok(event)).await;
             }
             tokio::select! {
                 () = self.send.closed() => return Ok(()),
@@ -109,8 +120,8 @@ impl<R: Render> Listener<R> {
                 return Ok(Ok(()));
             }
             for change in changes {
-                *seq = change.seq;
-                if self.send_one(&change.request, change.seq).await.is_err() {
+                *seq = change.row.seq;
+                if self.send_one(change, *seq).await?.is_err() {
                     return Ok(Err(Gone));
                 }
             }
@@ -126,8 +137,8 @@ impl<R: Render> Listener<R> {
         };
         loop {
             let page = self.app.requests(&self.actor, filter.clone()).await?;
-            for request in &page.items {
-                if self.send_one(request, seq).await.is_err() {
+            for request in page.items {
+                if self.send_one(request, seq).await?.is_err() {
                     return Ok(Err(Gone));
                 }
             }
@@ -138,11 +149,11 @@ impl<R: Render> Listener<R> {
         }
     }
 
-    async fn send_one(&self, request: &Request, seq: u64) -> Result<(), Gone> {
-        let Some(event) = self.render.request(request) else {
-            return Ok(());
+    async fn send_one(&self, details: Details, seq: u64) -> Result<Result<(), Gone>, Error> {
+        let Some(event) = self.render.request(&self.app, details).await? else {
+            return Ok(Ok(()));
         };
-        self.send.send(Ok(event.id(seq.to_string()))).await.map_err(|_| Gone)
+        Ok(self.send.send(Ok(event.id(seq.to_string()))).await.map_err(|_| Gone))
     }
 
     async fn send_host(&self, id: &str) -> Result<(), Error> {

@@ -7,8 +7,9 @@
 use guard_evidence::dsse;
 use guard_evidence::record::{Answer, PersonId, Predicate, SignedDecision, Statement, Verdict};
 use guard_proto::limits::REASON_BYTES;
-use guard_proto::rest::{AnswerBody, Request, RequestState};
+use guard_proto::rest::{AnswerBody, RequestState};
 
+use super::requests::Details;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, AnswerRow, End, RequestRow};
 use crate::time::{Millis, rfc3339};
@@ -104,12 +105,12 @@ impl App {
         verdict: Verdict,
         body: &AnswerBody,
         channel: &'static str,
-    ) -> Result<Request> {
+    ) -> Result<Details> {
         actor.require(Permission::AnswerRequests)?;
         let reason = names::free_text("a reason", &body.reason, REASON_BYTES)?;
         if verdict == Verdict::Deny && reason.is_empty() {
             return Err(Error::Invalid(
-                "reason: a denial needs one; the workload's owner reads it".to_owned(),
+                "a denial needs a reason: the workload's owner and the agent read it".to_owned(),
             ));
         }
         let now = self.now();

@@ -2,7 +2,7 @@
 
 use guard_proto::rest::{DecisionView, Page, Request, RequestState};
 
-use super::answer::{ended_sentence, why_not};
+use super::answer::why_not;
 use super::card::Card;
 use super::{Actor, App, Error, Permission, Result};
 use crate::store::{AnswerRow, Before, RequestFilter, RequestRow};
@@ -11,60 +11,28 @@ use crate::time::rfc3339;
 pub(crate) const PAGE: u64 = 50;
 pub(crate) const MAX_PAGE: u64 = 500;
 
-/// Everything the page shows of one request.
+/// One request as one actor sees it.
 #[derive(Debug)]
 pub struct Details {
     pub row: RequestRow,
+    /// Oldest first.
     pub answers: Vec<AnswerRow>,
     pub card: Card,
-    pub before: Before,
+    /// The label's owner now.
     pub owner: Option<String>,
     /// `None`: the actor may answer.
     pub why_not: Option<String>,
-    /// By whom and when, once it has ended.
-    pub ended: Option<String>,
-}
-
-/// A change, with the number to go on from.
-#[derive(Debug)]
-pub struct Changed {
-    pub seq: u64,
-    pub request: Request,
 }
 
 impl App {
-    pub async fn request(&self, actor: &Actor, id: &str) -> Result<Request> {
+    pub async fn request(&self, actor: &Actor, id: &str) -> Result<Details> {
         actor.require(Permission::SeeRequests)?;
         let row = self
             .store
             .request(id)
             .await?
             .ok_or_else(|| Error::not_found("request", id))?;
-        self.view(actor, row).await
-    }
-
-    pub async fn request_details(&self, actor: &Actor, id: &str) -> Result<Details> {
-        actor.require(Permission::SeeRequests)?;
-        let row = self
-            .store
-            .request(id)
-            .await?
-            .ok_or_else(|| Error::not_found("request", id))?;
-        let answers = self.store.answers(id).await?;
-        let owner = self.store.label_owner(&row.label).await?;
-        let before = self.store.before(&row).await?;
-        let card = Card::read(&row.record)?;
-        let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
-        let ended = (row.state != RequestState::Pending).then(|| ended_sentence(&row, &answers));
-        Ok(Details {
-            row,
-            answers,
-            card,
-            before,
-            owner,
-            why_not,
-            ended,
-        })
+        self.details(actor, row).await
     }
 
     /// The request record's envelope, exact bytes.
@@ -79,7 +47,7 @@ impl App {
     }
 
     /// Pending: oldest first; others: newest first.
-    pub async fn requests(&self, actor: &Actor, mut filter: RequestFilter) -> Result<Page<Request>> {
+    pub async fn requests(&self, actor: &Actor, mut filter: RequestFilter) -> Result<Page<Details>> {
         actor.require(Permission::SeeRequests)?;
         filter.oldest_first = filter.state == Some(RequestState::Pending);
         filter.limit = filter.limit.clamp(1, MAX_PAGE);
@@ -92,21 +60,18 @@ impl App {
         let next = rows.last().filter(|_| more).map(|row| row.arrived.to_string());
         let mut items = Vec::with_capacity(rows.len());
         for row in rows {
-            items.push(self.view(actor, row).await?);
+            items.push(self.details(actor, row).await?);
         }
         Ok(Page { items, next })
     }
 
-    /// What changed after `seq`, oldest change first; at most a page, so ask again until there is nothing.
-    pub async fn requests_changed_since(&self, actor: &Actor, seq: u64) -> Result<Vec<Changed>> {
+    /// What changed after `seq` (see [`RequestRow::seq`]), oldest change first; at most a page, so ask again until
+    /// there is nothing.
+    pub async fn requests_changed_since(&self, actor: &Actor, seq: u64) -> Result<Vec<Details>> {
         actor.require(Permission::SeeRequests)?;
         let mut changed = Vec::new();
         for row in self.store.requests_changed_since(seq, PAGE).await? {
-            let seq = row.seq;
-            changed.push(Changed {
-                seq,
-                request: self.view(actor, row).await?,
-            });
+            changed.push(self.details(actor, row).await?);
         }
         Ok(changed)
     }
@@ -121,17 +86,41 @@ impl App {
         Ok(self.store.count_pending().await?)
     }
 
-    async fn view(&self, actor: &Actor, row: RequestRow) -> Result<Request> {
+    /// How often the same was asked before, and how it was answered.
+    pub async fn before(&self, details: &Details) -> Result<Before> {
+        Ok(self.store.before(&details.row).await?)
+    }
+
+    async fn details(&self, actor: &Actor, row: RequestRow) -> Result<Details> {
         let answers = self.store.answers(&row.id).await?;
         let owner = self.store.label_owner(&row.label).await?;
         let card = Card::read(&row.record)?;
         let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
+        Ok(Details {
+            row,
+            answers,
+            card,
+            owner,
+            why_not,
+        })
+    }
+}
+
+impl From<Details> for Request {
+    fn from(details: Details) -> Self {
+        let Details {
+            row,
+            answers,
+            card,
+            owner,
+            why_not,
+        } = details;
         let approvals = answers.iter().filter(|a| a.verdict == "approve").count();
-        let outcome_detail = match (&row.outcome_detail, &row.decision_refused) {
+        let outcome_detail = match (row.outcome_detail, row.decision_refused) {
             (None, Some(refused)) => Some(format!("the host did not accept the decision: {refused}")),
-            (detail, _) => detail.clone(),
+            (detail, _) => detail,
         };
-        Ok(Request {
+        Self {
             state: row.state,
             label: row.label,
             host_id: row.host_id,
@@ -154,7 +143,7 @@ impl App {
             why_not,
             statement: card.statement,
             id: row.id,
-        })
+        }
     }
 }
 

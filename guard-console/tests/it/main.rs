@@ -4,4 +4,5 @@ mod accounts;
 mod answers;
 mod hosts;
 mod records;
+mod stage;
 mod support;

@@ -49,6 +49,17 @@ impl Console {
         Self::start_in(dir, any, any).await
     }
 
+    pub(crate) async fn start_at(port: u16) -> Self {
+        crypto();
+        let any = "127.0.0.1:0".parse().unwrap();
+        Self::start_in(
+            tempfile::Builder::new().prefix("stage").tempdir().unwrap(),
+            ([127, 0, 0, 1], port).into(),
+            any,
+        )
+        .await
+    }
+
     async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr) -> Self {
         let raw = RawConfig {
             data_dir: Some(dir.path().join("data")),

@@ -9,7 +9,9 @@ mod requests;
 use super::endpoint::{Access, Endpoints};
 use crate::app::Permission;
 
+pub(crate) use body::read as read_body;
 pub use body::{Fields, Json};
+pub(crate) use requests::{cursor, last_event_id};
 
 /// Every REST endpoint.
 #[must_use]

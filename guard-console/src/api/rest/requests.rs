@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::{Fields, Json};
 use crate::api::identity::{Caller, Shared};
 use crate::api::watch::{self, Render};
-use crate::app::requests::PAGE;
-use crate::app::{Error, Permission, Result};
+use crate::app::requests::{Details, PAGE};
+use crate::app::{App, Error, Permission, Result};
 use crate::store::RequestFilter;
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +47,11 @@ pub(super) async fn list(
         limit: fields.limit.unwrap_or(PAGE),
         ..RequestFilter::default()
     };
-    Ok(axum::Json(app.requests(&caller.actor, filter).await?))
+    let page = app.requests(&caller.actor, filter).await?;
+    Ok(axum::Json(Page {
+        items: page.items.into_iter().map(Request::from).collect(),
+        next: page.next,
+    }))
 }
 
 pub(super) async fn show(
@@ -55,7 +59,7 @@ pub(super) async fn show(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Request>> {
-    Ok(axum::Json(app.request(&caller.actor, &id).await?))
+    Ok(axum::Json(app.request(&caller.actor, &id).await?.into()))
 }
 
 pub(super) async fn record(
@@ -78,7 +82,8 @@ pub(super) async fn approve(
 ) -> Result<axum::Json<Request>> {
     Ok(axum::Json(
         app.answer(&caller.actor, &id, Verdict::Allow, &body, caller.channel)
-            .await?,
+            .await?
+            .into(),
     ))
 }
 
@@ -90,7 +95,8 @@ pub(super) async fn deny(
 ) -> Result<axum::Json<Request>> {
     Ok(axum::Json(
         app.answer(&caller.actor, &id, Verdict::Deny, &body, caller.channel)
-            .await?,
+            .await?
+            .into(),
     ))
 }
 
@@ -106,8 +112,8 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 struct AsJson;
 
 impl Render for AsJson {
-    fn request(&self, request: &Request) -> Option<Event> {
-        Event::default().event("request").json_data(request).ok()
+    async fn request(&self, _: &App, details: Details) -> Result<Option<Event>> {
+        Ok(Event::default().event("request").json_data(Request::from(details)).ok())
     }
 
     fn host(&self, host: &Host) -> Option<Event> {
