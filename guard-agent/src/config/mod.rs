@@ -1,0 +1,166 @@
+//! Configuration: what was written (`raw`) becomes what is usable ([`Config`]).
+//!
+//! Owns the keys of agent.toml, their defaults and their limits; docs/agent.md is its prose. It is given the file's
+//! text. It must never start with a part of it ignored: every error names file, line and remedy.
+
+mod raw;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::kernel::{Away, KernelConfig};
+
+/// Where the configuration is looked for.
+pub const DEFAULT_PATH: &str = "/etc/guard/agent.toml";
+
+/// Everything resolved; see docs/agent.md for each key.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    pub policy_file: PathBuf,
+    pub labels: Vec<LabelPattern>,
+    /// Names of environment variables that records may show. A name may end in `*`.
+    pub record_environment: Vec<String>,
+    pub kernel: KernelConfig,
+    /// Questions of one label that may wait at once.
+    pub pending_per_label: usize,
+    /// Bytes of evidence that may wait for the console.
+    pub spool_bytes: u64,
+    /// To read the content of an executable.
+    pub hash_deadline: Duration,
+    pub log: Log,
+}
+
+/// One `[[label]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelPattern {
+    pub name: String,
+    /// Below the cgroup v2 root, with a leading slash; `*` stands for anything but a slash, `**` for anything.
+    pub cgroup: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub json: bool,
+    pub level: tracing::Level,
+}
+
+/// What is wrong with a configuration, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    pub file: PathBuf,
+    /// From 1; 0 when it concerns the whole file.
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file.display(), self.message)?,
+            _ => write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)?,
+        }
+        write!(f, "\n  → {}", self.remedy)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/guard-agent"),
+            socket: PathBuf::from("/run/guard/agent.sock"),
+            policy_file: PathBuf::from("/etc/guard/policy.cedar"),
+            labels: Vec::new(),
+            record_environment: Vec::new(),
+            kernel: KernelConfig { away: Away::Park, ..KernelConfig::default() },
+            pending_per_label: 1_000,
+            spool_bytes: 1 << 30,
+            hash_deadline: Duration::from_secs(30),
+            log: Log { json: false, level: tracing::Level::INFO },
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file. Without one at the default path the defaults hold; a path that was asked for must be there.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for anything that is not exactly right.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read(file) {
+            Ok(bytes) => Self::parse(&bytes, file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => Ok(Self::default()),
+            Err(error) => Err(ConfigError {
+                file: file.to_owned(),
+                line: 0,
+                column: 0,
+                message: format!("cannot be read: {error}"),
+                remedy: match error.kind() {
+                    std::io::ErrorKind::NotFound => "give the path of a file that exists, or leave --config out".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => {
+                        format!("run as root, or: sudo chown root {0} && sudo chmod 0644 {0}", file.display())
+                    }
+                    _ => "check that it is a regular file".to_owned(),
+                },
+            }),
+        }
+    }
+
+    /// Parses and resolves the text of a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the line.
+    pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, ConfigError> {
+        raw::resolve(bytes, file)
+    }
+}
+
+impl LabelPattern {
+    /// Whether a cgroup's path matches.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        matches(self.cgroup.as_bytes(), path.as_bytes())
+    }
+}
+
+/// Glob with `*` (not across slashes) and `**` (across them). Works in constant stack and bounded time: the last star
+/// of each kind is the only one to go back to.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut single: Option<(usize, usize)> = None;
+    let mut double: Option<(usize, usize)> = None;
+    loop {
+        if pattern[p..].starts_with(b"**") {
+            p += 2;
+            double = Some((p, t));
+            single = None;
+        } else if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            single = Some((p, t));
+        } else if t < text.len() && pattern.get(p) == Some(&text[t]) {
+            p += 1;
+            t += 1;
+        } else if t == text.len() && p == pattern.len() {
+            return true;
+        } else if let Some((after, from)) = single.filter(|(_, from)| text.get(*from).is_some_and(|b| *b != b'/')) {
+            single = Some((after, from + 1));
+            (p, t) = (after, from + 1);
+        } else if let Some((after, from)) = double.filter(|(_, from)| *from < text.len()) {
+            double = Some((after, from + 1));
+            single = None;
+            (p, t) = (after, from + 1);
+        } else {
+            return false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

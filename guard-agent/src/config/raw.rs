@@ -1,0 +1,246 @@
+//! agent.toml as it is written.
+//!
+//! Owns the TOML shape and the way from spans to lines. It is given bytes. It must never accept a key it does not know.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use guard_proto::limits::is_label;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Config, ConfigError, LabelPattern, Log};
+use crate::kernel::Away;
+
+/// Largest configuration file, in bytes.
+const CONFIG_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    state_dir: Option<Spanned<PathBuf>>,
+    socket: Option<Spanned<PathBuf>>,
+    policy_file: Option<Spanned<PathBuf>>,
+    record_environment: Option<Vec<Spanned<String>>>,
+    hash_deadline: Option<Spanned<String>>,
+    #[serde(default)]
+    label: Vec<RawLabel>,
+    #[serde(default)]
+    hold: RawHold,
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    log: RawLog,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLabel {
+    name: Spanned<String>,
+    cgroup: Spanned<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHold {
+    park_after: Option<Spanned<String>>,
+    away_after: Option<Spanned<String>>,
+    away: Option<RawAway>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawAway {
+    Park,
+    Deny,
+    Allow,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    pending_per_label: Option<Spanned<usize>>,
+    spool_mib: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    format: Option<RawFormat>,
+    level: Option<RawLevel>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> {
+    let whole = |message: String, remedy: &str| ConfigError {
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        message,
+        remedy: remedy.to_owned(),
+    };
+    if bytes.len() > CONFIG_BYTES {
+        return Err(whole(format!("{} bytes are more than {CONFIG_BYTES}", bytes.len()), "shorten it"));
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| whole(format!("not UTF-8 at byte {}", e.valid_up_to()), "save it as UTF-8"))?;
+    let error = |span: Option<Range<usize>>, message: String, remedy: &str| {
+        let (line, column) = span.map_or((0, 0), |span| place(text, span.start));
+        ConfigError { file: file.to_owned(), line, column, message, remedy: remedy.to_owned() }
+    };
+    let raw: Raw = toml::from_str(text).map_err(|e| {
+        let message = e.message().trim_end().to_owned();
+        let remedy = if message.starts_with("unknown field") {
+            "correct the name or delete the line; docs/agent.md lists every key"
+        } else if message.starts_with("invalid type") || message.starts_with("unknown variant") {
+            "write a value of the kind that docs/agent.md names for this key"
+        } else if message.starts_with("missing field") {
+            "add the key; docs/agent.md shows an example"
+        } else {
+            "mend the line; it is not valid TOML (https://toml.io)"
+        };
+        error(e.span(), message, remedy)
+    })?;
+
+    let absolute = |key: &str, path: Option<Spanned<PathBuf>>, default: PathBuf| match path {
+        None => Ok(default),
+        Some(path) if path.as_ref().is_absolute() => Ok(path.into_inner()),
+        Some(path) => Err(error(
+            Some(path.span()),
+            format!("{key} is not an absolute path"),
+            "begin it with a slash",
+        )),
+    };
+    let length = |key: &str, value: Option<Spanned<String>>, default: Duration, range: Range<Duration>| match value {
+        None => Ok(default),
+        Some(value) => milliseconds(value.as_ref()).filter(|length| range.contains(length)).ok_or_else(|| {
+            error(
+                Some(value.span()),
+                format!("{key} = \"{}\" is not a length of time from {:?} to {:?}", value.as_ref(), range.start, range.end),
+                "write a number and ms, s, m or h, as in \"500ms\"",
+            )
+        }),
+    };
+
+    let default = Config::default();
+    let mut kernel = default.kernel.clone();
+    let (ms, s) = (Duration::from_millis, Duration::from_secs);
+    kernel.park_after = length("park_after", raw.hold.park_after, kernel.park_after, ms(10)..s(60))?;
+    kernel.away_after = length("away_after", raw.hold.away_after, kernel.away_after, s(1)..s(600))?;
+    kernel.away = match raw.hold.away {
+        None | Some(RawAway::Park) => Away::Park,
+        Some(RawAway::Deny) => Away::Deny,
+        Some(RawAway::Allow) => Away::Allow,
+    };
+
+    let mut labels = Vec::new();
+    for label in raw.label {
+        if !is_label(label.name.as_ref()) {
+            return Err(error(
+                Some(label.name.span()),
+                format!("\"{}\" is not a label", label.name.as_ref()),
+                "use 1 to 63 of a-z 0-9 . _ - with a letter or digit at both ends",
+            ));
+        }
+        let cgroup = label.cgroup.as_ref();
+        let fine = cgroup.starts_with('/')
+            && cgroup.len() > 1
+            && cgroup.len() <= 4096
+            && !cgroup.ends_with('/')
+            && cgroup[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        if !fine {
+            return Err(error(
+                Some(label.cgroup.span()),
+                format!("\"{cgroup}\" is not a path below the cgroup v2 root"),
+                "write it as /sys/fs/cgroup shows it, without /sys/fs/cgroup, as in \"/system.slice/agent-*.service\"",
+            ));
+        }
+        labels.push(LabelPattern { name: label.name.into_inner(), cgroup: label.cgroup.into_inner() });
+    }
+
+    let mut record_environment = Vec::new();
+    for name in raw.record_environment.unwrap_or_default() {
+        let body = name.as_ref().strip_suffix('*').unwrap_or(name.as_ref());
+        let fine = !body.is_empty() && body.len() <= 256 && body.bytes().all(|b| b.is_ascii_graphic() && !b"=*".contains(&b));
+        if !fine {
+            return Err(error(
+                Some(name.span()),
+                format!("\"{}\" is not the name of an environment variable", name.as_ref()),
+                "write names such as \"GIT_SSH_COMMAND\", or a beginning and a star such as \"GIT_*\"",
+            ));
+        }
+        record_environment.push(name.into_inner());
+    }
+
+    let number = |key: &str, value: Option<(u64, Range<usize>)>, default: u64, range: std::ops::RangeInclusive<u64>| match value {
+        None => Ok(default),
+        Some((value, _)) if range.contains(&value) => Ok(value),
+        Some((value, span)) => Err(error(
+            Some(span),
+            format!("{key} = {value} is not within {} to {}", range.start(), range.end()),
+            "write a number within the range",
+        )),
+    };
+    let pending = raw.limits.pending_per_label.map(|n| (n.as_ref().to_owned() as u64, n.span()));
+    let pending = number("pending_per_label", pending, 1_000, 1..=4_096)?;
+    let spool = raw.limits.spool_mib.map(|n| (n.as_ref().to_owned(), n.span()));
+    let spool = number("spool_mib", spool, 1_024, 16..=1_048_576)?;
+
+    Ok(Config {
+        state_dir: absolute("state_dir", raw.state_dir, default.state_dir)?,
+        socket: absolute("socket", raw.socket, default.socket)?,
+        policy_file: absolute("policy_file", raw.policy_file, default.policy_file)?,
+        labels,
+        record_environment,
+        kernel,
+        pending_per_label: usize::try_from(pending).unwrap_or(1_000),
+        spool_bytes: spool << 20,
+        hash_deadline: length("hash_deadline", raw.hash_deadline, default.hash_deadline, s(1)..s(3600))?,
+        log: Log {
+            json: matches!(raw.log.format, Some(RawFormat::Json)),
+            level: match raw.log.level {
+                Some(RawLevel::Error) => tracing::Level::ERROR,
+                Some(RawLevel::Warn) => tracing::Level::WARN,
+                None | Some(RawLevel::Info) => tracing::Level::INFO,
+                Some(RawLevel::Debug) => tracing::Level::DEBUG,
+                Some(RawLevel::Trace) => tracing::Level::TRACE,
+            },
+        },
+    })
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    (before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+}
+
+/// `500ms`, `2s`, `5m`, `1h`.
+fn milliseconds(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(unit)?))
+}

@@ -1,0 +1,126 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text.as_bytes(), Path::new("agent.toml")).map_err(|e| e.to_string())
+}
+
+#[test]
+fn nothing_written_means_the_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.state_dir, Path::new("/var/lib/guard-agent"));
+    assert_eq!(config.policy_file, Path::new("/etc/guard/policy.cedar"));
+    assert_eq!(config.kernel.park_after, Duration::from_millis(500));
+    assert_eq!((config.pending_per_label, config.kernel.away), (1_000, Away::Park));
+}
+
+#[test]
+fn everything_can_be_set() {
+    let config = parse(
+        r#"
+        state_dir = "/srv/guard"
+        socket = "/run/g.sock"
+        policy_file = "/etc/p.cedar"
+        record_environment = ["GIT_*", "HOME"]
+        hash_deadline = "5s"
+        [[label]]
+        name = "coder"
+        cgroup = "/system.slice/agent-*.service"
+        [hold]
+        park_after = "250ms"
+        away_after = "5s"
+        away = "deny"
+        [limits]
+        pending_per_label = 10
+        spool_mib = 64
+        [log]
+        format = "json"
+        level = "debug"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.labels[0].name, "coder");
+    assert_eq!(config.kernel.away, Away::Deny);
+    assert_eq!(config.kernel.park_after, Duration::from_millis(250));
+    assert_eq!((config.pending_per_label, config.spool_bytes), (10, 64 << 20));
+    assert_eq!(config.log, Log { json: true, level: tracing::Level::DEBUG });
+    assert_eq!(config.record_environment, ["GIT_*", "HOME"]);
+}
+
+#[test]
+fn the_sample_is_valid_and_says_the_defaults() {
+    let sample = include_str!("../../../packaging/agent.toml.example");
+    let config = parse(sample).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    // Every line that is only commented out has to be right too.
+    let open: String = sample
+        .lines()
+        .map(|line| line.strip_prefix("#").filter(|rest| !rest.starts_with(' ') && !rest.is_empty()).unwrap_or(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let config = parse(&open).unwrap();
+    assert_eq!(config.labels.len(), 1);
+}
+
+#[test]
+fn errors_name_line_and_remedy() {
+    for (text, start, needle) in [
+        ("stat_dir = \"/x\"", "agent.toml:1:1: unknown field `stat_dir`", "docs/agent.md"),
+        ("\n[hold]\naway = \"sleep\"", "agent.toml:3:8: unknown variant `sleep`", "docs/agent.md"),
+        ("[limits]\npending_per_label = \"many\"", "agent.toml:2:21: invalid type: string", "docs/agent.md"),
+        ("[limits]\npending_per_label = 0", "agent.toml:2:21: pending_per_label = 0", "range"),
+        ("[limits]\npending_per_label = -1", "agent.toml:2:21:", "→"),
+        ("state_dir = \"x\"", "agent.toml:1:13: state_dir is not an absolute path", "slash"),
+        ("[[label]]\nname = \"Coder\"\ncgroup = \"/x\"", "agent.toml:2:8: \"Coder\" is not a label", "a-z"),
+        ("[[label]]\nname = \"coder\"\ncgroup = \"x\"", "agent.toml:3:10: \"x\" is not a path", "/sys/fs/cgroup"),
+        ("[[label]]\nname = \"coder\"\ncgroup = \"/a/../b\"", "agent.toml:3:10:", "/sys/fs/cgroup"),
+        ("[[label]]\nname = \"coder\"", "agent.toml:1:1: missing field `cgroup`", "add the key"),
+        ("[hold]\npark_after = \"soon\"", "agent.toml:2:14: park_after = \"soon\"", "500ms"),
+        ("[hold]\npark_after = 500", "agent.toml:2:14: invalid type: integer", "docs/agent.md"),
+        ("record_environment = [\"A=B\"]", "agent.toml:1:23:", "names"),
+        ("a = \"", "agent.toml:1:", "TOML"),
+        ("[log]\nlevel = \"info\"\nlevel = \"info\"", "agent.toml:3:1: duplicate key", "TOML"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(start), "{text:?}: {error}");
+        assert!(error.contains(needle), "{text:?}: {error}");
+    }
+    assert!(Config::parse(b"\xff", Path::new("x")).unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[test]
+fn an_unreadable_file_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Config::load(Some(dir.path())).unwrap_err().to_string();
+    assert!(error.contains("cannot be read") && error.contains('→'), "{error}");
+    let error = Config::load(Some(&dir.path().join("none"))).unwrap_err().to_string();
+    assert!(error.contains("cannot be read"), "{error}");
+}
+
+#[test]
+fn patterns() {
+    let matches = |pattern: &str, path: &str| LabelPattern { name: "x".to_owned(), cgroup: pattern.to_owned() }.matches(path);
+    for (pattern, path) in [
+        ("/a", "/a"),
+        ("/system.slice/agent-*.service", "/system.slice/agent-7.service"),
+        ("/system.slice/agent-*.service", "/system.slice/agent-.service"),
+        ("/*/x", "/a/x"),
+        ("/**", "/a/b/c"),
+        ("/**/docker-*.scope", "/user.slice/u/docker-abc.scope"),
+        ("/a*b*c", "/aXbYbZc"),
+        ("/**/a*b", "/x/a1/a2b"),
+    ] {
+        assert!(matches(pattern, path), "{pattern} {path}");
+    }
+    for (pattern, path) in [
+        ("/a", "/ab"),
+        ("/a", "/a/b"),
+        ("/*/x", "/a/b/x"),
+        ("/system.slice/agent-*.service", "/system.slice/agent-a/b.service"),
+        ("/a*", "/b"),
+        ("/**/x", "/x/y"),
+    ] {
+        assert!(!matches(pattern, path), "{pattern} {path}");
+    }
+    // Many stars against a text that does not match: no blow-up.
+    assert!(!matches(&format!("/{}b", "*a".repeat(500)), &format!("/{}", "a".repeat(4000))));
+}

@@ -1,0 +1,313 @@
+//! The daemon: starts the parts in the right order and stops them in the reverse one.
+//!
+//! Owns start, reload, maintenance and stop. It is given the configuration. It must never report that it is ready before
+//! enforcement is on, and never switch enforcement off when it stops.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_evidence::record::{HostFacts, Lifecycle};
+use parking_lot::RwLock;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::approval::open::OpenQuestions;
+use crate::clock;
+use crate::config::Config;
+use crate::console::{Client, ConsoleState};
+use crate::control::{self, ControlError};
+use crate::engine::{Engine, Event, Parts, Stats};
+use crate::enrich::Enricher;
+use crate::evidence::{Evidence, EvidenceConfig, EvidenceError};
+use crate::identity::{Identity, IdentityError};
+use crate::kernel::{self, FindingState, KernelError};
+use crate::labels::{LabelError, Labels};
+use crate::policy::{self, Policy, PolicyError};
+use crate::watch::Watchers;
+
+/// How often the cgroup tree is walked for what no event told.
+const MAINTENANCE: Duration = Duration::from_secs(5);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("this machine cannot enforce: {0}")]
+    Kernel(String),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error("{}: {source}\n  → correct it; a missing file means that everything is asked for", path.display())]
+    PolicyFile { path: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Labels(#[from] LabelError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error("the kernel side ended; what is in force stays, and nobody answers it\n  → systemctl restart guard-agent")]
+    Ended,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`DaemonError`]: it did not start, or cannot go on.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    let result = runtime.block_on(start(config));
+    // A read that a workload never answers must not keep us from stopping.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn start(config: Config) -> Result<(), DaemonError> {
+    // Whatever can be wrong in files is found before anything is put in force.
+    let policy = Arc::new(load_policy(&config.policy_file)?);
+    let identity = Arc::new(Identity::load_or_create(&config.state_dir)?);
+    let signals = Signals::new().map_err(DaemonError::Runtime)?;
+    let evidence = Evidence::start(EvidenceConfig {
+        host_id: identity.host_id.clone(),
+        key: identity.evidence_key_again()?,
+        spool_directory: identity.spool_directory(),
+        epoch_file: identity.epoch_file(),
+        max_bytes: config.spool_bytes,
+    })?;
+    let open = config.state_dir.join("open");
+    let (open, left) = OpenQuestions::open(&open).map_err(|source| DaemonError::Io { path: open, source })?;
+    let listener = control::bind(&config.socket)?;
+
+    let kernel_config = config.kernel.clone();
+    let (handle, from_kernel, facts) = tokio::task::spawn_blocking(move || kernel::start(&kernel_config))
+        .await
+        .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?
+        .map_err(|error| DaemonError::Kernel(cannot_enforce(&error)))?;
+    let enforcing_since_ms = since_boot_to_unix_ms(facts.enforcing_since_ns);
+    tracing::info!(
+        kernel = facts.release,
+        programs = facts.programs.len(),
+        took_over = facts.took_over,
+        questions_taken_over = facts.taken_over_questions,
+        "enforcing"
+    );
+    for absent in &facts.absent {
+        tracing::warn!(hook = absent, "this kernel does not have it");
+    }
+    evidence.lifecycle(Lifecycle::EnforcementOn {
+        kernel: facts.release.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        programs: facts.programs.clone(),
+    });
+    evidence.lifecycle(Lifecycle::PolicyLoaded { digest: policy.digest.clone(), policies: policy.count });
+
+    let labels = Labels::load(&config.state_dir, config.labels.clone(), handle.clone(), evidence.clone())?;
+    let watchers = Watchers::default();
+    let stats = Arc::new(Stats::default());
+    let current_policy = Arc::new(RwLock::new(Arc::clone(&policy)));
+    let (events, from_others) = mpsc::unbounded_channel();
+    let parts = Parts {
+        host: HostFacts {
+            id: identity.host_id.clone(),
+            name: identity.hostname.clone(),
+            kernel: facts.release.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        console: identity.enrolment.as_ref().map(|e| (e.decision_key.clone(), e.log_origin.clone())),
+        policy,
+        kernel: handle.clone(),
+        evidence: evidence.clone(),
+        enricher: Arc::new(Enricher::new(config.record_environment.clone(), config.hash_deadline)),
+        labels: labels.clone(),
+        watchers: watchers.clone(),
+        open,
+        stats: Arc::clone(&stats),
+        pending_per_label: config.pending_per_label,
+        boot_id: clock::boot_id(),
+        enforcing_since_ms,
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let engine = Engine::new(parts, events.clone(), left);
+    let mut engine = tokio::spawn(engine.run(from_kernel, from_others, async {
+        let _ = stopped.await;
+    }));
+
+    // The engine runs, so labels are confirmed and what is held meanwhile is answered.
+    scan(&labels, &watchers).await;
+    let console = match &identity.enrolment {
+        Some(enrolment) => {
+            let state = Arc::new(ConsoleState::default());
+            let client = Client {
+                identity: Arc::clone(&identity),
+                enrolment: enrolment.clone(),
+                evidence: evidence.clone(),
+                events: events.clone(),
+                state: Arc::clone(&state),
+            };
+            tokio::spawn(client.run());
+            Some((enrolment.address.clone(), state))
+        }
+        None => {
+            tracing::warn!(
+                "this host is not enrolled: what the policy does not answer waits for ever; enrol it: guard tokens create | guard-agent enroll"
+            );
+            None
+        }
+    };
+    let context = control::Context {
+        labels: labels.clone(),
+        watchers: watchers.clone(),
+        evidence: evidence.clone(),
+        events: events.clone(),
+        stats,
+        policy: Arc::clone(&current_policy),
+        host_id: identity.host_id.clone(),
+        console,
+        kernel_release: facts.release,
+        enforcing_since: jiff::Timestamp::from_millisecond(enforcing_since_ms).ok().map(clock::rfc3339),
+    };
+    tokio::spawn(control::serve(listener, Arc::new(context)));
+    let reload = Reload { file: config.policy_file, current: current_policy, events };
+
+    notify(&[sd_notify::NotifyState::Ready]);
+    let result = until_stopped(signals, &reload, &labels, &watchers, &mut engine).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping; what is in force stays in force");
+    let _ = stop.send(());
+    if result.is_ok() {
+        let _ = engine.await;
+    }
+    handle.send(kernel::api::ToKernel::Stop);
+    let _ = tokio::task::spawn_blocking(move || evidence.stop()).await;
+    let _ = std::fs::remove_file(&config.socket);
+    result
+}
+
+async fn until_stopped(
+    mut signals: Signals,
+    reload: &Reload,
+    labels: &Labels,
+    watchers: &Watchers,
+    engine: &mut tokio::task::JoinHandle<()>,
+) -> Result<(), DaemonError> {
+    let mut maintenance = tokio::time::interval(MAINTENANCE);
+    maintenance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let watchdog = sd_notify::watchdog_enabled().map_or(MAINTENANCE, |limit| limit / 3);
+    let mut watchdog = tokio::time::interval(watchdog.max(Duration::from_millis(100)));
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hangup.recv() => reload.run().await,
+            _ = &mut *engine => return Err(DaemonError::Ended),
+            _ = watchdog.tick() => {
+                // Only an engine that answers is alive.
+                let (reply, wait) = oneshot::channel();
+                if reload.events.send(Event::Pending { reply }).is_ok()
+                    && let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(5), wait).await
+                {
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+            _ = maintenance.tick() => scan(labels, watchers).await,
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What SIGHUP does.
+struct Reload {
+    file: PathBuf,
+    current: Arc<RwLock<Arc<Policy>>>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Reload {
+    async fn run(&self) {
+        notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready)]);
+        let file = self.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || load_policy(&file)).await;
+        match loaded {
+            Ok(Ok(policy)) => {
+                let policy = Arc::new(policy);
+                *self.current.write() = Arc::clone(&policy);
+                let _ = self.events.send(Event::PolicyLoaded(policy));
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the policy was not loaded; the one before stays in force"),
+            Err(error) => tracing::error!(%error, "the policy was not loaded; the one before stays in force"),
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+}
+
+/// Reads and checks the policy file; without one everything is asked for.
+///
+/// # Errors
+/// If it is there and not readable or not valid.
+pub fn load_policy(path: &Path) -> Result<Policy, DaemonError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(policy::parse(&text, &path.display().to_string())?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), "there is no policy file: every exec of a labelled workload is asked for");
+            Ok(Policy::empty())
+        }
+        Err(source) => Err(DaemonError::PolicyFile { path: path.to_owned(), source }),
+    }
+}
+
+async fn scan(labels: &Labels, watchers: &Watchers) {
+    let (labels, watchers) = (labels.clone(), watchers.clone());
+    let done = tokio::task::spawn_blocking(move || {
+        control::tidy();
+        labels.scan();
+        watchers.tidy(|cgroup| labels.exists(cgroup));
+    });
+    let _ = done.await;
+}
+
+fn cannot_enforce(error: &KernelError) -> String {
+    let mut text = error.to_string();
+    for finding in kernel::doctor().into_iter().filter(|finding| finding.state == FindingState::Bad) {
+        text.push_str(&format!("\n  {}: {}", finding.name, finding.text));
+        if let Some(remedy) = finding.remedy {
+            text.push_str(&format!("\n    → {remedy}"));
+        }
+    }
+    text
+}
+
+fn since_boot_to_unix_ms(since_boot_ns: u64) -> i64 {
+    let ago = clock::since_boot_ns().saturating_sub(since_boot_ns) / 1_000_000;
+    clock::unix_ms().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX))
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

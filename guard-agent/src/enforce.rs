@@ -1,0 +1,50 @@
+//! The one way to a verdict.
+//!
+//! Owns sending [`ToKernel::Release`]: nothing else in the agent does. It is given an action and the authority for its
+//! verdict. It must never allow without a place for the record of it, or on people's word before their decision is on
+//! disk; both are shown by the types.
+
+use std::sync::Arc;
+
+use guard_evidence::chain::Sealed;
+
+use crate::evidence::Slot;
+use crate::kernel::KernelHandle;
+use crate::kernel::api::{ActionId, ExecExpectation, Release, ToKernel};
+
+/// Sole sender of verdicts.
+#[derive(Debug)]
+pub struct Enforcer {
+    kernel: KernelHandle,
+}
+
+impl Enforcer {
+    #[must_use]
+    pub fn new(kernel: KernelHandle) -> Self {
+        Self { kernel }
+    }
+
+    /// The policy allows by the kernel key alone; the record of it has its place.
+    pub fn allow_by_key(&self, id: ActionId, _record: &Slot) {
+        self.release(id, Release::Allow);
+    }
+
+    /// The policy allows what was read from the held thread; the record of it has its place.
+    pub fn allow_by_policy(&self, id: ActionId, expectation: Arc<ExecExpectation>, _record: &Slot) {
+        self.release(id, Release::AllowChecked(expectation));
+    }
+
+    /// People allow; their decision is on disk.
+    pub fn allow_by_people(&self, id: ActionId, expectation: Arc<ExecExpectation>, _decision: &Sealed) {
+        self.release(id, Release::AllowChecked(expectation));
+    }
+
+    /// A denial needs no authority.
+    pub fn deny(&self, id: ActionId) {
+        self.release(id, Release::Deny);
+    }
+
+    fn release(&self, id: ActionId, release: Release) {
+        self.kernel.send(ToKernel::Release { id, release });
+    }
+}

@@ -1,0 +1,507 @@
+//! The engine: one task that owns every action from the kernel's question to what became of it.
+//!
+//! Owns the table of actions and the order of their steps. It is given events of the kernel, of enrichment, of the disk,
+//! of the console and of operators. It must never wait: whatever takes time is started and comes back as an event.
+//!
+//! ```text
+//! Asked ─ policy by key ─┬─ allow, deny ───────────────────────────────────────┐
+//!                        └─ Holding ─ Enriching ─ policy ─┬─ allow, deny ──────┤
+//!                                                         └─ Recording ─ Asking ─ Deciding ─ Released ─ Enforced
+//! ```
+
+mod link;
+mod question;
+mod records;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use guard_evidence::chain::Sealed;
+use guard_evidence::key::PublicKey;
+use guard_evidence::record::{HostFacts, Lifecycle, MatchedRule, Verdict, WorkloadFacts};
+use guard_proto::control::{PendingAction, RunEvent};
+use guard_proto::limits::PENDING_PER_HOST;
+use guard_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use ulid::Ulid;
+
+use crate::approval::open::{OpenQuestion, OpenQuestions};
+use crate::enforce::Enforcer;
+use crate::enrich::{Enriched, Enricher};
+use crate::evidence::{Evidence, Slot};
+use crate::kernel::KernelHandle;
+use crate::kernel::api::{
+    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, HeldHow, LabelId, Outcome, ToKernel, WithdrawnWhy,
+};
+use crate::labels::Labels;
+use crate::policy::{Answer, Policy};
+use crate::watch::Watchers;
+
+pub use link::FromConsole;
+use link::Link;
+use question::Question;
+use records::Decided;
+
+/// How often the console hears that we live.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What the engine is told by others than the kernel.
+#[derive(Debug)]
+pub enum Event {
+    Enriched { id: ActionId, enriched: Box<Enriched> },
+    /// The request record is durable.
+    RequestRecorded { id: ActionId, request: Ulid, sealed: Box<Sealed> },
+    /// The decision record is durable.
+    DecisionRecorded { id: ActionId, request: Ulid, sealed: Box<Sealed> },
+    TimedOut { id: ActionId, request: Ulid },
+    Console(FromConsole),
+    PolicyLoaded(Arc<Policy>),
+    Pending { reply: oneshot::Sender<Vec<Waiting>> },
+}
+
+/// An action that waits, and whose it is.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub uid: u32,
+    pub action: PendingAction,
+}
+
+/// Counts since the agent's start, read by others.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Waiting now.
+    pub held: AtomicU64,
+    pub asked: AtomicU64,
+    pub allowed: AtomicU64,
+    pub denied: AtomicU64,
+    pub lost_events: AtomicU64,
+}
+
+/// What the engine needs to know and to use.
+#[derive(Debug)]
+pub struct Parts {
+    pub host: HostFacts,
+    /// Key that signs decisions and origin of its console's log; `None`: not enrolled.
+    pub console: Option<(PublicKey, String)>,
+    pub policy: Arc<Policy>,
+    pub kernel: KernelHandle,
+    pub evidence: Evidence,
+    pub enricher: Arc<Enricher>,
+    pub labels: Labels,
+    pub watchers: Watchers,
+    pub open: OpenQuestions,
+    pub stats: Arc<Stats>,
+    pub pending_per_label: usize,
+    pub boot_id: String,
+    /// Unix milliseconds.
+    pub enforcing_since_ms: i64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    parts: Parts,
+    enforcer: Enforcer,
+    events: mpsc::UnboundedSender<Event>,
+    actions: HashMap<ActionId, Action>,
+    /// Which action waits for which question.
+    requests: HashMap<Ulid, ActionId>,
+    waiting: HashMap<LabelId, usize>,
+    link: Link,
+}
+
+/// One action between the kernel's question and its end.
+#[derive(Debug)]
+struct Action {
+    asked: Asked,
+    exec: AskedExec,
+    label: String,
+    /// Path below the cgroup v2 root; empty when it could not be found out.
+    cgroup: String,
+    since: Instant,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The holder was told to stop the thread.
+    Holding,
+    /// It is stopped and looked at.
+    Enriching { how: HeldHow },
+    /// The question is on its way to the disk.
+    Recording(Box<Question>),
+    /// The thread died or went on before the question was on disk.
+    Withdrawing(Box<Question>, WithdrawnWhy),
+    /// People are asked.
+    Asking(Box<Question>),
+    /// The answer is on its way to the disk.
+    Deciding(Box<Question>, Decided),
+    /// The kernel has the verdict.
+    Released(Box<Released>),
+}
+
+impl Stage {
+    fn is_waiting(&self) -> bool {
+        !matches!(self, Self::Released(_) | Self::Withdrawing(..))
+    }
+}
+
+#[derive(Debug)]
+struct Released {
+    verdict: Verdict,
+    slot: Option<Slot>,
+    basis: Basis,
+    what: String,
+}
+
+/// On what a verdict rests.
+#[derive(Debug)]
+enum Basis {
+    Policy(Box<guard_evidence::record::PolicyDecided>),
+    Question { request: Ulid, request_digest: String, decision_digest: String },
+}
+
+impl Engine {
+    /// `left` are questions of an agent before this one, for which nobody waits any more.
+    #[must_use]
+    pub fn new(parts: Parts, events: mpsc::UnboundedSender<Event>, left: Vec<OpenQuestion>) -> Self {
+        let mut engine = Self {
+            enforcer: Enforcer::new(parts.kernel.clone()),
+            parts,
+            events,
+            actions: HashMap::new(),
+            requests: HashMap::new(),
+            waiting: HashMap::new(),
+            link: Link::default(),
+        };
+        for question in left {
+            engine.end_left(&question);
+        }
+        engine
+    }
+
+    /// Runs until both senders are gone or `stop` resolves.
+    pub async fn run(
+        mut self,
+        mut kernel: mpsc::UnboundedReceiver<FromKernel>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(stop);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                message = kernel.recv() => match message {
+                    Some(message) => self.kernel(message),
+                    None => {
+                        tracing::error!("the kernel side has ended: nothing can be held or released any more");
+                        return;
+                    }
+                },
+                Some(event) = events.recv() => self.event(event),
+                _ = heartbeat.tick() => self.heartbeat(),
+            }
+        }
+    }
+
+    fn kernel(&mut self, message: FromKernel) {
+        match message {
+            FromKernel::Asked(asked) => self.asked(asked),
+            FromKernel::Held(held) => self.held(*held),
+            FromKernel::Withdrawn { id, why } => self.withdrawn(id, why),
+            FromKernel::Enforced(enforced) => self.enforced(&enforced),
+            FromKernel::CgroupMade { id, path } => self.parts.labels.made(id, &path),
+            FromKernel::CgroupGone { id } => self.parts.labels.gone(id),
+            FromKernel::Lost { count } => {
+                self.parts.stats.lost_events.fetch_add(count, Ordering::Relaxed);
+                tracing::error!(count, "kernel events were lost; their threads were not let through");
+                self.parts.evidence.lifecycle(Lifecycle::EventsLost { count });
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Enriched { id, enriched } => self.enriched(id, enriched),
+            Event::RequestRecorded { id, request, sealed } => self.request_recorded(id, request, &sealed),
+            Event::DecisionRecorded { id, request, sealed } => self.decision_recorded(id, request, &sealed),
+            Event::TimedOut { id, request } => self.timed_out(id, request),
+            Event::Console(message) => self.console(message),
+            Event::PolicyLoaded(policy) => self.policy_loaded(policy),
+            Event::Pending { reply } => {
+                let _ = reply.send(self.pending());
+            }
+        }
+    }
+
+    /// The first look: by the kernel key alone.
+    fn asked(&mut self, asked: Asked) {
+        let AskedAction::Exec(exec) = asked.what.clone();
+        let id = asked.id;
+        let cgroup = self.parts.labels.path_of(asked.cgroup, id.tid).unwrap_or_default();
+        let known = self.parts.labels.name(asked.label);
+        let label = known.clone().unwrap_or_else(|| format!("unknown-{}", asked.label.0));
+        let (workload, facts) = self.parts.enricher.of_key(&asked, &exec, &label, &cgroup);
+        let label_id = asked.label;
+        let mut action = Action { asked, exec, label, cgroup, since: Instant::now(), stage: Stage::Holding };
+        if known.is_none() {
+            let because = "the kernel knows a label whose name was lost".to_owned();
+            return self.deny_by_policy(action, workload, None, Vec::new(), because);
+        }
+        match self.parts.policy.evaluate(&facts) {
+            Answer::Allow { rules } => match self.parts.evidence.reserve() {
+                Some(slot) => {
+                    self.enforcer.allow_by_key(id, &slot);
+                    let what = action.what_by_key();
+                    let basis = self.by_policy(&action, workload, None, rules);
+                    action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Allow, slot: Some(slot), basis, what }));
+                    self.put(action);
+                }
+                None => self.deny_by_policy(action, workload, None, rules, NO_PLACE.to_owned()),
+            },
+            Answer::Deny { rules, because } => self.deny_by_policy(action, workload, None, rules, because),
+            Answer::Hold | Answer::Ask(_) => {
+                let of_label = self.waiting.get(&label_id).copied().unwrap_or(0);
+                if of_label >= self.parts.pending_per_label || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST {
+                    let because = format!("{of_label} actions of this label are waiting already");
+                    return self.deny_by_policy(action, workload, None, Vec::new(), because);
+                }
+                self.parts.kernel.send(ToKernel::Hold(id));
+                self.put(action);
+            }
+        }
+    }
+
+    /// The thread is stopped: find out what it is about to do.
+    fn held(&mut self, held: Held) {
+        let Some(mut action) = self.take(held.id) else { return };
+        if !matches!(action.stage, Stage::Holding) {
+            return self.put(action);
+        }
+        action.stage = Stage::Enriching { how: held.how };
+        let root = self.parts.labels.above(&action.cgroup).map(|(outer, _)| outer);
+        let (enricher, events) = (Arc::clone(&self.parts.enricher), self.events.clone());
+        let (asked, exec) = (action.asked.clone(), action.exec.clone());
+        let (label, cgroup) = (action.label.clone(), action.cgroup.clone());
+        tokio::spawn(async move {
+            let enriched = enricher.of_held(asked, exec, held.exec, label, cgroup, root).await;
+            let _ = events.send(Event::Enriched { id: held.id, enriched: Box::new(enriched) });
+        });
+        self.put(action);
+    }
+
+    fn enriched(&mut self, id: ActionId, enriched: Box<Enriched>) {
+        let Some(action) = self.take(id) else { return };
+        match action.stage {
+            Stage::Enriching { how } => self.judge(action, *enriched, how),
+            _ => self.put(action),
+        }
+    }
+
+    /// The second look: everything is known.
+    fn judge(&mut self, mut action: Action, enriched: Enriched, how: HeldHow) {
+        let answer = self.parts.policy.evaluate(&enriched.facts);
+        let expectation = enriched.expectation.clone();
+        match (answer, expectation) {
+            (Answer::Deny { rules, because }, _) => {
+                self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, because);
+            }
+            (Answer::Hold, _) => {
+                let because = "the policy did not answer".to_owned();
+                self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), Vec::new(), because);
+            }
+            // Nobody can say later whether it ran what was agreed to.
+            (Answer::Allow { rules } | Answer::Ask(crate::policy::Ask { rules, .. }), None) => {
+                let because = enriched.no_content.clone().unwrap_or_default();
+                self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, because);
+            }
+            (Answer::Allow { rules }, Some(expectation)) => match self.parts.evidence.reserve() {
+                Some(slot) => {
+                    self.enforcer.allow_by_policy(action.asked.id, expectation, &slot);
+                    let what = records::what(&enriched);
+                    let basis = self.by_policy(&action, enriched.workload.clone(), Some(enriched), rules);
+                    action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Allow, slot: Some(slot), basis, what }));
+                    self.put(action);
+                }
+                None => {
+                    self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, NO_PLACE.to_owned());
+                }
+            },
+            (Answer::Ask(ask), Some(expectation)) => self.ask(action, enriched, how, ask, expectation),
+        }
+    }
+
+    fn deny_by_policy(
+        &mut self,
+        mut action: Action,
+        workload: WorkloadFacts,
+        enriched: Option<Enriched>,
+        mut rules: Vec<MatchedRule>,
+        because: String,
+    ) {
+        self.enforcer.deny(action.asked.id);
+        let slot = self.parts.evidence.reserve();
+        if slot.is_none() {
+            self.parts.evidence.count_unrecorded();
+        }
+        let what = enriched.as_ref().map_or_else(|| action.what_by_key(), records::what);
+        let event = RunEvent::Denied {
+            request: None,
+            what: what.clone(),
+            by: Vec::new(),
+            after_ms: millis(action.since),
+            reason: match rules.first() {
+                Some(rule) => format!("{because} ({})", rule.id),
+                None => because.clone(),
+            },
+        };
+        self.parts.watchers.publish(&action.cgroup, &event);
+        tracing::info!(label = action.label, what, because, "denied by policy");
+        rules.push(MatchedRule { id: "builtin:denied".to_owned(), description: because });
+        let basis = self.by_policy(&action, workload, enriched, rules);
+        action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Deny, slot, basis, what }));
+        self.put(action);
+    }
+
+    fn by_policy(
+        &self,
+        action: &Action,
+        workload: WorkloadFacts,
+        enriched: Option<Enriched>,
+        rules: Vec<MatchedRule>,
+    ) -> Basis {
+        let action = match enriched {
+            Some(enriched) => guard_evidence::record::PolicyAction::Exec(Box::new(enriched.action)),
+            None => records::key_action(&action.exec),
+        };
+        let policy_digest = self.parts.policy.digest.clone();
+        Basis::Policy(Box::new(guard_evidence::record::PolicyDecided { workload, action, rules, policy_digest }))
+    }
+
+    /// What the kernel did with a verdict.
+    fn enforced(&mut self, enforced: &Enforced) {
+        let Some(action) = self.take(enforced.id) else { return };
+        let Stage::Released(released) = action.stage else {
+            return self.put(action);
+        };
+        let Released { verdict, slot, basis, what } = *released;
+        let counter = match enforced.outcome {
+            Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
+            Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let request = match &basis {
+            Basis::Question { request, .. } => Some(*request),
+            Basis::Policy(_) => None,
+        };
+        if let Outcome::Killed(mismatch) = &enforced.outcome {
+            let detail = records::mismatch_words(mismatch);
+            tracing::warn!(label = action.label, what, detail, "killed before its first instruction");
+            let request = request.map(|id| id.to_string()).unwrap_or_default();
+            self.parts.watchers.publish(&action.cgroup, &RunEvent::Killed { request, detail });
+        }
+        if let Some(request) = request {
+            self.link.send_lasting(records::outcome(request, &enforced.outcome));
+        }
+        if let Some(slot) = slot {
+            let record = records::enforcement(&action.label, verdict, basis, records::effect(&enforced.outcome), enforced.resume_ns);
+            self.parts.evidence.write(slot, record);
+        }
+    }
+
+    fn pending(&self) -> Vec<Waiting> {
+        let mut waiting: Vec<Waiting> = self
+            .actions
+            .values()
+            .filter(|action| action.stage.is_waiting())
+            .map(|action| {
+                let (request, what, how) = match &action.stage {
+                    Stage::Recording(q) | Stage::Asking(q) | Stage::Deciding(q, _) => {
+                        (q.id.to_string(), q.what.clone(), Some(q.how))
+                    }
+                    Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(*how)),
+                    _ => (String::new(), action.what_by_key(), None),
+                };
+                Waiting {
+                    uid: action.asked.uid,
+                    action: PendingAction {
+                        request,
+                        label: action.label.clone(),
+                        tid: action.asked.id.tid,
+                        what,
+                        waiting_ms: millis(action.since),
+                        held: match how {
+                            Some(HeldHow::Parked(_)) => "parked".to_owned(),
+                            Some(HeldHow::Traced) => "traced".to_owned(),
+                            None => "stopping".to_owned(),
+                        },
+                    },
+                }
+            })
+            .collect();
+        waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.action.waiting_ms));
+        waiting
+    }
+
+    fn heartbeat(&mut self) {
+        let pending = self.waiting.values().sum::<usize>();
+        self.link.send(v1::host_message::Kind::Heartbeat(v1::Heartbeat {
+            at_ms: crate::clock::unix_ms(),
+            pending: u32::try_from(pending).unwrap_or(u32::MAX),
+            lost_events: self.parts.stats.lost_events.load(Ordering::Relaxed),
+            enforcing: true,
+        }));
+    }
+
+    /// The only way into the table: keeps the counts.
+    fn put(&mut self, action: Action) {
+        if action.stage.is_waiting() {
+            *self.waiting.entry(action.asked.label).or_default() += 1;
+            self.parts.stats.held.fetch_add(1, Ordering::Relaxed);
+        }
+        self.actions.insert(action.asked.id, action);
+    }
+
+    /// The only way out of the table.
+    fn take(&mut self, id: ActionId) -> Option<Action> {
+        let action = self.actions.remove(&id)?;
+        if action.stage.is_waiting() {
+            if let Some(count) = self.waiting.get_mut(&action.asked.label) {
+                *count -= 1;
+                if *count == 0 {
+                    self.waiting.remove(&action.asked.label);
+                }
+            }
+            self.parts.stats.held.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(action)
+    }
+}
+
+const NO_PLACE: &str = "there is no place for the record of it (the disk is full, failing or too slow)";
+
+impl Action {
+    /// Leaves a stage that is put right before the action goes back into the table.
+    fn take_stage(&mut self) -> Stage {
+        std::mem::replace(&mut self.stage, Stage::Holding)
+    }
+
+    /// One line for people, from the kernel key alone.
+    fn what_by_key(&self) -> String {
+        use std::os::unix::ffi::OsStrExt as _;
+        match &self.exec.path {
+            Some(path) => guard_evidence::text::Text::from(path.as_os_str().as_bytes()).fold(160),
+            None => format!("file {} on device {}", self.exec.file.inode, self.exec.file.device),
+        }
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

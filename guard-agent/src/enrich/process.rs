@@ -1,0 +1,142 @@
+//! The process tree above an action, from /proc.
+//!
+//! Owns parsing of stat, status and cmdline. It is given a process id. It must never join facts of two processes that
+//! had the same id one after the other: start times are compared before and after.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+
+use guard_evidence::record::ProcessFacts;
+use guard_evidence::text::Text;
+
+const DEPTH: usize = 32;
+const ARGV_BYTES: u64 = 4_096;
+const ARGV_STRINGS: usize = 64;
+/// /proc counts in hundredths of a second on every architecture that we run on.
+const TICK_NS: u64 = 10_000_000;
+
+/// The process and what started it, up to the first one outside `root` or process 1. Blocks.
+pub(super) fn ancestry(pid: u32, root: Option<&str>) -> Vec<ProcessFacts> {
+    let mut found: Vec<ProcessFacts> = Vec::new();
+    let mut next = pid;
+    while found.len() < DEPTH && next != 0 {
+        let Some((facts, parent)) = process(next) else { break };
+        // A parent is older than its child; otherwise its id was used again.
+        if found.last().is_some_and(|child| facts.start_ns > child.start_ns) {
+            break;
+        }
+        let outside = root.is_some_and(|root| cgroup(next).is_some_and(|path| !is_below(&path, root)));
+        found.push(facts);
+        if outside || next == 1 {
+            break;
+        }
+        next = parent;
+    }
+    found
+}
+
+fn is_below(path: &str, root: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The cgroup v2 path of a process.
+pub(crate) fn cgroup(pid: u32) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_end_matches(" (deleted)").to_owned())
+}
+
+fn process(pid: u32) -> Option<(ProcessFacts, u32)> {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
+    let stat = parse_stat(&read("stat")?)?;
+    let uid = parse_uid(&read("status")?)?;
+    let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let mut cmdline = Vec::new();
+    // A read error half-way leaves what was read: it is shown, not decided on.
+    if let Ok(file) = File::open(format!("/proc/{pid}/cmdline")) {
+        let _ = file.take(ARGV_BYTES).read_to_end(&mut cmdline);
+    }
+    let again = parse_stat(&read("stat")?)?;
+    if again.start_ns != stat.start_ns {
+        return None;
+    }
+    let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(&cmdline);
+    let argv = if cmdline.is_empty() {
+        Vec::new()
+    } else {
+        cmdline.split(|b| *b == 0).take(ARGV_STRINGS).map(Text::from).collect()
+    };
+    let facts = ProcessFacts {
+        pid,
+        start_ns: stat.start_ns,
+        comm: Text::from(stat.comm),
+        executable: executable.map(|path| Text::from(path.as_os_str().as_bytes())),
+        argv,
+        uid,
+    };
+    Some((facts, stat.parent))
+}
+
+struct Stat {
+    comm: Vec<u8>,
+    parent: u32,
+    start_ns: u64,
+}
+
+/// `pid (comm) state ppid …`; comm may contain anything, parentheses and newlines included.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    let open = stat.iter().position(|b| *b == b'(')?;
+    let close = stat.iter().rposition(|b| *b == b')')?;
+    let comm = stat.get(open + 1..close)?.to_vec();
+    let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let ticks: u64 = fields.nth(17)?.parse().ok()?;
+    Some(Stat { comm, parent, start_ns: ticks.checked_mul(TICK_NS)? })
+}
+
+/// The real user id.
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// For the fuzzer.
+pub fn fuzz_proc(data: &[u8]) {
+    let _ = parse_stat(data);
+    let _ = parse_uid(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_and_its_ancestors() {
+        let found = ancestry(std::process::id(), None);
+        assert_eq!(found[0].pid, std::process::id());
+        assert!(found.len() > 1);
+        assert!(found[0].executable.as_ref().unwrap().display().contains("guard_agent"));
+        assert!(found.windows(2).all(|pair| pair[0].start_ns >= pair[1].start_ns));
+        assert!(!found[0].argv.is_empty());
+    }
+
+    #[test]
+    fn stops_outside_the_workload() {
+        assert_eq!(ancestry(std::process::id(), Some("/no/such/cgroup")).len(), 1);
+        assert!(ancestry(0, None).is_empty());
+        assert!(ancestry(u32::MAX, None).is_empty());
+    }
+
+    #[test]
+    fn hostile_names() {
+        let line = b"7 (a) R 1\n(b) S 42 1 1 0 -1 4 0 0 0 0 1 1 1 1 20 0 1 0 500 1 1 1";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.comm.as_slice(), stat.parent, stat.start_ns), (&b"a) R 1\n(b"[..], 42, 500 * TICK_NS));
+        for bad in [&b""[..], b"(", b")(", b"1 (x)", b"1 (x) S", b"1 (x) S a b", b"\xff"] {
+            assert!(parse_stat(bad).is_none());
+        }
+        assert!(is_below("/a/b", "/a") && is_below("/a", "/a") && !is_below("/ab", "/a"));
+    }
+}

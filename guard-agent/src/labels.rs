@@ -1,0 +1,552 @@
+//! Labels: which cgroups are workloads, and under which name.
+//!
+//! Owns the table of labels and labelled cgroups, and what the kernel is told about them. It is given patterns, the
+//! attribute `trusted.guard.label`, new cgroups and requests of root. It must never label a cgroup that the agent itself
+//! is in or below, and must never give one id to two names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use guard_evidence::record::Lifecycle;
+use guard_evidence::text::Text;
+use guard_proto::control::LabelledCgroup;
+use guard_proto::limits::is_label;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::config::LabelPattern;
+use crate::evidence::Evidence;
+use crate::files;
+use crate::kernel::KernelHandle;
+use crate::kernel::api::{LabelId, ToKernel};
+
+/// Only root of the initial user namespace can set it; `user.*` belongs to whoever owns the directory.
+const ATTRIBUTE: &str = "trusted.guard.label";
+const ROOT: &str = "/sys/fs/cgroup";
+/// Labelled cgroups on one host.
+const CGROUPS: usize = 65_536;
+const DEPTH: usize = 64;
+
+/// Why a cgroup was not labelled.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelError {
+    #[error("`{0}` is not a label: use 1 to 63 of a-z 0-9 . _ - with a letter or digit at both ends")]
+    Name(String),
+    #[error("`{0}` is not a path below the cgroup v2 root: write it as /system.slice/x.service")]
+    Path(String),
+    #[error("the cgroup {0} is not there: {1}")]
+    Gone(String, io::Error),
+    #[error("the cgroup {path} is below {outer}, which is labelled `{label}`: the outermost label holds")]
+    Inner { path: String, outer: String, label: String },
+    #[error("the cgroup {0} holds the agent itself, which must never be held")]
+    Own(String),
+    #[error("the cgroup {0} is labelled by a pattern of agent.toml: change the pattern and restart the agent")]
+    ByPattern(String),
+    #[error("the cgroup {0} is not labelled")]
+    NotLabelled(String),
+    #[error("{path}: {source}")]
+    Store { path: PathBuf, source: io::Error },
+    #[error("{CGROUPS} cgroups are labelled already")]
+    TooMany,
+    #[error("the kernel side refused: {0}")]
+    Kernel(String),
+}
+
+/// How a cgroup came by its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Pattern,
+    Xattr,
+    Run,
+    Command,
+}
+
+impl Source {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pattern => "pattern",
+            Self::Xattr => "xattr",
+            Self::Run => "run",
+            Self::Command => "command",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Labelled {
+    label: LabelId,
+    path: String,
+    source: Source,
+}
+
+/// The table. Shared by the engine, the control socket and the scan.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    root: Arc<Path>,
+    file: Arc<Path>,
+    patterns: Arc<[LabelPattern]>,
+    /// Path of the cgroup that the agent is in.
+    own: Arc<str>,
+    kernel: KernelHandle,
+    evidence: Evidence,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    ids: BTreeMap<String, u32>,
+    names: HashMap<LabelId, String>,
+    cgroups: HashMap<u64, Labelled>,
+    /// By path, for the outermost one above a path.
+    paths: BTreeMap<String, u64>,
+    waiting: HashMap<u64, Vec<oneshot::Sender<Result<(), String>>>>,
+}
+
+impl Labels {
+    /// Loads the ids given so far: the kernel's maps outlive the agent, so an id keeps its name.
+    ///
+    /// # Errors
+    /// If the file is there but not readable or not valid.
+    pub fn load(
+        state_dir: &Path,
+        patterns: Vec<LabelPattern>,
+        kernel: KernelHandle,
+        evidence: Evidence,
+    ) -> Result<Self, LabelError> {
+        let own = crate::enrich::cgroup(std::process::id()).unwrap_or_else(|| "/".to_owned());
+        Self::at(Path::new(ROOT), state_dir, patterns, &own, kernel, evidence)
+    }
+
+    pub(crate) fn at(
+        root: &Path,
+        state_dir: &Path,
+        patterns: Vec<LabelPattern>,
+        own: &str,
+        kernel: KernelHandle,
+        evidence: Evidence,
+    ) -> Result<Self, LabelError> {
+        let file = state_dir.join("labels.json");
+        let ids: BTreeMap<String, u32> = match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| LabelError::Store { path: file.clone(), source: io::Error::other(e) })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => return Err(LabelError::Store { path: file, source }),
+        };
+        let names = ids.iter().map(|(name, id)| (LabelId(*id), name.clone())).collect();
+        Ok(Self {
+            root: root.into(),
+            file: file.into(),
+            patterns: patterns.into(),
+            own: own.into(),
+            kernel,
+            evidence,
+            table: Arc::new(Mutex::new(Table { ids, names, ..Table::default() })),
+        })
+    }
+
+    /// The name of a label that the kernel knows by number.
+    #[must_use]
+    pub fn name(&self, id: LabelId) -> Option<String> {
+        self.table.lock().names.get(&id).cloned()
+    }
+
+    /// Names of all labels with a cgroup now.
+    #[must_use]
+    pub fn names_in_use(&self) -> Vec<String> {
+        let table = self.table.lock();
+        let mut names: Vec<String> =
+            table.cgroups.values().filter_map(|labelled| table.names.get(&labelled.label).cloned()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The outermost labelled cgroup at or above a path: its path and the label's name.
+    #[must_use]
+    pub fn above(&self, path: &str) -> Option<(String, String)> {
+        let table = self.table.lock();
+        table.above(path).map(|(outer, label)| (outer, table.names.get(&label).cloned().unwrap_or_default()))
+    }
+
+    /// Path of a cgroup by its id, given a thread that was in it a moment ago.
+    #[must_use]
+    pub fn path_of(&self, cgroup: u64, tid: u32) -> Option<String> {
+        if let Some(labelled) = self.table.lock().cgroups.get(&cgroup) {
+            return Some(labelled.path.clone());
+        }
+        let path = crate::enrich::cgroup(tid)?;
+        (self.inode(&path).ok()? == cgroup).then_some(path)
+    }
+
+    /// Every labelled cgroup with the number of its processes. Blocks.
+    #[must_use]
+    pub fn list(&self) -> Vec<LabelledCgroup> {
+        let all: Vec<(Labelled, String)> = {
+            let table = self.table.lock();
+            table.cgroups.values().map(|l| (l.clone(), table.names.get(&l.label).cloned().unwrap_or_default())).collect()
+        };
+        let mut items: Vec<LabelledCgroup> = all
+            .into_iter()
+            .map(|(labelled, label)| LabelledCgroup {
+                processes: processes(&self.directory(&labelled.path), 0),
+                label,
+                cgroup: labelled.path,
+                source: labelled.source.as_str().to_owned(),
+            })
+            .collect();
+        items.sort_by(|a, b| a.cgroup.cmp(&b.cgroup));
+        items
+    }
+
+    /// Labels a cgroup and everything below it; the attribute makes it last beyond a restart of the agent. Blocks.
+    /// The receiver hears when the label is in force.
+    ///
+    /// # Errors
+    /// [`LabelError`]; the cgroup is not labelled then.
+    pub fn add(
+        &self,
+        name: &str,
+        path: &str,
+        source: Source,
+    ) -> Result<oneshot::Receiver<Result<(), String>>, LabelError> {
+        check_path(path)?;
+        let id = self.inode(path).map_err(|e| LabelError::Gone(path.to_owned(), e))?;
+        let in_force = self.apply(name, id, path, source)?;
+        if let Err(error) = xattr::set(self.directory(path), ATTRIBUTE, name.as_bytes()) {
+            // Without the attribute the label ends with the kernel's maps, which outlive the agent.
+            tracing::warn!(cgroup = path, %error, "the label's attribute cannot be set");
+        }
+        Ok(in_force)
+    }
+
+    /// Takes the label from a cgroup. Blocks.
+    ///
+    /// # Errors
+    /// If it has none of its own, or a pattern of the configuration gives it one.
+    pub fn remove(&self, path: &str) -> Result<(), LabelError> {
+        check_path(path)?;
+        let id = self.inode(path).map_err(|e| LabelError::Gone(path.to_owned(), e))?;
+        if self.table.lock().cgroups.get(&id).is_some_and(|labelled| labelled.source == Source::Pattern) {
+            return Err(LabelError::ByPattern(path.to_owned()));
+        }
+        if let Err(error) = xattr::remove(self.directory(path), ATTRIBUTE)
+            && error.raw_os_error() != Some(nix::libc::ENODATA)
+        {
+            tracing::warn!(cgroup = path, %error, "the label's attribute cannot be removed");
+        }
+        if self.forget(id) {
+            Ok(())
+        } else {
+            // The kernel may still know it from an agent before this one.
+            self.kernel.send(ToKernel::Unlabel { cgroup: id });
+            Err(LabelError::NotLabelled(path.to_owned()))
+        }
+    }
+
+    /// A cgroup was made.
+    pub fn made(&self, id: u64, path: &Path) {
+        let Some(path) = path.to_str() else { return };
+        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(path)) {
+            self.apply_found(&pattern.name, id, path, Source::Pattern);
+        }
+    }
+
+    /// A cgroup is gone.
+    pub fn gone(&self, id: u64) {
+        self.forget(id);
+    }
+
+    /// The kernel side has a label in force, or not.
+    pub fn applied(&self, cgroup: u64, result: &Result<(), String>) {
+        for waiting in self.table.lock().waiting.remove(&cgroup).unwrap_or_default() {
+            let _ = waiting.send(result.clone());
+        }
+        if result.is_err() {
+            self.forget(cgroup);
+        }
+    }
+
+    /// Walks the whole tree: labels what patterns and attributes name, forgets what is gone. Blocks.
+    pub fn scan(&self) {
+        let known: Vec<(u64, String)> =
+            self.table.lock().cgroups.iter().map(|(id, labelled)| (*id, labelled.path.clone())).collect();
+        for (id, path) in known {
+            if self.inode(&path).ok() != Some(id) {
+                self.forget(id);
+            }
+        }
+        self.walk(&self.root, "", 0);
+    }
+
+    fn walk(&self, directory: &Path, path: &str, depth: usize) {
+        let Ok(entries) = fs::read_dir(directory) else { return };
+        for entry in entries.filter_map(Result::ok) {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else { continue };
+            let directory = entry.path();
+            let path = format!("{path}/{name}");
+            if self.table.lock().cgroups.contains_key(&metadata.ino()) {
+                continue;
+            }
+            let attribute = xattr::get(&directory, ATTRIBUTE).ok().flatten();
+            let label = match attribute.as_deref().map(std::str::from_utf8) {
+                Some(Ok(name)) if is_label(name) => Some((name.to_owned(), Source::Xattr)),
+                Some(_) => {
+                    tracing::error!(cgroup = path, "{ATTRIBUTE} is not a label; it is passed over");
+                    None
+                }
+                None => None,
+            };
+            let label = label.or_else(|| {
+                let pattern = self.patterns.iter().find(|pattern| pattern.matches(&path))?;
+                Some((pattern.name.clone(), Source::Pattern))
+            });
+            let labelled = label.is_some_and(|(name, source)| self.apply_found(&name, metadata.ino(), &path, source));
+            if !labelled && depth < DEPTH {
+                self.walk(&directory, &path, depth + 1);
+            }
+        }
+    }
+
+    fn apply_found(&self, name: &str, id: u64, path: &str, source: Source) -> bool {
+        match self.apply(name, id, path, source) {
+            Ok(_) => true,
+            Err(LabelError::Inner { .. }) => false,
+            Err(error) => {
+                tracing::error!(%error, cgroup = path, label = name, source = source.as_str(), "a cgroup was not labelled");
+                false
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        name: &str,
+        id: u64,
+        path: &str,
+        source: Source,
+    ) -> Result<oneshot::Receiver<Result<(), String>>, LabelError> {
+        if !is_label(name) {
+            return Err(LabelError::Name(name.to_owned()));
+        }
+        if is_below(&self.own, path) {
+            return Err(LabelError::Own(path.to_owned()));
+        }
+        let (done, wait) = oneshot::channel();
+        let mut table = self.table.lock();
+        if let Some((outer, label)) = table.above(path).filter(|(outer, _)| outer != path) {
+            let label = table.names.get(&label).cloned().unwrap_or_default();
+            return Err(LabelError::Inner { path: path.to_owned(), outer, label });
+        }
+        if table.cgroups.len() >= CGROUPS {
+            return Err(LabelError::TooMany);
+        }
+        let label = table.id_of(name, &self.file)?;
+        if let Some(before) = table.cgroups.get(&id)
+            && before.label == label
+        {
+            let _ = done.send(Ok(()));
+            return Ok(wait);
+        }
+        table.paths.insert(path.to_owned(), id);
+        table.cgroups.insert(id, Labelled { label, path: path.to_owned(), source });
+        table.waiting.entry(id).or_default().push(done);
+        drop(table);
+        self.kernel.send(ToKernel::Label { cgroup: id, label });
+        tracing::info!(label = name, cgroup = path, source = source.as_str(), "labelled");
+        self.evidence.lifecycle(Lifecycle::LabelAdded {
+            label: name.to_owned(),
+            cgroup: Text::from(path),
+            source: source.as_str().to_owned(),
+        });
+        Ok(wait)
+    }
+
+    fn forget(&self, id: u64) -> bool {
+        let mut table = self.table.lock();
+        let Some(labelled) = table.cgroups.remove(&id) else { return false };
+        table.paths.remove(&labelled.path);
+        table.waiting.remove(&id);
+        let label = table.names.get(&labelled.label).cloned().unwrap_or_default();
+        drop(table);
+        self.kernel.send(ToKernel::Unlabel { cgroup: id });
+        tracing::info!(label, cgroup = labelled.path, "no longer labelled");
+        self.evidence.lifecycle(Lifecycle::LabelRemoved { label, cgroup: Text::from(labelled.path) });
+        true
+    }
+
+    /// Whether the cgroup is there. Blocks.
+    #[must_use]
+    pub fn exists(&self, path: &str) -> bool {
+        self.directory(path).is_dir()
+    }
+
+    fn directory(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    fn inode(&self, path: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.directory(path))?.ino())
+    }
+}
+
+impl Table {
+    fn above(&self, path: &str) -> Option<(String, LabelId)> {
+        let ends = path.match_indices('/').skip(1).map(|(at, _)| at).chain([path.len()]);
+        ends.into_iter().find_map(|end| {
+            let id = self.paths.get(&path[..end])?;
+            Some((path[..end].to_owned(), self.cgroups.get(id)?.label))
+        })
+    }
+
+    /// The number of a name; a new one is on disk before anybody uses it.
+    fn id_of(&mut self, name: &str, file: &Path) -> Result<LabelId, LabelError> {
+        if let Some(id) = self.ids.get(name) {
+            return Ok(LabelId(*id));
+        }
+        let id = self.ids.values().max().copied().unwrap_or(0) + 1;
+        let mut ids = self.ids.clone();
+        ids.insert(name.to_owned(), id);
+        let store = |source| LabelError::Store { path: file.to_owned(), source };
+        let bytes = serde_json::to_vec_pretty(&ids).map_err(|e| store(io::Error::other(e)))?;
+        files::replace(file, &bytes, 0o600).map_err(store)?;
+        self.ids = ids;
+        self.names.insert(LabelId(id), name.to_owned());
+        Ok(LabelId(id))
+    }
+}
+
+/// Whether `path` is `root` or below it.
+pub(crate) fn is_below(path: &str, root: &str) -> bool {
+    root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn check_path(path: &str) -> Result<(), LabelError> {
+    let fine = path.len() <= 4_096
+        && path.strip_prefix('/').is_some_and(|rest| {
+            !rest.is_empty() && rest.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+        });
+    if fine { Ok(()) } else { Err(LabelError::Path(guard_evidence::text::visible_fold(path, 200))) }
+}
+
+fn processes(directory: &Path, depth: usize) -> u64 {
+    let own = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines().count() as u64;
+    let below = fs::read_dir(directory).map_or(0, |entries| {
+        entries
+            .filter_map(Result::ok)
+            .filter(|entry| depth < DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| processes(&entry.path(), depth + 1))
+            .sum()
+    });
+    own + below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rig, rig};
+    use std::sync::mpsc;
+
+    fn labels(rig: &Rig, own: &str, patterns: &[(&str, &str)]) -> (Labels, mpsc::Receiver<ToKernel>) {
+        let (kernel, sent) = KernelHandle::pair_for_tests();
+        let patterns =
+            patterns.iter().map(|(n, c)| LabelPattern { name: (*n).to_owned(), cgroup: (*c).to_owned() }).collect();
+        (Labels::at(&rig.cgroups, &rig.state, patterns, own, kernel, rig.evidence.clone()).unwrap(), sent)
+    }
+
+    fn make(rig: &Rig, path: &str) -> u64 {
+        let directory = rig.cgroups.join(&path[1..]);
+        fs::create_dir_all(&directory).unwrap();
+        fs::metadata(directory).unwrap().ino()
+    }
+
+    #[test]
+    fn patterns_and_outermost() {
+        let rig = rig();
+        let outer = make(&rig, "/system.slice/agent-1.service");
+        make(&rig, "/system.slice/agent-1.service/inner");
+        make(&rig, "/system.slice/ssh.service");
+        let (labels, sent) =
+            labels(&rig, "/system.slice/guard.service", &[("coder", "/system.slice/agent-*.service"), ("inner", "/**/inner")]);
+        labels.scan();
+        labels.scan();
+        let messages: Vec<_> = sent.try_iter().collect();
+        assert!(matches!(messages[..], [ToKernel::Label { cgroup, label: LabelId(1) }] if cgroup == outer), "{messages:?}");
+        assert_eq!(labels.above("/system.slice/agent-1.service/inner/x").unwrap().1, "coder");
+        assert_eq!(labels.above("/system.slice/agent-10.service"), None);
+        assert_eq!(labels.name(LabelId(1)).as_deref(), Some("coder"));
+        assert!(matches!(
+            labels.add("other", "/system.slice/agent-1.service/inner", Source::Command),
+            Err(LabelError::Inner { .. })
+        ));
+        let new = make(&rig, "/system.slice/agent-2.service");
+        labels.made(new, Path::new("/system.slice/agent-2.service"));
+        assert!(matches!(sent.try_recv(), Ok(ToKernel::Label { cgroup, .. }) if cgroup == new));
+        assert_eq!(labels.list().len(), 2);
+        fs::remove_dir(rig.cgroups.join("system.slice/agent-2.service")).unwrap();
+        labels.scan();
+        assert!(matches!(sent.try_recv(), Ok(ToKernel::Unlabel { cgroup }) if cgroup == new));
+    }
+
+    #[test]
+    fn the_agent_never_labels_itself() {
+        let rig = rig();
+        make(&rig, "/system.slice/guard.service");
+        make(&rig, "/system.slice/guard.service/below");
+        let (labels, sent) = labels(&rig, "/system.slice/guard.service", &[("all", "/**")]);
+        labels.scan();
+        for path in ["/system.slice", "/system.slice/guard.service"] {
+            assert!(matches!(labels.add("x", path, Source::Command), Err(LabelError::Own(_))), "{path}");
+        }
+        // What is below the agent's own cgroup is not the agent.
+        let messages: Vec<_> = sent.try_iter().collect();
+        assert_eq!(messages.len(), 1, "{messages:?}");
+    }
+
+    #[test]
+    fn ids_outlive_the_agent() {
+        let rig = rig();
+        make(&rig, "/a");
+        make(&rig, "/b");
+        let (first, _sent) = labels(&rig, "/x", &[]);
+        first.add("one", "/a", Source::Command).unwrap();
+        first.add("two", "/b", Source::Command).unwrap();
+        let (second, _sent) = labels(&rig, "/x", &[]);
+        assert_eq!(second.name(LabelId(1)).as_deref(), Some("one"));
+        assert_eq!(second.name(LabelId(2)).as_deref(), Some("two"));
+        fs::write(rig.state.join("labels.json"), "{").unwrap();
+        let (kernel, _sent) = KernelHandle::pair_for_tests();
+        assert!(Labels::at(&rig.cgroups, &rig.state, vec![], "/x", kernel, rig.evidence.clone()).is_err());
+    }
+
+    #[test]
+    fn bad_names_and_paths() {
+        let rig = rig();
+        make(&rig, "/a");
+        let (labels, _sent) = labels(&rig, "/x", &[]);
+        assert!(matches!(labels.add("Bad", "/a", Source::Command), Err(LabelError::Name(_))));
+        for path in ["", "/", "a", "/a/", "/a/../b", "/./a", "//a", "/a\0"] {
+            assert!(matches!(labels.add("ok", path, Source::Command), Err(LabelError::Path(_))), "{path}");
+        }
+        assert!(matches!(labels.add("ok", "/none", Source::Command), Err(LabelError::Gone(..))));
+        assert!(matches!(labels.remove("/a"), Err(LabelError::NotLabelled(_))));
+    }
+
+    #[tokio::test]
+    async fn who_labels_hears_when_it_is_in_force() {
+        let rig = rig();
+        let id = make(&rig, "/a");
+        let (labels, _sent) = labels(&rig, "/x", &[]);
+        let wait = labels.add("ok", "/a", Source::Run).unwrap();
+        labels.applied(id, &Ok(()));
+        assert_eq!(wait.await.unwrap(), Ok(()));
+        assert_eq!(labels.add("ok", "/a", Source::Run).unwrap().await.unwrap(), Ok(()));
+    }
+}

@@ -1,0 +1,66 @@
+//! `guard-agent status`: asks the running agent over its socket.
+//!
+//! Owns the printed form. It is given the socket's path. It must never need more than the socket.
+
+use std::io::{BufRead as _, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use guard_proto::control::{AgentStatus, ControlReply, ControlRequest};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Asks and prints.
+///
+/// # Errors
+/// One message with the next step.
+pub fn print(socket: &Path, format: Format, out: &mut dyn Write) -> Result<(), String> {
+    let status = ask(socket)?;
+    let written = match format {
+        Format::Json => serde_json::to_writer_pretty(&mut *out, &status)
+            .map_err(std::io::Error::other)
+            .and_then(|()| writeln!(out)),
+        Format::Text => text(&status, out),
+    };
+    written.map_err(|e| format!("cannot write: {e}"))
+}
+
+fn ask(socket: &Path) -> Result<AgentStatus, String> {
+    let no_agent = |e: std::io::Error| {
+        format!("{}: no agent answers: {e}\n  → start it: sudo systemctl start guard-agent", socket.display())
+    };
+    let mut stream = UnixStream::connect(socket).map_err(no_agent)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(no_agent)?;
+    let mut line = serde_json::to_vec(&ControlRequest::Status).map_err(|e| e.to_string())?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(no_agent)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(no_agent)?;
+    match serde_json::from_str(&answer) {
+        Ok(ControlReply::Status(status)) => Ok(*status),
+        Ok(ControlReply::Refused { error }) => Err(error),
+        Ok(_) | Err(_) => Err("the agent's answer is not a status\n  → is it of another version?".to_owned()),
+    }
+}
+
+fn text(status: &AgentStatus, out: &mut dyn Write) -> std::io::Result<()> {
+    let console = status.console.as_deref().unwrap_or("none");
+    let since = status.enforcing_since.as_deref().unwrap_or("unknown");
+    writeln!(out, "agent      {} on kernel {}", status.version, status.kernel)?;
+    writeln!(out, "enforcing  {} since {since}", if status.enforcing { "yes," } else { "no," })?;
+    writeln!(out, "console    {console}: {}", status.console_state)?;
+    let digest = status.policy_digest.get(..12).unwrap_or_default();
+    writeln!(out, "policy     {} rules ({digest})", status.policies)?;
+    writeln!(
+        out,
+        "actions    {} held, {} asked, {} allowed, {} denied, {} events lost",
+        status.held, status.asked, status.allowed, status.denied, status.lost_events
+    )?;
+    writeln!(out, "evidence   {} records not shipped yet", status.unshipped_records)
+}
