@@ -317,7 +317,12 @@ pub(crate) enum Evidence {
         /// Trusted keys, got by a way of their own: a trust file, or a folder with `trust.json`.
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
+        /// You asked for a part of the log (by host, label or time): do not call the rest missing.
+        #[arg(long)]
+        part: bool,
     },
+    /// Print the keys that the console vouches for: the file for `verify --trust`, to be kept apart from bundles.
+    Trust,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -46,7 +46,8 @@ pub enum BundleError {
     Io { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Write(io::Error),
-    #[error("not a tar file that can be read: {0}")]
+    /// The library's words name the stream's files.
+    #[error("not a tar file that can be read: {}", visible_fold(&.0.to_string(), 200))]
     Tar(io::Error),
     #[error("a bundle has no file `{0}`")]
     Name(String),
@@ -104,7 +105,9 @@ impl Manifest {
     /// # Errors
     /// If the bytes are not a manifest, strictly.
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| BundleError::Manifest(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(bytes)
+            // It quotes the input.
+            .map_err(|e| BundleError::Manifest(visible_fold(&e.to_string(), 300)))?;
         if manifest.kind != BUNDLE_KIND {
             return Err(BundleError::Manifest(format!("`kind` is not {BUNDLE_KIND}")));
         }

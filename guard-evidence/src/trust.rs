@@ -55,11 +55,18 @@ pub struct EvidenceKey {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("not a trust file: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     #[error("`kind` is not {TRUST_KIND}")]
     Kind,
     #[error("two hosts have the id {0}")]
     Twice(String),
+}
+
+impl From<serde_json::Error> for TrustError {
+    fn from(error: serde_json::Error) -> Self {
+        // It quotes the input.
+        Self::Malformed(crate::text::visible_fold(&error.to_string(), 300))
+    }
 }
 
 impl Trust {

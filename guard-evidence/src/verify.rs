@@ -75,7 +75,7 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
                 "keys given: {} hosts, console {}",
                 trust.hosts.len(),
                 visible(&trust.console.origin)
-            )
+            );
         }
         TrustSource::Bundle => {
             keys.summary = "keys came with the bundle".to_owned();
@@ -95,6 +95,18 @@ pub fn unreadable(error: &BundleError) -> Report {
     let mut files = Section::new("files");
     files.add(Level::Invalid, error.to_string(), None);
     Report::new(vec![files])
+}
+
+/// The report on a bundle without a trust file, when none was given either: nothing can be told.
+#[must_use]
+pub fn without_trust(why: &str) -> Report {
+    let mut keys = Section::new("trust");
+    keys.add(
+        Level::Invalid,
+        format!("no trusted keys were given, and those of the bundle cannot be read: {why}"),
+        None,
+    );
+    Report::new(vec![keys])
 }
 
 fn check_files(bundle: &Bundle, trust: &Trust, section: &mut Section) {

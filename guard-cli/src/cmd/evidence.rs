@@ -1,23 +1,40 @@
 //! `guard evidence`: records, bundles, and whether they hold.
 
+use std::fs;
+use std::io::{self, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use guard_evidence::bundle::{self, Bundle};
 use guard_evidence::dsse;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::{defuse, visible};
+use guard_evidence::trust::{TRUST_BYTES, Trust};
+use guard_evidence::verify::{Asked, Level, Report, Section, Status, TrustSource};
 use guard_proto::rest::RecordView;
 
 use crate::args::{Evidence, EvidenceFilter, EvidenceList, Global, Output};
 use crate::client::{Client, segment};
-use crate::failure::Failure;
+use crate::failure::{Failure, NO, UNKNOWN};
 use crate::output;
 
 pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, Failure> {
     match command {
         Evidence::List(args) => list(global, &args).await,
         Evidence::Show { digest, envelope } => show(global, &digest, envelope).await,
-        _ => Err(Failure::usage("coming")),
+        Evidence::Export { dir, out, filter } => match dir.or(out) {
+            Some(dir) => export(global, &dir, &filter).await,
+            None => Err(Failure::usage("where to?").next("guard evidence export DIR")),
+        },
+        Evidence::Verify { bundle, trust, part } => verify(global, &bundle, trust.as_deref(), part),
+        Evidence::Trust => {
+            let client = Client::signed_in(&global.profile)?;
+            let bytes = client.bytes("/trust").await?;
+            Trust::parse(&bytes).map_err(|e| Failure::unknown(format!("{}: {e}", client.base())))?;
+            output::raw(&bytes)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -119,4 +136,162 @@ async fn complete(client: &Client, begin: &str) -> Result<String, Failure> {
             Err(Failure::usage(format!("several records begin with {begin}")).next("give more of the digest"))
         }
     }
+}
+
+/// Fetches a bundle and unpacks it: whole or not at all.
+async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<ExitCode, Failure> {
+    let query = query(filter)?;
+    let shown = dir.display();
+    let occupied = match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(Failure::usage(format!("{shown}: {e}"))),
+    };
+    if occupied {
+        return Err(Failure::usage(format!("{shown} is not empty")).next("give a folder that does not exist yet"));
+    }
+    let client = Client::signed_in(&global.profile)?;
+    let at = |e: io::Error| Failure::unknown(format!("{shown}: {e}"));
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut tar = tempfile::tempfile_in(parent).map_err(at)?;
+    let mut stream = client.stream("/evidence/bundle", &query).await?;
+    while let Some(chunk) = stream
+        .chunk()
+        .await
+        .map_err(|e| Failure::unknown(crate::failure::chain(&e)))?
+    {
+        tar.write_all(&chunk).map_err(at)?;
+    }
+    tar.rewind().map_err(at)?;
+    let partial = tempfile::Builder::new()
+        .prefix(".guard-bundle-")
+        .tempdir_in(parent)
+        .map_err(at)?;
+    let unpacked = partial.path().join("bundle");
+    let bad = |e: bundle::BundleError| Failure::unknown(format!("the bundle that {} sent: {e}", client.base()));
+    bundle::unpack(io::BufReader::new(tar), &unpacked).map_err(bad)?;
+    let bundle = Bundle::open(&unpacked).map_err(bad)?;
+    fs::rename(&unpacked, dir).map_err(at)?;
+    match global.output {
+        Output::Json => output::json(
+            &serde_json::json!({ "dir": dir, "records": bundle.manifest.records }),
+            false,
+        )?,
+        Output::Table => {
+            output::line(&format!("{} records in {shown}", bundle.manifest.records))?;
+            output::note(&format!(
+                "  → guard evidence verify {shown} --trust TRUST.json   (TRUST.json: guard evidence trust, kept apart)"
+            ));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(global: &Global, path: &Path, trust: Option<&Path>, part: bool) -> Result<ExitCode, Failure> {
+    let given = trust.map(read_trust).transpose()?;
+    // A tar file is unpacked beside nothing of the user's.
+    let mut unpacked = None;
+    let opened = if path.is_dir() {
+        Bundle::open(path)
+    } else {
+        let file = fs::File::open(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+        let dir = tempfile::tempdir()?;
+        let inside = dir.path().join("bundle");
+        unpacked = Some(dir);
+        bundle::unpack(io::BufReader::new(file), &inside).and_then(|()| Bundle::open(&inside))
+    };
+    let report = opened.map_or_else(
+        |e| guard_evidence::verify::unreadable(&e),
+        |bundle| judge(&bundle, given.as_ref(), part),
+    );
+    drop(unpacked);
+    match global.output {
+        Output::Json => output::json(&report, false)?,
+        Output::Table => print_report(&report)?,
+    }
+    Ok(match report.status {
+        Status::Valid => ExitCode::SUCCESS,
+        Status::Invalid => ExitCode::from(NO),
+        Status::Incomplete => ExitCode::from(UNKNOWN),
+    })
+}
+
+fn judge(bundle: &Bundle, given: Option<&Trust>, part: bool) -> Report {
+    let asked = if part { Asked::Part } else { Asked::WholeLog };
+    if let Some(trust) = given {
+        return guard_evidence::verify::verify(bundle, trust, TrustSource::Given, asked);
+    }
+    let inside = bundle
+        .trust()
+        .map_err(|e| e.to_string())
+        .and_then(|bytes| Trust::parse(&bytes).map_err(|e| e.to_string()));
+    match inside {
+        Ok(trust) => guard_evidence::verify::verify(bundle, &trust, TrustSource::Bundle, asked),
+        Err(why) => guard_evidence::verify::without_trust(&why),
+    }
+}
+
+fn read_trust(path: &Path) -> Result<Trust, Failure> {
+    let file: PathBuf = if path.is_dir() {
+        path.join("trust.json")
+    } else {
+        path.to_owned()
+    };
+    let read = || -> io::Result<Vec<u8>> {
+        use std::io::Read as _;
+        let mut bytes = Vec::new();
+        fs::File::open(&file)?.take(TRUST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
+    Trust::parse(&bytes).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
+}
+
+/// Findings of a section that are printed; `-o json` has all.
+const SHOWN: usize = 20;
+
+fn print_report(report: &Report) -> Result<(), Failure> {
+    for section in &report.sections {
+        print_section(section)?;
+    }
+    let word = match report.status {
+        Status::Valid => output::styled(output::BOLD, "VALID"),
+        Status::Incomplete => {
+            output::styled(output::RED, "INCOMPLETE") + ": nothing is wrong, but not everything can be told"
+        }
+        Status::Invalid => output::styled(output::RED, "INVALID"),
+    };
+    output::line(&format!("result       {word}"))
+}
+
+fn print_section(section: &Section) -> Result<(), Failure> {
+    let word = match section.status {
+        Status::Valid => "valid",
+        Status::Incomplete => "← INCOMPLETE",
+        Status::Invalid => "← INVALID",
+    };
+    output::line(format!("{:<12} {}   {word}", section.name, section.summary).trim_end())?;
+    let mut worst: Vec<_> = section.findings.iter().collect();
+    worst.sort_by_key(|f| std::cmp::Reverse(f.level));
+    for finding in worst.iter().take(SHOWN) {
+        let level = match finding.level {
+            Level::Note => "note",
+            Level::Incomplete => "INCOMPLETE",
+            Level::Invalid => "INVALID",
+        };
+        let place = match (&finding.file, finding.epoch, finding.sequence) {
+            (Some(file), Some(epoch), Some(sequence)) => format!("{file} (epoch {epoch}, seq {sequence}): "),
+            (Some(file), ..) => format!("{file}: "),
+            _ => String::new(),
+        };
+        output::line(&format!("{:<12} {level}: {place}{}", "", finding.text))?;
+    }
+    let more = section.findings.len().saturating_sub(SHOWN) as u64 + section.more_findings;
+    if more > 0 {
+        output::line(&format!("{:<12} and {more} more; -o json has them", ""))?;
+    }
+    Ok(())
 }
