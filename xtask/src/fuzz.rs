@@ -24,11 +24,20 @@ pub struct Target {
 }
 
 const WIRE: &str = "guard-fuzz-wire";
+const DAEMONS: &str = "guard-fuzz-daemons";
 
 const fn wire(name: &'static str, what: &'static str) -> Target {
     Target {
         name,
         package: WIRE,
+        what,
+    }
+}
+
+const fn daemon(name: &'static str, what: &'static str) -> Target {
+    Target {
+        name,
+        package: DAEMONS,
         what,
     }
 }
@@ -42,6 +51,14 @@ pub const TARGETS: &[Target] = &[
     wire("spool", "the agent's spool on disk"),
     wire("control", "lines of the agent's control socket"),
     wire("rest", "bodies of the REST API"),
+    wire("log", "checkpoints, proofs, trust files, manifests, the tree"),
+    wire("bundle", "evidence bundles and their verifier"),
+    daemon("config", "agent.toml and console.toml"),
+    daemon("policy", "policy texts and their answers"),
+    daemon("token", "enrolment tokens"),
+    daemon("decision", "signed decisions and what they must bind"),
+    daemon("grpc", "messages of the approval API"),
+    daemon("proc", "what the agent reads of /proc"),
 ];
 
 /// What `cargo xtask fuzz` is asked.
@@ -185,7 +202,8 @@ fn wanted(options: &FuzzOptions) -> Result<Vec<&'static Target>> {
         .collect()
 }
 
-/// Builds the packages of the targets; returns the directory of the programs.
+/// Builds the packages of the targets; returns the directory of the profiles. Not `--locked`: the lock file follows the
+/// dependencies of the crates that are fuzzed.
 fn build(targets: &[&Target]) -> Result<PathBuf> {
     let triple = host_triple()?;
     // The instrumented build must not push the ordinary one out of its cache.
@@ -196,15 +214,8 @@ fn build(targets: &[&Target]) -> Result<PathBuf> {
     for package in packages {
         let mut command = cargo();
         command
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--manifest-path",
-                "fuzz/Cargo.toml",
-                "-p",
-                package,
-            ])
+            .args(["build", "--manifest-path", "fuzz/Cargo.toml", "-p", package])
+            .args(["--profile", profile(package)])
             // With a target given, build scripts and macros are not instrumented.
             .args(["--target", &triple, "--target-dir"])
             .arg(&directory)
@@ -215,7 +226,12 @@ fn build(targets: &[&Target]) -> Result<PathBuf> {
         }
         run::loud_or_quiet(&mut command).context("cannot build the fuzz targets")?;
     }
-    Ok(directory.join(triple).join("release"))
+    Ok(directory.join(triple))
+}
+
+/// The profile of a package, which is also the directory of its programs.
+fn profile(package: &str) -> &'static str {
+    if package == WIRE { "release" } else { "daemons" }
 }
 
 fn host_triple() -> Result<String> {
@@ -236,7 +252,7 @@ fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ra
     if !seeds.is_dir() {
         bail!("{} is missing: a target without seeds finds little", seeds.display());
     }
-    let mut command = Command::new(programs.join(target.name));
+    let mut command = Command::new(programs.join(profile(target.package)).join(target.name));
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={MAX_INPUT}"))
@@ -276,7 +292,7 @@ fn once(target: &'static Target, programs: &Path, input: &Path) -> Result<Ran> {
     if !input.is_file() {
         bail!("{} is no file", input.display());
     }
-    let (well, said) = said(Command::new(programs.join(target.name)).arg(input))?;
+    let (well, said) = said(Command::new(programs.join(profile(target.package)).join(target.name)).arg(input))?;
     let finding = (!well).then(|| finding(target, &said));
     Ok(Ran {
         target: target.name,

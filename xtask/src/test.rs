@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile, cargo};
 use crate::fuzz::{self, FuzzOptions};
-use crate::{paths, run, setup};
+use crate::vm::Kernel;
+use crate::{kernel_tests, paths, run, setup};
 
 /// What `cargo xtask test` is asked.
 #[derive(Debug)]
@@ -138,6 +139,11 @@ const STEPS: &[Step] = &[
         name: "fuzz",
         kind: Kind::Sources,
         run: |with| fuzz(with.full),
+    },
+    Step {
+        name: "kernel",
+        kind: Kind::Tests,
+        run: kernel,
     },
     Step {
         name: "e2e",
@@ -393,6 +399,15 @@ fn fuzz(full: bool) -> Result<Done> {
         passed: results.len() as u64 - failed,
         failed,
         skipped: 0,
+    }))
+}
+
+fn kernel(with: &With<'_>) -> Result<Done> {
+    let cases = kernel_tests::run(Kernel::DEFAULT, with.filter)?;
+    Ok(Done::Counts(Counts {
+        passed: cases.passed,
+        failed: cases.failed,
+        skipped: cases.skipped,
     }))
 }
 
