@@ -124,7 +124,7 @@ pub fn text(data: &[u8]) {
 }
 
 /// Nothing that a terminal or a browser acts on, or that hides or reorders what stands next to it.
-fn shown_safely(text: &str) {
+pub(crate) fn shown_safely(text: &str) {
     for c in text.chars() {
         let acts = c.is_control()
             || matches!(u32::from(c),

@@ -10,9 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 mod evidence;
+mod log;
 mod spools;
 
 pub use evidence::{envelope, statement, text};
+pub use log::{bundle, log};
 pub use spools::spool;
 
 /// As in guard-agent, without aya.

@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// A directory of this process, in memory where there is such a place: every input writes files.
-fn dir() -> PathBuf {
+pub(crate) fn dir() -> PathBuf {
     DIR.with_borrow_mut(|dir| {
         let dir = dir.get_or_insert_with(|| {
             let memory = Path::new("/dev/shm");
