@@ -33,6 +33,8 @@ fn serve(
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     while let Some(Ok(line)) = lines.next() {
         let request: ControlRequest = serde_json::from_str(&line).unwrap();
+        // Whether a test still asks or not.
+        seen.send(request.clone()).ok();
         for reply in script(&request) {
             if matches!(reply, ControlReply::Event(RunEvent::Approved { .. })) {
                 std::thread::sleep(std::time::Duration::from_millis(100));
@@ -42,6 +44,5 @@ fn serve(
             // A peer may have gone.
             stream.write_all(&line).ok();
         }
-        seen.send(request).ok();
     }
 }

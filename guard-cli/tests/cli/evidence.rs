@@ -103,7 +103,7 @@ fn exit_status_says_valid_invalid_or_incomplete() {
     verify(&["--trust", "/nonexistent"]).expect(2, &["/nonexistent"]);
 
     let mut damaged = tar.clone();
-    let at = damaged.windows(7).position(|w| w == b"payload").unwrap() + 40;
+    let at = damaged.windows(10).position(|w| w == b"{\"payload\"").unwrap() + 40;
     damaged[at] ^= 1;
     fs::write(&tar_file, &damaged).unwrap();
     verify(&trusted).expect(1, &["records/000000000.json", "INVALID"]);
