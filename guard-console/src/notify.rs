@@ -30,6 +30,8 @@ pub struct Generation {
     pub requests: u64,
     /// Who may answer what changed, without any request having changed.
     pub rules: u64,
+    /// Somebody signed out or was disabled.
+    pub sessions: u64,
 }
 
 /// The one live stream of a host.
@@ -95,6 +97,11 @@ impl Notify {
     /// Something else changed what people see of requests (an owner).
     pub fn refresh(&self) {
         self.requests.send_modify(|generation| generation.rules += 1);
+    }
+
+    /// Streams look whether their session still holds.
+    pub fn sessions_ended(&self) {
+        self.requests.send_modify(|generation| generation.sessions += 1);
     }
 
     #[must_use]

@@ -9,12 +9,13 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
 use guard_proto::rest::{Host, RequestState};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::identity::Shared;
 use crate::app::requests::Details;
 use crate::app::{Actor, App, Error, Permission};
+use crate::notify::Generation;
 use crate::store::RequestFilter;
 
 const CHECK: Duration = Duration::from_secs(15);
@@ -38,6 +39,9 @@ pub fn events(
     render: impl Render,
 ) -> Sse<impl Stream<Item = Result<Event, Error>>> {
     let (send, receive) = mpsc::channel(32);
+    // Before the answer begins, so that nothing after it is missed.
+    let requests = app.notify.watch_requests();
+    let hosts = app.notify.watch_hosts();
     tokio::spawn(async move {
         let listener = Listener {
             app,
@@ -45,7 +49,7 @@ pub fn events(
             render,
             send,
         };
-        if let Err(error) = listener.run(last_event_id).await
+        if let Err(error) = listener.run(last_event_id, requests, hosts).await
             && !matches!(error, Error::SignInFirst | Error::Forbidden(_))
         {
             tracing::warn!(%error, "an event stream ended");
@@ -65,10 +69,13 @@ struct Listener<R> {
 struct Gone;
 
 impl<R: Render> Listener<R> {
-    async fn run(&self, last_event_id: Option<u64>) -> Result<(), Error> {
-        let mut requests = self.app.notify.watch_requests();
-        let mut hosts = self.app.notify.watch_hosts();
-        let mut rules = requests.borrow_and_update().rules;
+    async fn run(
+        &self,
+        last_event_id: Option<u64>,
+        mut requests: watch::Receiver<Generation>,
+        mut hosts: broadcast::Receiver<String>,
+    ) -> Result<(), Error> {
+        let mut seen = *requests.borrow_and_update();
         let mut seq = match last_event_id {
             Some(seq) => seq,
             None => {
@@ -96,8 +103,11 @@ impl<R: Render> Listener<R> {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let now = requests.borrow_and_update().rules;
-                    if std::mem::replace(&mut rules, now) != now && self.send_pending(seq).await?.is_err() {
+                    let before = std::mem::replace(&mut seen, *requests.borrow_and_update());
+                    if seen.sessions != before.sessions && !self.app.still_signed_in(&self.actor).await? {
+                        return Ok(());
+                    }
+                    if seen.rules != before.rules && self.send_pending(seq).await?.is_err() {
                         return Ok(());
                     }
                 }

@@ -3,18 +3,21 @@
 //! Owns the checks on what may enter the log: the host's signature, its sequence and the digest of the record before. It
 //! must never acknowledge a record that is not on disk, nor take a second one for a place that is filled.
 
+use guard_evidence::bundle::Filter;
 use guard_evidence::chain::FIRST_PREVIOUS;
 use guard_evidence::dsse;
 use guard_evidence::key::PublicKey;
+use guard_evidence::merkle::leaf_hash;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
+use guard_evidence::trust::{ConsoleTrust, EvidenceKey, HostTrust, Trust};
 use guard_proto::rest::{Page, RecordView};
 use guard_proto::v1;
 use ulid::Ulid;
 
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
-use crate::log::leaf_hash;
+use crate::log::{Export, ExportStream};
 use crate::store::{self, Alarm, Head, HostRow, NewRecord, RecordFilter};
 use crate::time::{parse_rfc3339, rfc3339};
 
@@ -246,6 +249,47 @@ impl App {
             })
             .collect();
         Ok(Page { items, next })
+    }
+
+    /// The keys that this console knows, revoked hosts' too: what they signed before has to hold.
+    pub async fn trust(&self, actor: &Actor) -> Result<Vec<u8>> {
+        actor.require(Permission::SeeTrust)?;
+        let console = ConsoleTrust {
+            origin: self.log.origin().to_owned(),
+            decision_keys: vec![self.decision_key.public()],
+            log_keys: vec![self.log.key().public()],
+        };
+        let mut hosts = Vec::new();
+        for host in self.store.hosts().await? {
+            let key = PublicKey::from_der(&host.evidence_key).map_err(|e| Error::internal(e.to_string()))?;
+            let evidence_keys = vec![EvidenceKey {
+                key,
+                from_epoch: 1,
+                through_epoch: None,
+            }];
+            hosts.push(HostTrust {
+                id: host.id,
+                name: host.name,
+                evidence_keys,
+            });
+        }
+        Trust::new(console, hosts)
+            .to_json()
+            .map_err(|e| Error::internal(e.to_string()))
+    }
+
+    /// A bundle: records with their proofs, in log order. `asked` is `filter` as it was typed.
+    pub async fn export(&self, actor: &Actor, filter: RecordFilter, asked: Filter) -> Result<ExportStream> {
+        actor.require(Permission::SeeEvidence)?;
+        let trust = self.trust(actor).await?;
+        let export = Export {
+            trust,
+            asked,
+            filter,
+            store: self.store.clone(),
+        };
+        let stream = self.log.export(export).await.map_err(Error::Internal)?;
+        stream.ok_or_else(|| Error::Busy("other exports are being written; try again when they are done".to_owned()))
     }
 
     /// A record's envelope, exact bytes.

@@ -115,8 +115,7 @@ fn load_or_create_origin(dir: &DataDir, config: &Config) -> Result<String> {
     if let Some(bytes) = dir.read(ORIGIN_FILE)? {
         let text = String::from_utf8(bytes).unwrap_or_default();
         let origin = text.trim_end_matches('\n');
-        let good = (1..=255).contains(&origin.len()) && origin.bytes().all(|b| b.is_ascii_graphic() && b != b'+');
-        if !good {
+        if !guard_evidence::checkpoint::is_name(origin) {
             return Err(Error::internal(format!(
                 "{}: not a log origin; restore it from a backup",
                 dir.path(ORIGIN_FILE).display()

@@ -151,6 +151,7 @@ impl App {
         let mut change = self.store.change().await?;
         store::end_session(&mut change, &actor.session_digest).await?;
         change.commit().await?;
+        self.notify.sessions_ended();
         Ok(())
     }
 

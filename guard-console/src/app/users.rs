@@ -80,6 +80,7 @@ impl App {
         store::disable_user(&mut change, &user.id, &actor.username, self.now()).await?;
         change.commit().await?;
         tracing::info!(user = %username, by = %actor.username, "user disabled");
+        self.notify.sessions_ended();
         Ok(())
     }
 }

@@ -3,6 +3,6 @@
 mod accounts;
 mod answers;
 mod hosts;
+mod pages;
 mod records;
-mod stage;
 mod support;

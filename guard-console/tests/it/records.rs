@@ -1,6 +1,10 @@
 //! Evidence comes in unbroken, once, and goes out as it came.
 
+use guard_console::app::sessions::SessionKind;
+use guard_evidence::bundle::{Bundle, unpack};
 use guard_evidence::chain::Sealed;
+use guard_evidence::verify::{Asked, Status as Verdict, TrustSource, verify};
+use guard_proto::rest::LoginBody;
 use guard_proto::v1::{RecordBatch, RecordFrame};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -124,6 +128,67 @@ async fn what_does_not_fit_is_refused_and_nothing_of_it_stored() {
     append(&console, &host, vec![batch(&[&three])]).await.unwrap();
     let (_, list) = admin.get("/api/v1/evidence").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 3);
-    let body = json!({"roles": ["auditor"], "username": "aud", "password": crate::support::PASSWORD});
-    admin.post("/api/v1/users", &body).await;
+    // The alarms, each once.
+    let app = &console.server.as_ref().unwrap().app;
+    let body = LoginBody {
+        username: "admin".to_owned(),
+        password: crate::support::PASSWORD.to_owned(),
+    };
+    let session = app
+        .sign_in(&body, SessionKind::Api, [127, 0, 0, 1].into())
+        .await
+        .unwrap();
+    let alarms = app.alarms(&session.actor).await.unwrap();
+    let mut kinds: Vec<&str> = alarms.iter().map(|a| a.kind.as_str()).collect();
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds,
+        ["bad-signature", "bad-signature", "fork", "fork", "gap", "malformed"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_verifies() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let mut a = console.host(&admin, "a").await;
+    let mut b = console.host(&admin, "b").await;
+    for host in [&mut a, &mut b] {
+        for _ in 0..3 {
+            let records = [host.lifecycle(), host.lifecycle()];
+            append(&console, host, vec![batch(&[&records[0], &records[1]])])
+                .await
+                .unwrap();
+        }
+    }
+    let trust = admin
+        .request("GET", "/api/v1/trust")
+        .send()
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    let trust = guard_evidence::trust::Trust::parse(&trust).unwrap();
+    for (query, records, asked) in [
+        ("", 12, Asked::WholeLog),
+        ("?host=a", 6, Asked::Part),
+        ("?label=x", 0, Asked::Part),
+    ] {
+        let response = admin
+            .request("GET", &format!("/api/v1/evidence/bundle{query}"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.headers()["content-type"], "application/x-tar");
+        let tar = response.bytes().await.unwrap();
+        let dir = console.dir.path().join(format!("bundle{records}"));
+        unpack(&tar[..], &dir).unwrap();
+        let report = verify(&Bundle::open(&dir).unwrap(), &trust, TrustSource::Given, asked);
+        assert_ne!(report.status, Verdict::Invalid, "{report:#?}");
+        if asked == Asked::WholeLog {
+            assert_eq!(report.status, Verdict::Valid, "{report:#?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.join("records")).unwrap().count(), records);
+    }
 }

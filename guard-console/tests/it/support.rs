@@ -8,8 +8,8 @@ use guard_console::config::RawConfig;
 use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{
-    Action, ExecAction, HostFacts, Lifecycle, LifecycleRecord, MatchedRule, Predicate, ProcessFacts, RequestRecord,
-    Why, WorkloadFacts,
+    Action, Claims, ExecAction, HostFacts, Lifecycle, LifecycleRecord, MatchedRule, Predicate, ProcessFacts,
+    RequestRecord, Why, WorkloadFacts,
 };
 use guard_evidence::statement::strings_sha256;
 use guard_evidence::text::Text;
@@ -47,17 +47,6 @@ impl Console {
         let dir = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         Self::start_in(dir, any, any).await
-    }
-
-    pub(crate) async fn start_at(port: u16) -> Self {
-        crypto();
-        let any = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(
-            tempfile::Builder::new().prefix("stage").tempdir().unwrap(),
-            ([127, 0, 0, 1], port).into(),
-            any,
-        )
-        .await
     }
 
     async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr) -> Self {
@@ -276,6 +265,9 @@ pub(crate) struct Question<'a> {
     pub(crate) groups: Vec<String>,
     pub(crate) quorum: u32,
     pub(crate) expires_at_ms: i64,
+    pub(crate) claims: Option<Claims>,
+    /// Put wherever a workload can put text.
+    pub(crate) evil: Option<Text>,
 }
 
 impl<'a> Question<'a> {
@@ -287,6 +279,8 @@ impl<'a> Question<'a> {
             groups: Vec::new(),
             quorum: 1,
             expires_at_ms: 0,
+            claims: None,
+            evil: None,
         }
     }
 
@@ -344,8 +338,8 @@ impl Host {
                 header,
                 request_id: id.clone(),
                 host,
-                workload: workload(question.label),
-                action: Action::Exec(Box::new(exec(&question.argv))),
+                workload: workload(question.label, question.evil.as_ref()),
+                action: Action::Exec(Box::new(exec(&question.argv, question.evil.as_ref()))),
                 why: Why {
                     rules: vec![MatchedRule {
                         id: "code-push".to_owned(),
@@ -357,7 +351,7 @@ impl Host {
                     risks: vec![],
                     tags: vec![],
                 },
-                claims: None,
+                claims: question.claims.clone(),
                 nonce: hex::encode(nonce),
                 expires_at: expires,
             }))
@@ -466,18 +460,19 @@ impl Session {
     }
 }
 
-fn workload(label: &str) -> WorkloadFacts {
+fn workload(label: &str, evil: Option<&Text>) -> WorkloadFacts {
+    let text = |ours: &str| evil.cloned().unwrap_or_else(|| Text::from(ours));
     let process = |pid, comm: &str, argv: &[&str]| ProcessFacts {
         pid,
         start_ns: 1,
-        comm: Text::from(comm),
-        executable: Some(Text::from("/usr/bin/bash")),
-        argv: argv.iter().map(|a| Text::from(*a)).collect(),
+        comm: text(comm),
+        executable: Some(text("/usr/bin/bash")),
+        argv: argv.iter().map(|a| text(a)).collect(),
         uid: 1000,
     };
     WorkloadFacts {
         label: label.to_owned(),
-        cgroup: Text::from("/guard/coder-1"),
+        cgroup: text("/guard/coder-1"),
         container_id: None,
         uid: 1000,
         gid: 1000,
@@ -492,24 +487,25 @@ fn workload(label: &str) -> WorkloadFacts {
     }
 }
 
-fn exec(argv: &[Text]) -> ExecAction {
+fn exec(argv: &[Text], evil: Option<&Text>) -> ExecAction {
+    let text = |ours: &str| evil.cloned().unwrap_or_else(|| Text::from(ours));
     let path = format!("/usr/bin/{}", argv.first().map(Text::display).unwrap_or_default());
     ExecAction {
-        path: Some(Text::from(path.as_str())),
+        path: Some(text(&path)),
         unlinked: false,
         device: 1,
         inode: 2,
         generation: 3,
         sha256: Some("ab".repeat(32)),
         size: Some(12_345),
-        given: Text::from(path.as_str()),
+        given: text(&path),
         argv: argv.to_vec(),
         argv_count: argv.len() as u64,
         argv_sha256: strings_sha256(argv),
         argv_truncated: false,
-        environment: vec![Text::from("PATH=/usr/bin")],
+        environment: vec![text("PATH=/usr/bin")],
         environment_count: 1,
         environment_sha256: "00".repeat(32),
-        cwd: Text::from("/srv/app"),
+        cwd: text("/srv/app"),
     }
 }

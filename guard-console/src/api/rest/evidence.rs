@@ -1,8 +1,10 @@
 //! Evidence: lists and exact bytes.
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
+use guard_evidence::bundle::Filter;
 use guard_proto::rest::{Page, RecordView};
 use serde::Deserialize;
 
@@ -55,6 +57,49 @@ pub(super) async fn list(
     Fields(fields): Fields<ListFields>,
 ) -> Result<axum::Json<Page<RecordView>>> {
     Ok(axum::Json(app.records(&caller.actor, fields.filter()?).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BundleFields {
+    host: Option<String>,
+    label: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+pub(super) async fn bundle(
+    State(app): State<Shared>,
+    caller: Caller,
+    Fields(fields): Fields<BundleFields>,
+) -> Result<impl IntoResponse> {
+    let filter = RecordFilter {
+        host: fields.host.clone(),
+        label: fields.label.clone(),
+        from: time("from", fields.from.as_deref())?,
+        to: time("to", fields.to.as_deref())?,
+        ..RecordFilter::default()
+    };
+    let asked = Filter {
+        host: fields.host,
+        label: fields.label,
+        from: fields.from,
+        to: fields.to,
+    };
+    let stream = app.export(&caller.actor, filter, asked).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"guard-evidence.tar\"",
+        ),
+    ];
+    Ok((headers, Body::from_stream(stream)))
+}
+
+pub(super) async fn trust(State(app): State<Shared>, caller: Caller) -> Result<impl IntoResponse> {
+    let trust = app.trust(&caller.actor).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], trust))
 }
 
 pub(super) async fn show(

@@ -48,5 +48,7 @@ pub fn endpoints() -> Endpoints {
             people::disable_user,
         )
         .get("/api/v1/evidence", Needs(P::SeeEvidence), evidence::list)
+        .get("/api/v1/evidence/bundle", Needs(P::SeeEvidence), evidence::bundle)
+        .get("/api/v1/trust", Needs(P::SeeTrust), evidence::trust)
         .get("/api/v1/evidence/{digest}", Needs(P::SeeEvidence), evidence::show)
 }

@@ -1,0 +1,127 @@
+//! Bundles on their way out, written as they are read: memory for hashes, not for records.
+
+use std::io;
+
+use guard_evidence::bundle::{Filter, Writer};
+use guard_evidence::merkle::Tree;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Log;
+use crate::store::{RecordFilter, Store};
+use crate::time::{now, rfc3339};
+
+/// Bytes handed over at once.
+const CHUNK: usize = 64 << 10;
+/// Records read at once.
+const BATCH: u64 = 200;
+
+/// Pieces of the tar file; an error means that it is not whole.
+pub type ExportStream = ReceiverStream<io::Result<Vec<u8>>>;
+
+/// What goes into a bundle.
+#[derive(Debug)]
+pub struct Export {
+    pub trust: Vec<u8>,
+    /// As it was asked for, for the manifest.
+    pub asked: Filter,
+    pub filter: RecordFilter,
+    pub store: Store,
+}
+
+impl Log {
+    /// Begins to write a bundle. `None`: too many are being written.
+    ///
+    /// # Errors
+    /// If the log cannot be read or its head not be signed.
+    pub async fn export(&self, export: Export) -> Result<Option<ExportStream>, String> {
+        let Ok(turn) = self.exports.clone().try_acquire_owned() else {
+            return Ok(None);
+        };
+        // The log only grows: whatever is appended from here on lies beyond this tree.
+        let leaves = export.store.leaf_hashes().await.map_err(|e| e.to_string())?;
+        let tree = tokio::task::spawn_blocking(|| Tree::new(leaves))
+            .await
+            .map_err(|e| e.to_string())?;
+        let head = self.sign_head(&tree)?;
+        let origin = self.origin.clone();
+        let (send, receive) = mpsc::channel(4);
+        let handle = Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let mut pipe = Pipe {
+                send,
+                buffer: Vec::with_capacity(CHUNK),
+            };
+            let result = write(export, &tree, &head, &origin, &handle, &mut pipe, turn);
+            if let Err(error) = result.and_then(|()| io::Write::flush(&mut pipe)) {
+                tracing::warn!(%error, "an evidence export broke off");
+                // Whoever reads learns that it is not whole, unless they are gone already.
+                let _ = pipe.send.blocking_send(Err(error));
+            }
+        });
+        Ok(Some(ReceiverStream::new(receive)))
+    }
+}
+
+fn write(
+    export: Export,
+    tree: &Tree,
+    head: &str,
+    origin: &str,
+    handle: &Handle,
+    out: &mut Pipe,
+    _turn: OwnedSemaphorePermit,
+) -> io::Result<()> {
+    let created_at = rfc3339(now());
+    let mut bundle =
+        Writer::new(out, &export.trust, head, origin, export.asked, &created_at).map_err(io::Error::other)?;
+    let mut filter = RecordFilter {
+        limit: BATCH,
+        cursor: Some(0),
+        ..export.filter
+    };
+    loop {
+        let leaves = handle
+            .block_on(export.store.leaves(&filter, tree.size()))
+            .map_err(io::Error::other)?;
+        let Some(last) = leaves.last() else { break };
+        filter.cursor = Some(last.position + 1);
+        for leaf in leaves {
+            let proof = tree
+                .inclusion(leaf.position)
+                .ok_or_else(|| io::Error::other("a record beyond the tree"))?;
+            bundle
+                .record(leaf.position, &leaf.envelope, proof)
+                .map_err(io::Error::other)?;
+        }
+    }
+    bundle.finish().map_err(io::Error::other)?;
+    Ok(())
+}
+
+/// From a blocking writer to an async reader.
+struct Pipe {
+    send: mpsc::Sender<io::Result<Vec<u8>>>,
+    buffer: Vec<u8>,
+}
+
+impl io::Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        self.send
+            .blocking_send(Ok(chunk))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
