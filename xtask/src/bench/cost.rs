@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::document::Section;
 use super::stats::{Values, difference, grouped, ratio};
@@ -50,21 +50,29 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Sec
     stage.vm.script(REMOVE)?;
     let without = measure("no Guard", false)?;
     stage.vm.script(START)?;
-    let unlabelled = measure("Guard, unlabelled", false)?;
+    let unlabelled = measure("Guard, nothing labelled", false)?;
+    let neighbour = stage.start_labelled(LABEL, &["/usr/bin/sleep", "infinity"])?;
+    stage.vm.sh("sleep 10")?;
+    let beside = measure("Guard, beside a labelled workload", false)?;
     let labelled = measure("Guard, labelled and allowed", true)?;
-    let programs_loaded = stage.vm.sh("ls /sys/fs/bpf/guard/*/links | wc -l")?.text();
+    let links = stage.vm.sh("ls /sys/fs/bpf/guard/*/links | wc -l")?.text();
+    drop(neighbour);
+    stage.vm.script("pkill -x sleep")?;
     stage.vm.script(REMOVE)?;
     let again = measure("no Guard, again", false)?;
     let kernel = stage.vm.sh("uname -r")?.text();
-    section(
-        &kernel,
-        &programs_loaded,
+    Figures {
+        kernel,
+        links,
         blocks,
-        &without,
-        &unlabelled,
-        &labelled,
-        &again,
-    )
+        profile: programs.profile_words(),
+        without,
+        unlabelled,
+        beside,
+        labelled,
+        again,
+    }
+    .section()
 }
 
 fn values(stage: &Stage, (name, _, count): &(&str, &str, u32), blocks: u32, labelled: bool) -> Result<Values> {
@@ -81,48 +89,69 @@ fn values(stage: &Stage, (name, _, count): &(&str, &str, u32), blocks: u32, labe
     Values::parse(&output.text())
 }
 
-fn section(
-    kernel: &str,
-    links: &str,
+struct Figures {
+    kernel: String,
+    links: String,
     blocks: u32,
-    without: &[Values],
-    unlabelled: &[Values],
-    labelled: &[Values],
-    again: &[Values],
-) -> Result<Section> {
-    let Some(allowed) = labelled.first() else {
-        bail!("the labelled exec was not measured")
-    };
-    let mut body = format!(
-        "Kernel {kernel}, {links} BPF programs attached. Guest with one CPU whose clock counts instructions (QEMU `-accel \
-         tcg,thread=single -icount shift=0,sleep=off`), settled for ten seconds before each column; medians of {blocks} \
-         blocks. \"No Guard\" is measured before and after in the same guest: programs and maps removed. Command: `cargo \
-         xtask bench`.\n\n\
-         | instructions per operation | no Guard | again | Guard, unlabelled | more | ratio |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: |\n"
-    );
-    for (at, (_, words, _)) in OPERATIONS.iter().enumerate() {
-        let (before, with, after) = (without[at].median(), unlabelled[at].median(), again[at].median());
-        // Whichever of the two is larger: what is left is Guard's for certain.
-        let plain = before.max(after);
-        let _ = writeln!(
-            body,
-            "| {words} | {} | {} | {} | {} | {} |",
-            grouped(before),
-            grouped(after),
-            grouped(with),
-            difference(with, plain),
-            ratio(with, plain),
-        );
+    profile: &'static str,
+    without: Vec<Values>,
+    unlabelled: Vec<Values>,
+    beside: Vec<Values>,
+    labelled: Vec<Values>,
+    again: Vec<Values>,
+}
+
+impl Figures {
+    /// Whichever of the two is larger: what is left is Guard's for certain.
+    fn plain(&self, at: usize) -> u64 {
+        self.without[at].median().max(self.again[at].median())
     }
-    let (plain, allowed) = (without[0].median().max(again[0].median()), allowed.median());
-    let _ = write!(
-        body,
-        "\nA labelled exec that the policy allows in user space, agent's work included: {} instructions, {} to the plain exec \
-         ({} times).",
-        grouped(allowed),
-        difference(allowed, plain),
-        ratio(allowed, plain),
-    );
-    Ok(Section::new("What is not labelled", &body))
+
+    fn section(&self) -> Result<Section> {
+        let allowed = self
+            .labelled
+            .first()
+            .context("the labelled exec was not measured")?
+            .median();
+        let mut body = format!(
+            "Kernel {}, {} BPF programs attached. Guest with one CPU whose clock counts instructions (QEMU `-accel \
+             tcg,thread=single -icount shift=0,sleep=off`), settled for ten seconds before each column; medians of {} blocks. \
+             \"No Guard\" is measured before and after in the same guest, programs and maps removed; the larger one counts. \
+             Nothing measured here is labelled: first nothing on the host is, then a labelled process sleeps beside it. \
+             Command: `cargo xtask bench`.\n\n\
+             | instructions per operation | no Guard | again | Guard | more | ratio | beside a workload | more | ratio |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+            self.kernel, self.links, self.blocks,
+        );
+        for (at, (_, words, _)) in OPERATIONS.iter().enumerate() {
+            let plain = self.plain(at);
+            let _ = write!(
+                body,
+                "| {words} | {} | {} |",
+                grouped(self.without[at].median()),
+                grouped(self.again[at].median()),
+            );
+            for with in [self.unlabelled[at].median(), self.beside[at].median()] {
+                let _ = write!(
+                    body,
+                    " {} | {} | {} |",
+                    grouped(with),
+                    difference(with, plain),
+                    ratio(with, plain)
+                );
+            }
+            body.push('\n');
+        }
+        let plain = self.plain(0);
+        let _ = write!(
+            body,
+            "\nA labelled exec that the policy allows in user space, the agent's work on it included ({}): {} instructions, {} \
+             to the plain exec ({} times).",
+            self.profile,
+            grouped(allowed),
+            difference(allowed, plain),
+            ratio(allowed, plain),
+        );
+        Ok(Section::new("What is not labelled", &body))
+    }
 }

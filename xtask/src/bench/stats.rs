@@ -62,10 +62,11 @@ pub(super) fn difference(more: u64, less: u64) -> String {
     }
 }
 
-/// How many times, with two digits.
+/// How many times, to the nearest thousandth.
 pub(super) fn ratio(more: u64, less: u64) -> String {
-    let hundredths = more.saturating_mul(100) / less.max(1);
-    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    let less = less.max(1);
+    let thousandths = (more.saturating_mul(1000) + less / 2) / less;
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
 }
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(difference(1200, 200), "+1,000");
         assert_eq!(difference(200, 201), "−1");
-        assert_eq!(ratio(3, 2), "1.50");
-        assert_eq!(ratio(205, 100), "2.05");
+        assert_eq!(ratio(3, 2), "1.500");
+        assert_eq!(ratio(9996, 10_000), "1.000");
     }
 }
