@@ -7,7 +7,11 @@
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
 //! ```
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test program that speaks on standard output")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program that speaks on standard output"
+)]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -60,7 +64,11 @@ fn answer(text: &str) -> Result<Answer, Box<dyn Error>> {
         return Ok(Answer::After(Duration::from_millis(time.parse()?), then));
     }
     let now = verdict(text).ok_or_else(|| format!("unknown answer {text}"))?;
-    Ok(if now == Verdict::Check { Answer::After(Duration::ZERO, now) } else { Answer::Now(now) })
+    Ok(if now == Verdict::Check {
+        Answer::After(Duration::ZERO, now)
+    } else {
+        Answer::Now(now)
+    })
 }
 
 struct Probe {
@@ -136,22 +144,9 @@ impl Probe {
 
     fn held(&mut self, held: Held) -> Result<(), Box<dyn Error>> {
         let exec = held.exec;
-        let argv: Vec<String> =
-            exec.argv.strings.iter().map(|string| String::from_utf8_lossy(string).escape_debug().to_string()).collect();
-        println!(
-            "held seq={} tid={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
-            held.id.sequence,
-            held.id.tid,
-            held.how,
-            held.rounds,
-            held.took_ns / 1000,
-            exec.argv.count,
-            exec.environment.count,
-            exec.cwd.display(),
-            exec.given.display(),
-            exec.file.is_some(),
-        );
         let asked = self.asked.get(&held.id).ok_or("held before asked")?.clone();
+        let path = asked.path.unwrap_or_default();
+        let opened = exec.file.is_some();
         let mut hash = Sha256::new();
         if let Some(file) = exec.file {
             let mut file = std::fs::File::from(file);
@@ -164,6 +159,26 @@ impl Probe {
                 hash.update(&buffer[..got]);
             }
         }
+        let argv: Vec<String> = exec
+            .argv
+            .strings
+            .iter()
+            .map(|string| String::from_utf8_lossy(string).escape_debug().to_string())
+            .collect();
+        println!(
+            "held seq={} tid={} path={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
+            held.id.sequence,
+            held.id.tid,
+            path.display(),
+            held.how,
+            held.rounds,
+            held.took_ns / 1000,
+            exec.argv.count,
+            exec.environment.count,
+            exec.cwd.display(),
+            exec.given.display(),
+            opened,
+        );
         let expectation = ExecExpectation {
             file: asked.file,
             sha256: hash.finalize().into(),
@@ -172,7 +187,6 @@ impl Probe {
             cwd: exec.cwd,
         };
         self.held.insert(held.id, Arc::new(expectation));
-        let path = asked.path.unwrap_or_default();
         match self.rule(&path.to_string_lossy()) {
             Answer::Now(verdict) => self.release(held.id, verdict),
             Answer::After(time, verdict) => self.due.push((Instant::now() + time, held.id, verdict)),
@@ -183,7 +197,10 @@ impl Probe {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     let mut config = KernelConfig::default();
     let mut labels = Vec::new();
     let mut rules = Vec::new();
@@ -218,7 +235,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 return Ok(());
             }
             rule => {
-                let (pattern, then) = rule.rsplit_once('=').ok_or_else(|| format!("unknown argument {rule}"))?;
+                let (pattern, then) = rule
+                    .rsplit_once('=')
+                    .ok_or_else(|| format!("unknown argument {rule}"))?;
                 rules.push((pattern.to_owned(), answer(then)?));
             }
         }
@@ -236,9 +255,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     for (folder, label) in labels {
         let cgroup = std::fs::metadata(&folder)?.ino();
-        handle.send(ToKernel::Label { cgroup, label: LabelId(label) });
+        handle.send(ToKernel::Label {
+            cgroup,
+            label: LabelId(label),
+        });
     }
-    let mut probe = Probe { handle, rules, asked: HashMap::new(), held: HashMap::new(), due: Vec::new() };
+    let mut probe = Probe {
+        handle,
+        rules,
+        asked: HashMap::new(),
+        held: HashMap::new(),
+        due: Vec::new(),
+    };
     println!("ready");
     loop {
         match messages.try_recv() {
@@ -251,7 +279,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(tokio::sync::mpsc::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(1)),
         }
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut probe.due).into_iter().partition(|(at, _, _)| *at <= now);
+        let (due, later) = std::mem::take(&mut probe.due)
+            .into_iter()
+            .partition(|(at, _, _)| *at <= now);
         probe.due = later;
         for (_, id, verdict) in due as Vec<(Instant, ActionId, Verdict)> {
             probe.release(id, verdict);

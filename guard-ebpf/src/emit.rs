@@ -12,7 +12,11 @@ use crate::kernel;
 use crate::maps::{EVENTS, count};
 
 const fn header<T>(kind: u16) -> EventHeader {
-    EventHeader { abi: ABI_VERSION, kind, size: size_of::<T>() as u32 }
+    EventHeader {
+        abi: ABI_VERSION,
+        kind,
+        size: size_of::<T>() as u32,
+    }
 }
 
 #[inline(always)]
@@ -108,7 +112,13 @@ pub fn signal(tid: u32, tgid: u32, signal: u32, group: u32) {
     let Some(mut entry) = reserve::<Signal>() else {
         return;
     };
-    entry.write(Signal { header: header::<Signal>(event::SIGNAL), tid, tgid, signal, group });
+    entry.write(Signal {
+        header: header::<Signal>(event::SIGNAL),
+        tid,
+        tgid,
+        signal,
+        group,
+    });
     entry.submit(0);
 }
 

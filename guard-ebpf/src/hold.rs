@@ -26,7 +26,11 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
     if traced && kernel::tracer_tgid(task) == config.agent_tgid {
         // The holder sees this SIGSTOP before it stops anything, and swallows it. If the agent dies first, it parks.
         // SAFETY: no pointers.
-        return if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 { Answer::Restart } else { refuse() };
+        return if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 {
+            Answer::Restart
+        } else {
+            refuse()
+        };
     }
 
     if let Some(answer) = stop_of_the_user(task, pending) {

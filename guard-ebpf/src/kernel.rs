@@ -215,7 +215,10 @@ pub struct Walked {
 /// elsewhere is unknown to the verifier, so that it sees the same state in every iteration and looks at one only.
 #[inline(always)]
 pub unsafe fn walk(file: u64, path: *mut u8, length: *mut u32) -> Walked {
-    let mut walked = Walked { whole: false, mount_namespace: 0 };
+    let mut walked = Walked {
+        whole: false,
+        mount_namespace: 0,
+    };
     let from = file + offset!(file_path);
     let mut mount: u64 = read_or_zero(from + offset!(path_mnt));
     let mut dentry: u64 = read_or_zero(from + offset!(path_dentry));
@@ -245,9 +248,8 @@ pub unsafe fn walk(file: u64, path: *mut u8, length: *mut u32) -> Walked {
             break;
         }
         // SAFETY: position < PATH_ROOM, and NAME_ROOM bytes follow PATH_ROOM.
-        let written = unsafe {
-            bpf_probe_read_kernel_str(path.add(position).cast(), NAME_ROOM as u32, name as *const _)
-        };
+        let written =
+            unsafe { bpf_probe_read_kernel_str(path.add(position).cast(), NAME_ROOM as u32, name as *const _) };
         if written <= 1 {
             break;
         }

@@ -23,7 +23,10 @@ const HONORED_FOR_NS: u64 = 10_000_000_000;
 
 #[inline(always)]
 fn question(task: u64, pending: &Pending) -> VerdictKey {
-    VerdictKey { task, asked_ns: pending.asked_ns }
+    VerdictKey {
+        task,
+        asked_ns: pending.asked_ns,
+    }
 }
 
 /// The verdict for exactly this question of exactly this thread.
@@ -63,7 +66,15 @@ fn enter(tgid: u32) {
         unsafe { add(&raw mut (*process).asking, 1) };
         return;
     }
-    let _ = PROCESSES.insert(tgid, Process { asking: 1, stop: 0, reserved: 0 }, 0);
+    let _ = PROCESSES.insert(
+        tgid,
+        Process {
+            asking: 1,
+            stop: 0,
+            reserved: 0,
+        },
+        0,
+    );
 }
 
 #[inline(always)]
@@ -144,7 +155,14 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
         state: state::LOOPING,
         verdict: 0,
         reserved: 0,
-        last_file: ActionKey { kind: 0, op: 0, device: 0, generation: 0, inode: 0, extra: [0; 3] },
+        last_file: ActionKey {
+            kind: 0,
+            op: 0,
+            device: 0,
+            generation: 0,
+            inode: 0,
+            extra: [0; 3],
+        },
     };
     if PENDING.insert(task, fresh, 0).is_err() {
         count(counter::PENDING_FULL);

@@ -217,13 +217,23 @@ pub enum MismatchWhat {
 pub enum FromKernel {
     Asked(Asked),
     Held(Box<Held>),
-    Withdrawn { id: ActionId, why: WithdrawnWhy },
+    Withdrawn {
+        id: ActionId,
+        why: WithdrawnWhy,
+    },
     Enforced(Enforced),
     /// A cgroup was made or removed; `path` is relative to the cgroup v2 root, with a leading slash.
-    CgroupMade { id: u64, path: PathBuf },
-    CgroupGone { id: u64 },
+    CgroupMade {
+        id: u64,
+        path: PathBuf,
+    },
+    CgroupGone {
+        id: u64,
+    },
     /// Events that did not fit the ring since the last report. Their threads were not let through.
-    Lost { count: u64 },
+    Lost {
+        count: u64,
+    },
 }
 
 /// Agent to kernel side. Sent without blocking; the holder works them off in order.
@@ -232,9 +242,17 @@ pub enum ToKernel {
     /// Stop the thread and read what it is about to do.
     Hold(ActionId),
     /// The one way to a verdict; sent by `enforce` alone.
-    Release { id: ActionId, release: Release },
+    Release {
+        id: ActionId,
+        release: Release,
+    },
     /// Covers the cgroup and everything below it, processes already inside included.
-    Label { cgroup: u64, label: LabelId },
-    Unlabel { cgroup: u64 },
+    Label {
+        cgroup: u64,
+        label: LabelId,
+    },
+    Unlabel {
+        cgroup: u64,
+    },
     Stop,
 }

@@ -33,9 +33,17 @@ enum Type {
     Sized(u64),
     Alias(u32),
     Pointer,
-    Array { element: u32, count: u32 },
+    Array {
+        element: u32,
+        count: u32,
+    },
     /// Members: index of the first in `Btf::members`, and how many.
-    Composite { size: u32, first: u32, count: u32, bits: bool },
+    Composite {
+        size: u32,
+        first: u32,
+        count: u32,
+        bits: bool,
+    },
     Other,
 }
 
@@ -47,7 +55,7 @@ struct Member {
 }
 
 /// Parsed type information.
-pub struct Btf<'a> {
+pub(crate) struct Btf<'a> {
     strings: &'a [u8],
     types: Vec<Type>,
     members: Vec<Member>,
@@ -57,7 +65,9 @@ pub struct Btf<'a> {
 
 impl std::fmt::Debug for Btf<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Btf").field("types", &self.types.len()).finish_non_exhaustive()
+        f.debug_struct("Btf")
+            .field("types", &self.types.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,27 +77,38 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn word(&mut self) -> Result<u32, BtfError> {
-        let (head, rest) =
-            self.bytes.split_first_chunk::<4>().ok_or(BtfError::Malformed("it ends within a type"))?;
+        let (head, rest) = self
+            .bytes
+            .split_first_chunk::<4>()
+            .ok_or(BtfError::Malformed("it ends within a type"))?;
         self.bytes = rest;
         Ok(u32::from_le_bytes(*head))
     }
 
     fn skip(&mut self, bytes: usize) -> Result<(), BtfError> {
-        self.bytes = self.bytes.get(bytes..).ok_or(BtfError::Malformed("it ends within a type"))?;
+        self.bytes = self
+            .bytes
+            .get(bytes..)
+            .ok_or(BtfError::Malformed("it ends within a type"))?;
         Ok(())
     }
 }
 
 fn section(bytes: &[u8], header: usize, offset: u32, length: u32) -> Result<&[u8], BtfError> {
-    let start = header.checked_add(offset as usize).ok_or(BtfError::Malformed("a section offset"))?;
-    let end = start.checked_add(length as usize).ok_or(BtfError::Malformed("a section length"))?;
-    bytes.get(start..end).ok_or(BtfError::Malformed("a section outside the file"))
+    let start = header
+        .checked_add(offset as usize)
+        .ok_or(BtfError::Malformed("a section offset"))?;
+    let end = start
+        .checked_add(length as usize)
+        .ok_or(BtfError::Malformed("a section length"))?;
+    bytes
+        .get(start..end)
+        .ok_or(BtfError::Malformed("a section outside the file"))
 }
 
 impl<'a> Btf<'a> {
     /// Parses a little-endian BTF blob, as /sys/kernel/btf/vmlinux has it.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let mut reader = Reader { bytes };
         let first = reader.word()?;
         if first.to_le_bytes()[..2] != MAGIC.to_le_bytes() {
@@ -103,7 +124,9 @@ impl<'a> Btf<'a> {
             structs: HashMap::new(),
             functions: HashMap::new(),
         };
-        let mut reader = Reader { bytes: section(bytes, header, type_offset, type_length)? };
+        let mut reader = Reader {
+            bytes: section(bytes, header, type_offset, type_length)?,
+        };
         while !reader.bytes.is_empty() {
             if btf.types.len() >= MAX_TYPES {
                 return Err(BtfError::Malformed("too many types"));
@@ -128,17 +151,25 @@ impl<'a> Btf<'a> {
                 Type::Array { element, count }
             }
             code @ (4 | 5) => {
-                let first =
-                    u32::try_from(self.members.len()).map_err(|_| BtfError::Malformed("too many members"))?;
+                let first = u32::try_from(self.members.len()).map_err(|_| BtfError::Malformed("too many members"))?;
                 for _ in 0..count {
-                    let member = Member { name: reader.word()?, kind: reader.word()?, offset: reader.word()? };
+                    let member = Member {
+                        name: reader.word()?,
+                        kind: reader.word()?,
+                        offset: reader.word()?,
+                    };
                     self.members.push(member);
                 }
                 if code == 4 && name != 0 {
                     let text = self.string(name)?;
                     self.structs.entry(text).or_default().push(id);
                 }
-                Type::Composite { size, first, count: count as u32, bits: info >> 31 == 1 }
+                Type::Composite {
+                    size,
+                    first,
+                    count: info & 0xffff,
+                    bits: info >> 31 == 1,
+                }
             }
             6 => {
                 reader.skip(count * 8)?;
@@ -175,8 +206,14 @@ impl<'a> Btf<'a> {
     }
 
     fn string(&self, offset: u32) -> Result<&'a [u8], BtfError> {
-        let rest = self.strings.get(offset as usize..).ok_or(BtfError::Malformed("a name outside the strings"))?;
-        let end = rest.iter().position(|byte| *byte == 0).ok_or(BtfError::Malformed("a name without end"))?;
+        let rest = self
+            .strings
+            .get(offset as usize..)
+            .ok_or(BtfError::Malformed("a name outside the strings"))?;
+        let end = rest
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or(BtfError::Malformed("a name without end"))?;
         Ok(&rest[..end])
     }
 
@@ -207,13 +244,16 @@ impl<'a> Btf<'a> {
 
     /// The kernel has a function of this name that programs can attach to.
     #[must_use]
-    pub fn has_function(&self, name: &str) -> bool {
+    pub(crate) fn has_function(&self, name: &str) -> bool {
         self.functions.contains_key(name.as_bytes())
     }
 
     /// Bytes of `struct name`.
-    pub fn size_of(&self, name: &str) -> Result<u32, BtfError> {
-        let ids = self.structs.get(name.as_bytes()).ok_or_else(|| BtfError::NoStruct(name.to_owned()))?;
+    pub(crate) fn size_of(&self, name: &str) -> Result<u32, BtfError> {
+        let ids = self
+            .structs
+            .get(name.as_bytes())
+            .ok_or_else(|| BtfError::NoStruct(name.to_owned()))?;
         let mut found = None;
         for id in ids {
             if let Type::Composite { size, .. } = self.kind(*id)? {
@@ -228,9 +268,12 @@ impl<'a> Btf<'a> {
 
     /// Offset in bytes of a member, also inside unnamed structs and unions. `width` is how many bytes the programs read
     /// there; 0 for a member that is only entered.
-    pub fn offset(&self, name: &str, member: &str, width: u64) -> Result<u32, BtfError> {
+    pub(crate) fn offset(&self, name: &str, member: &str, width: u64) -> Result<u32, BtfError> {
         let missing = || BtfError::NoMember(name.to_owned(), member.to_owned());
-        let ids = self.structs.get(name.as_bytes()).ok_or_else(|| BtfError::NoStruct(name.to_owned()))?;
+        let ids = self
+            .structs
+            .get(name.as_bytes())
+            .ok_or_else(|| BtfError::NoStruct(name.to_owned()))?;
         let mut found: Option<(u32, u32)> = None;
         for id in ids {
             match self.find(*id, member.as_bytes(), 0)? {
@@ -268,7 +311,11 @@ impl<'a> Btf<'a> {
             .get(first as usize..(first as usize).saturating_add(count as usize))
             .ok_or(BtfError::Malformed("members outside the table"))?;
         for found in members {
-            let (offset, field) = if bits { (found.offset & 0x00ff_ffff, found.offset >> 24) } else { (found.offset, 0) };
+            let (offset, field) = if bits {
+                (found.offset & 0x00ff_ffff, found.offset >> 24)
+            } else {
+                (found.offset, 0)
+            };
             if found.name == 0 {
                 if let Some((inner, kind)) = self.find(found.kind, member, depth + 1)? {
                     let sum = inner.checked_add(offset).ok_or(BtfError::Malformed("an offset"))?;
@@ -289,7 +336,11 @@ mod tests {
     /// A blob of `types` words and strings.
     fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for word in [0x0001_eb9f, 24, 0, types.len() as u32 * 4, types.len() as u32 * 4, strings.len() as u32] {
+        let (types_length, strings_length) = (
+            u32::try_from(types.len() * 4).unwrap(),
+            u32::try_from(strings.len()).unwrap(),
+        );
+        for word in [0x0001_eb9f, 24, 0, types_length, types_length, strings_length] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         for word in types {
@@ -314,7 +365,10 @@ mod tests {
         assert_eq!(btf.offset("s", "a", 4), Ok(0));
         assert_eq!(btf.offset("s", "b", 4), Ok(4));
         assert_eq!(btf.size_of("s"), Ok(8));
-        assert_eq!(btf.offset("s", "b", 8), Err(BtfError::Width("s".into(), "b".into(), 4, 8)));
+        assert_eq!(
+            btf.offset("s", "b", 8),
+            Err(BtfError::Width("s".into(), "b".into(), 4, 8))
+        );
         assert_eq!(btf.offset("s", "c", 4), Err(BtfError::NoMember("s".into(), "c".into())));
         assert_eq!(btf.offset("t", "a", 4), Err(BtfError::NoStruct("t".into())));
     }
@@ -326,7 +380,10 @@ mod tests {
         types.extend([5, (4 << 24) | 1, 8, 7, 1, 32]);
         let bytes = blob(&types, STRINGS);
         let btf = Btf::parse(&bytes).unwrap();
-        assert_eq!(btf.offset("s", "a", 4), Err(BtfError::Ambiguous("s".into(), "a".into())));
+        assert_eq!(
+            btf.offset("s", "a", 4),
+            Err(BtfError::Ambiguous("s".into(), "a".into()))
+        );
 
         let mut types = INT.to_vec();
         types.extend([5, (1 << 31) | (4 << 24) | 1, 8, 7, 1, (3 << 24) | 8]);

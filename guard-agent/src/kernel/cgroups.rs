@@ -18,9 +18,11 @@ use super::sys;
 const ROOT: &str = "/sys/fs/cgroup";
 /// The kernel's own limit is far below.
 const MAX_DEPTH: usize = 64;
+/// Update only what is there.
+const BPF_EXIST: u64 = 2;
 
 #[derive(Debug, thiserror::Error)]
-pub enum LabelError {
+pub(crate) enum LabelError {
     #[error("cgroup {0} is gone: {1}")]
     Gone(u64, io::Error),
     #[error("cgroup {0} holds the agent itself, which must never be held")]
@@ -52,7 +54,7 @@ fn own() -> HashSet<u64> {
 
 /// Labels `cgroup` and what is below it. Cgroups made meanwhile inherit in the kernel, because a directory is labelled
 /// before it is listed.
-pub fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<usize, LabelError> {
+pub(crate) fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<usize, LabelError> {
     if label == 0 {
         return Err(LabelError::Zero);
     }
@@ -67,15 +69,23 @@ pub fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<usize, LabelErr
     let gone = |error| LabelError::Gone(cgroup, error);
     let root = File::open(ROOT).map_err(gone)?;
     let folder = sys::open_cgroup(root.as_fd(), cgroup).map_err(gone)?;
-    let value = Label { origin: cgroup, label, reserved: 0 };
+    let value = Label {
+        origin: cgroup,
+        label,
+        reserved: 0,
+    };
     let mut covered = HashSet::new();
     maps.cgroups.insert(cgroup, value, 0)?;
     covered.insert(cgroup);
-    below(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())), 0, &mut |id| {
-        maps.cgroups.insert(id, value, 0)?;
-        covered.insert(id);
-        Ok(())
-    })?;
+    below(
+        Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())),
+        0,
+        &mut |id| {
+            maps.cgroups.insert(id, value, 0)?;
+            covered.insert(id);
+            Ok(())
+        },
+    )?;
     // Tasks that carry an inner label now carry this one.
     let inner: Vec<(u64, Label)> = maps
         .tasks
@@ -85,21 +95,12 @@ pub fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<usize, LabelErr
         .collect();
     for (task, _) in inner {
         // Only if it is still there: its address may belong to nobody by now.
-        let _ = maps.tasks.insert(task, value, aya_exists());
+        let _ = maps.tasks.insert(task, value, BPF_EXIST);
     }
     Ok(covered.len())
 }
 
-/// BPF_EXIST.
-const fn aya_exists() -> u64 {
-    2
-}
-
-fn below(
-    folder: &Path,
-    depth: usize,
-    each: &mut dyn FnMut(u64) -> Result<(), LabelError>,
-) -> Result<(), LabelError> {
+fn below(folder: &Path, depth: usize, each: &mut dyn FnMut(u64) -> Result<(), LabelError>) -> Result<(), LabelError> {
     if depth >= MAX_DEPTH {
         return Ok(());
     }
@@ -119,16 +120,26 @@ fn below(
 }
 
 /// Takes the label that was given to `cgroup` from it, from what is below it, and from the tasks that carry it.
-pub fn unlabel(maps: &mut Maps, cgroup: u64) {
+pub(crate) fn unlabel(maps: &mut Maps, cgroup: u64) {
     // Twice: a fork or mkdir during the first pass copies what the second removes.
     for _ in 0..2 {
-        let ids: Vec<u64> =
-            maps.cgroups.iter().filter_map(Result::ok).filter(|(_, label)| label.origin == cgroup).map(|found| found.0).collect();
+        let ids: Vec<u64> = maps
+            .cgroups
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, label)| label.origin == cgroup)
+            .map(|found| found.0)
+            .collect();
         for id in ids {
             let _ = maps.cgroups.remove(&id);
         }
-        let tasks: Vec<u64> =
-            maps.tasks.iter().filter_map(Result::ok).filter(|(_, label)| label.origin == cgroup).map(|found| found.0).collect();
+        let tasks: Vec<u64> = maps
+            .tasks
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, label)| label.origin == cgroup)
+            .map(|found| found.0)
+            .collect();
         for task in tasks {
             let _ = maps.tasks.remove(&task);
         }

@@ -31,7 +31,12 @@ pub struct DoctorFinding {
 }
 
 fn finding(name: &'static str, state: FindingState, text: impl Into<String>, remedy: Option<&str>) -> DoctorFinding {
-    DoctorFinding { name, state, text: text.into(), remedy: remedy.map(str::to_owned) }
+    DoctorFinding {
+        name,
+        state,
+        text: text.into(),
+        remedy: remedy.map(str::to_owned),
+    }
 }
 
 /// Every check, in the order in which to repair.
@@ -41,11 +46,15 @@ pub fn doctor() -> Vec<DoctorFinding> {
 }
 
 fn root() -> DoctorFinding {
-    // SAFETY-free: the effective user id comes from nix.
     if nix::unistd::geteuid().is_root() {
         finding("root", FindingState::Ok, "runs as root", None)
     } else {
-        finding("root", FindingState::Bad, "does not run as root", Some("run it as root, or ask the agent: guard doctor"))
+        finding(
+            "root",
+            FindingState::Bad,
+            "does not run as root",
+            Some("run it as root, or ask the agent: guard doctor"),
+        )
     }
 }
 
@@ -53,10 +62,17 @@ fn kernel() -> DoctorFinding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     let tested = TESTED.iter().any(|series| {
-        release.strip_prefix(series).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+        release
+            .strip_prefix(series)
+            .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
     });
     if tested {
-        finding("kernel", FindingState::Ok, format!("{release}, of a tested series"), None)
+        finding(
+            "kernel",
+            FindingState::Ok,
+            format!("{release}, of a tested series"),
+            None,
+        )
     } else {
         finding(
             "kernel",
@@ -69,14 +85,20 @@ fn kernel() -> DoctorFinding {
 
 fn lsm() -> DoctorFinding {
     match load::active_lsms() {
-        Some(active) if active.trim().split(',').any(|name| name == "bpf") => {
-            finding("bpf-lsm", FindingState::Ok, format!("active security modules: {}", active.trim()), None)
-        }
+        Some(active) if active.trim().split(',').any(|name| name == "bpf") => finding(
+            "bpf-lsm",
+            FindingState::Ok,
+            format!("active security modules: {}", active.trim()),
+            None,
+        ),
         Some(active) => finding(
             "bpf-lsm",
             FindingState::Bad,
             format!("`bpf` is not among the active security modules: {}", active.trim()),
-            Some(&format!("boot with lsm={},bpf on the kernel command line", active.trim())),
+            Some(&format!(
+                "boot with lsm={},bpf on the kernel command line",
+                active.trim()
+            )),
         ),
         None => finding(
             "bpf-lsm",
@@ -100,16 +122,29 @@ fn btf() -> DoctorFinding {
         }
     };
     match Btf::parse(&bytes).and_then(|btf| offsets::resolve(&btf)) {
-        Ok(_) => finding("btf", FindingState::Ok, "every structure member that Guard reads was found", None),
-        Err(error) => {
-            finding("btf", FindingState::Bad, error.to_string(), Some("use a kernel of a tested series"))
-        }
+        Ok(_) => finding(
+            "btf",
+            FindingState::Ok,
+            "every structure member that Guard reads was found",
+            None,
+        ),
+        Err(error) => finding(
+            "btf",
+            FindingState::Bad,
+            error.to_string(),
+            Some("use a kernel of a tested series"),
+        ),
     }
 }
 
 fn cgroups() -> DoctorFinding {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        finding("cgroup2", FindingState::Ok, "cgroup v2 is mounted on /sys/fs/cgroup", None)
+        finding(
+            "cgroup2",
+            FindingState::Ok,
+            "cgroup v2 is mounted on /sys/fs/cgroup",
+            None,
+        )
     } else {
         finding(
             "cgroup2",
@@ -124,7 +159,12 @@ fn bpffs() -> DoctorFinding {
     let mounted = nix::sys::statfs::statfs("/sys/fs/bpf")
         .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
     if mounted {
-        finding("bpffs", FindingState::Ok, "the BPF file system is mounted on /sys/fs/bpf", None)
+        finding(
+            "bpffs",
+            FindingState::Ok,
+            "the BPF file system is mounted on /sys/fs/bpf",
+            None,
+        )
     } else {
         finding(
             "bpffs",
@@ -136,7 +176,11 @@ fn bpffs() -> DoctorFinding {
 }
 
 fn yama() -> DoctorFinding {
-    match fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok().as_deref().map(str::trim) {
+    match fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
+        .ok()
+        .as_deref()
+        .map(str::trim)
+    {
         Some("3") => finding(
             "ptrace",
             FindingState::Warn,
@@ -144,7 +188,12 @@ fn yama() -> DoctorFinding {
              that must be compared with what was approved cannot run",
             Some("boot with kernel.yama.ptrace_scope=2 in /etc/sysctl.d (3 cannot be lowered while running)"),
         ),
-        Some(value) => finding("ptrace", FindingState::Ok, format!("kernel.yama.ptrace_scope is {value}"), None),
+        Some(value) => finding(
+            "ptrace",
+            FindingState::Ok,
+            format!("kernel.yama.ptrace_scope is {value}"),
+            None,
+        ),
         None => finding("ptrace", FindingState::Ok, "Yama is not active", None),
     }
 }

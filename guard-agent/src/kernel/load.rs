@@ -43,7 +43,11 @@ pub enum KernelError {
     #[error(transparent)]
     Maps(#[from] MapsError),
     #[error("the kernel refused the program {program} ({target}): {}", chain(source))]
-    Program { program: &'static str, target: String, source: ProgramError },
+    Program {
+        program: &'static str,
+        target: String,
+        source: ProgramError,
+    },
     #[error("this kernel has no function {0} that a program can be attached to")]
     NoFunction(String),
     #[error("cannot pin {path}: {source}")]
@@ -75,7 +79,10 @@ enum Attach {
     Lsm(&'static str),
     Tracepoint(&'static str),
     /// The end of a function; not needed where the kernel does not have it.
-    End { function: &'static str, needed: bool },
+    End {
+        function: &'static str,
+        needed: bool,
+    },
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -114,7 +121,7 @@ fn programs() -> Vec<(&'static str, Attach)> {
 }
 
 /// What was loaded.
-pub struct Loaded {
+pub(crate) struct Loaded {
     pub maps: Maps,
     pub ring: RingBuf<MapData>,
     pub identify: Identify,
@@ -128,7 +135,7 @@ pub struct Loaded {
 }
 
 /// Everything is loaded, nothing attached: maps can be filled.
-pub struct Prepared {
+pub(crate) struct Prepared {
     ebpf: Ebpf,
     btf: aya::Btf,
     pins: PathBuf,
@@ -150,19 +157,25 @@ pub(super) fn pin_directory(root: &Path) -> PathBuf {
 }
 
 /// Loads the object and opens or creates the pinned maps.
-pub fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
+pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     if OBJECT.is_empty() {
         return Err(KernelError::NotBuilt);
     }
     if let Some(active) = active_lsms()
         && !active.trim().split(',').any(|name| name == "bpf")
     {
-        return Err(KernelError::NoBpfLsm { active: active.trim().to_owned() });
+        return Err(KernelError::NoBpfLsm {
+            active: active.trim().to_owned(),
+        });
     }
     let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
     let layout = Btf::parse(&bytes)?;
     let offsets = offsets::resolve(&layout)?;
-    let functions = EXEC_ENDS.iter().map(|(_, function, _)| *function).filter(|name| layout.has_function(name)).collect();
+    let functions = EXEC_ENDS
+        .iter()
+        .map(|(_, function, _)| *function)
+        .filter(|name| layout.has_function(name))
+        .collect();
 
     let pins = pin_directory(pin_root);
     make_private(pin_root)?;
@@ -178,11 +191,23 @@ pub fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         .default_map_pin_directory(&map_pins)
         .load(OBJECT)?;
     let (maps, ring, identify) = Maps::take(&mut ebpf)?;
-    Ok(Prepared { ebpf, btf, pins, functions, maps, ring, identify, offsets })
+    Ok(Prepared {
+        ebpf,
+        btf,
+        pins,
+        functions,
+        maps,
+        ring,
+        identify,
+        offsets,
+    })
 }
 
 fn make_private(path: &Path) -> Result<(), KernelError> {
-    let error = |source| KernelError::Pins { path: path.to_owned(), source };
+    let error = |source| KernelError::Pins {
+        path: path.to_owned(),
+        source,
+    };
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -194,7 +219,7 @@ fn make_private(path: &Path) -> Result<(), KernelError> {
 
 impl Prepared {
     /// Attaches and pins every program, then removes what an earlier agent left.
-    pub fn attach(mut self) -> Result<Loaded, KernelError> {
+    pub(crate) fn attach(mut self) -> Result<Loaded, KernelError> {
         let mut attached = Vec::new();
         let mut absent = Vec::new();
         let mut links: Vec<(&'static str, FdLink)> = Vec::new();
@@ -215,13 +240,19 @@ impl Prepared {
         let folder = self.pins.join("links");
         let before: Vec<PathBuf> = fs::read_dir(&folder)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .map_err(|source| KernelError::Pins { path: folder.clone(), source })?;
+            .map_err(|source| KernelError::Pins {
+                path: folder.clone(),
+                source,
+            })?;
         let mut current = HashSet::new();
         for (name, link) in links {
             let path = folder.join(name);
             let fresh = folder.join(format!("{name}-new"));
             let _ = fs::remove_file(&fresh);
-            let pin = |source| KernelError::Pin { path: fresh.clone(), source };
+            let pin = |source| KernelError::Pin {
+                path: fresh.clone(),
+                source,
+            };
             link.pin(&fresh).map_err(|error| pin(io::Error::other(error)))?;
             fs::rename(&fresh, &path).map_err(pin)?;
             current.insert(path);
@@ -254,7 +285,11 @@ fn attach_one(
         Attach::Tracepoint(point) => format!("tp_btf/{point}"),
         Attach::End { function, .. } => format!("fexit/{function}"),
     };
-    let failed = |source| KernelError::Program { program: name, target: target.clone(), source };
+    let failed = |source| KernelError::Program {
+        program: name,
+        target: target.clone(),
+        source,
+    };
     let unexpected = || failed(ProgramError::UnexpectedProgramType);
     let link = match (ebpf.program_mut(name).ok_or_else(unexpected)?, how) {
         (Program::Lsm(program), Attach::Lsm(hook)) => program
@@ -279,7 +314,7 @@ fn attach_one(
 }
 
 /// Ends enforcement on this machine: removes programs, links and maps. Threads that wait are asked by nobody any more.
-pub fn remove(pin_root: &Path) -> io::Result<()> {
+pub(crate) fn remove(pin_root: &Path) -> io::Result<()> {
     match fs::remove_dir_all(pin_root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use guard_common::{ActionKey, Config, Label, Pending, Verdict, VerdictKey};
 
 /// All maps that the agent touches.
-pub struct Maps {
+pub(crate) struct Maps {
     pub config: Array<MapData, Config>,
     pub heartbeat: Array<MapData, u64>,
     pub counters: Array<MapData, u64>,
@@ -39,7 +39,7 @@ where
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub fn take(ebpf: &mut Ebpf) -> Result<(Self, RingBuf<MapData>, Identify), MapsError> {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<(Self, RingBuf<MapData>, Identify), MapsError> {
         let maps = Self {
             config: take(ebpf, "CONFIG")?,
             heartbeat: take(ebpf, "HEARTBEAT")?,
@@ -55,16 +55,19 @@ impl Maps {
 }
 
 /// Asks the kernel for its own key of an open file; see `guard-ebpf/src/identify.rs`.
-pub struct Identify(Mutex<HashMap<MapData, u32, ActionKey>>);
+pub(crate) struct Identify(Mutex<HashMap<MapData, u32, ActionKey>>);
 
 impl Identify {
     /// Called on the thread that will make the system call.
-    pub fn arm(&self, thread: u32) -> Result<(), MapError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(thread, ActionKey::default(), 0)
+    pub(crate) fn arm(&self, thread: u32) -> Result<(), MapError> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(thread, ActionKey::default(), 0)
     }
 
     /// What the hook wrote; `None` if it did not run.
-    pub fn disarm(&self, thread: u32) -> Option<ActionKey> {
+    pub(crate) fn disarm(&self, thread: u32) -> Option<ActionKey> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = map.get(&thread, 0).ok();
         let _ = map.remove(&thread);

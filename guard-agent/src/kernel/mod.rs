@@ -112,7 +112,14 @@ impl KernelHandle {
 /// questions.
 pub fn start(
     config: &KernelConfig,
-) -> Result<(KernelHandle, tokio::sync::mpsc::UnboundedReceiver<FromKernel>, KernelFacts), KernelError> {
+) -> Result<
+    (
+        KernelHandle,
+        tokio::sync::mpsc::UnboundedReceiver<FromKernel>,
+        KernelFacts,
+    ),
+    KernelError,
+> {
     let mut prepared = load::prepare(&config.pin_directory)?;
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
     let now = sys::boot_ns();
@@ -121,7 +128,11 @@ pub fn start(
         epoch: now,
         park_after_ns: nanoseconds(config.park_after),
         heartbeat_limit_ns: nanoseconds(config.away_after),
-        enforcing_since_ns: if before.enforcing_since_ns == 0 { now } else { before.enforcing_since_ns },
+        enforcing_since_ns: if before.enforcing_since_ns == 0 {
+            now
+        } else {
+            before.enforcing_since_ns
+        },
         agent_tgid: std::process::id(),
         away: match config.away {
             Away::Park => away::PARK,
@@ -134,7 +145,10 @@ pub fn start(
     let loaded = prepared.attach()?;
 
     let mut facts = KernelFacts {
-        release: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        release: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         programs: loaded.programs.clone(),
         absent: loaded.absent.clone(),
         offsets: loaded.offsets,
@@ -147,7 +161,14 @@ pub fn start(
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     facts.taken_over_questions =
         hold::start(loaded, settings, commands, Arc::clone(&waker), events).map_err(KernelError::Holder)?;
-    Ok((KernelHandle { sender, waker: Some(waker) }, receiver, facts))
+    Ok((
+        KernelHandle {
+            sender,
+            waker: Some(waker),
+        },
+        receiver,
+        facts,
+    ))
 }
 
 /// Ends enforcement on this machine: removes the pinned programs and maps. Called when Guard is uninstalled.

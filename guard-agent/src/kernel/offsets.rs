@@ -7,7 +7,7 @@ use guard_common::Offsets;
 use super::btf::{Btf, BtfError};
 
 /// Looks every member up. The numbers are the widths that the programs read.
-pub fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
     let pointer = 8;
     let at = |name: &str, member: &str, width: u64| btf.offset(name, member, width);
     Ok(Offsets {

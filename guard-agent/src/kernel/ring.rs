@@ -14,7 +14,7 @@ use guard_common::{
 use super::api::FileKey;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     #[error("an event of {0} bytes is shorter than its header")]
     Short(usize),
     #[error("an event of ABI {0}, this agent speaks {ABI_VERSION}")]
@@ -22,14 +22,19 @@ pub enum DecodeError {
     #[error("an event of kind {0}, which this agent does not know")]
     Kind(u16),
     #[error("an event of kind {kind} says {said} bytes, has {has}, should have {expected}")]
-    Size { kind: u16, said: u32, has: usize, expected: usize },
+    Size {
+        kind: u16,
+        said: u32,
+        has: usize,
+        expected: usize,
+    },
     #[error("an event of kind {0} has a {1} out of range")]
     Range(u16, &'static str),
 }
 
 /// An ask for exec, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub task: u64,
     pub asked_ns: u64,
     pub start_ns: u64,
@@ -49,7 +54,7 @@ pub struct Ask {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     Ask(Box<Ask>),
     Ended(Ended),
     Parked(Parked),
@@ -95,7 +100,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Decodes one record.
-pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     if bytes.len() < 8 {
         return Err(DecodeError::Short(bytes.len()));
     }
@@ -113,7 +118,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         _ => return Err(DecodeError::Kind(kind)),
     };
     if said as usize != expected || bytes.len() != expected {
-        return Err(DecodeError::Size { kind, said, has: bytes.len(), expected });
+        return Err(DecodeError::Size {
+            kind,
+            said,
+            has: bytes.len(),
+            expected,
+        });
     }
     let header = guard_common::EventHeader { abi, kind, size: said };
     Ok(match kind {
@@ -151,7 +161,11 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             if kind == event::CGROUP_GONE {
                 Event::CgroupGone { id }
             } else {
-                Event::CgroupMade { id, label, path: std::ffi::OsString::from_vec(path.to_vec()).into() }
+                Event::CgroupMade {
+                    id,
+                    label,
+                    path: std::ffi::OsString::from_vec(path.to_vec()).into(),
+                }
             }
         }
     })
@@ -176,7 +190,10 @@ fn ask(fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
     let comm = fields.take(16);
     let length = fields.u32() as usize;
     let mount_namespace = fields.u32();
-    let names = fields.take(PATH_ROOM + NAME_ROOM).get(..length).ok_or(range("path length"))?;
+    let names = fields
+        .take(PATH_ROOM + NAME_ROOM)
+        .get(..length)
+        .ok_or(range("path length"))?;
     let unlinked = flags & ask_flag::UNLINKED != 0;
     let whole = flags & ask_flag::PATH_WHOLE != 0;
     Ok(Ask {
@@ -207,7 +224,11 @@ fn path(names: &[u8], whole: bool, unlinked: bool) -> Option<Option<PathBuf>> {
     }
     let names = names.strip_suffix(&[0])?;
     let parts: Vec<&[u8]> = names.split(|byte| *byte == 0).collect();
-    if parts.len() > PATH_DEPTH || parts.iter().any(|part| part.is_empty() || part.contains(&b'/') && whole) {
+    if parts.len() > PATH_DEPTH
+        || parts
+            .iter()
+            .any(|part| part.is_empty() || part.contains(&b'/') && whole)
+    {
         return None;
     }
     // A memfd's name is the workload's, slashes included: it may never read as an absolute path.
@@ -231,8 +252,12 @@ pub fn fuzz_decode(data: &[u8]) {
 
 /// The file part of a key.
 #[must_use]
-pub fn file_key(key: &ActionKey) -> FileKey {
-    FileKey { device: key.device, inode: key.inode, generation: key.generation }
+pub(crate) fn file_key(key: &ActionKey) -> FileKey {
+    FileKey {
+        device: key.device,
+        inode: key.inode,
+        generation: key.generation,
+    }
 }
 
 #[cfg(test)]
@@ -243,7 +268,7 @@ mod tests {
         let mut bytes = vec![0u8; size_of::<AskExec>()];
         bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
         bytes[2..4].copy_from_slice(&event::ASK_EXEC.to_le_bytes());
-        let size = bytes.len() as u32;
+        let size = u32::try_from(bytes.len()).unwrap();
         bytes[4..8].copy_from_slice(&size.to_le_bytes());
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(8, &7u64.to_le_bytes());
@@ -264,10 +289,19 @@ mod tests {
 
     #[test]
     fn an_ask_is_read_field_by_field() {
-        let Ok(Event::Ask(ask)) = decode(&ask_bytes()) else { panic!("not an ask") };
+        let Ok(Event::Ask(ask)) = decode(&ask_bytes()) else {
+            panic!("not an ask")
+        };
         assert_eq!(ask.path, Some(PathBuf::from("/bin/git")));
         assert_eq!((ask.tid, ask.tgid, ask.label), (100, 99, 3));
-        assert_eq!(file_key(&ask.key), FileKey { device: 0x80_0001, inode: 77, generation: 5 });
+        assert_eq!(
+            file_key(&ask.key),
+            FileKey {
+                device: 0x80_0001,
+                inode: 77,
+                generation: 5
+            }
+        );
         assert_eq!(ask.comm, b"sh");
         assert_eq!(ask.login_uid, None);
         assert!(!ask.unlinked);
@@ -277,12 +311,16 @@ mod tests {
     fn a_path_that_did_not_fit_is_none_and_a_nameless_file_keeps_its_last_name() {
         let mut bytes = ask_bytes();
         bytes[116] = 0;
-        let Ok(Event::Ask(ask)) = decode(&bytes) else { panic!("not an ask") };
+        let Ok(Event::Ask(ask)) = decode(&bytes) else {
+            panic!("not an ask")
+        };
         assert_eq!(ask.path, None);
-        bytes[116] = ask_flag::UNLINKED as u8;
+        bytes[116..120].copy_from_slice(&ask_flag::UNLINKED.to_le_bytes());
         bytes[136] = 9;
         bytes[144..153].copy_from_slice(b"memfd:x1\0");
-        let Ok(Event::Ask(ask)) = decode(&bytes) else { panic!("not an ask") };
+        let Ok(Event::Ask(ask)) = decode(&bytes) else {
+            panic!("not an ask")
+        };
         assert_eq!(ask.path, Some(PathBuf::from("memfd:x1")));
         assert!(ask.unlinked);
     }
@@ -303,10 +341,19 @@ mod tests {
         };
         assert_eq!(damaged(0, &9u16.to_le_bytes()), Err(DecodeError::Abi(9)));
         assert_eq!(damaged(2, &99u16.to_le_bytes()), Err(DecodeError::Kind(99)));
-        assert_eq!(damaged(88, &0u32.to_le_bytes()), Err(DecodeError::Range(1, "thread id")));
-        assert_eq!(damaged(88, &u32::MAX.to_le_bytes()), Err(DecodeError::Range(1, "thread id")));
+        assert_eq!(
+            damaged(88, &0u32.to_le_bytes()),
+            Err(DecodeError::Range(1, "thread id"))
+        );
+        assert_eq!(
+            damaged(88, &u32::MAX.to_le_bytes()),
+            Err(DecodeError::Range(1, "thread id"))
+        );
         assert_eq!(damaged(112, &0u32.to_le_bytes()), Err(DecodeError::Range(1, "label")));
-        assert_eq!(damaged(136, &u32::MAX.to_le_bytes()), Err(DecodeError::Range(1, "path length")));
+        assert_eq!(
+            damaged(136, &u32::MAX.to_le_bytes()),
+            Err(DecodeError::Range(1, "path length"))
+        );
         assert_eq!(damaged(136, &7u32.to_le_bytes()), Err(DecodeError::Range(1, "path")));
         assert_eq!(damaged(146, b"/"), Err(DecodeError::Range(1, "path")));
     }

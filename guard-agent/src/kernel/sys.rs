@@ -6,60 +6,81 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// A thread id as the kernel's ABI has it.
-pub type Tid = i32;
+pub(crate) type Tid = i32;
 
 fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// One ptrace request whose address is 0 and whose data is a number.
 fn request(request: libc::c_uint, tid: Tid, data: usize) -> io::Result<()> {
     // SAFETY: these requests take numbers only; the kernel dereferences nothing of ours.
-    let result = unsafe { libc::ptrace(request, tid, std::ptr::null_mut::<libc::c_void>(), data as *mut libc::c_void) };
+    let result = unsafe {
+        libc::ptrace(
+            request,
+            tid,
+            std::ptr::null_mut::<libc::c_void>(),
+            data as *mut libc::c_void,
+        )
+    };
     check(result)
 }
 
 /// Traces a thread without stopping it. Asks for the exec event; never for the tracees' death with the tracer.
-pub fn seize(tid: Tid) -> io::Result<()> {
+pub(crate) fn seize(tid: Tid) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, libc::PTRACE_O_TRACEEXEC as usize)
 }
 
-pub fn interrupt(tid: Tid) -> io::Result<()> {
+pub(crate) fn interrupt(tid: Tid) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0)
 }
 
 /// Goes on, with a signal or 0.
-pub fn cont(tid: Tid, signal: i32) -> io::Result<()> {
+pub(crate) fn cont(tid: Tid, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_CONT, tid, signal.unsigned_abs() as usize)
 }
 
 /// Goes on untraced, with a signal or 0.
-pub fn detach(tid: Tid, signal: i32) -> io::Result<()> {
+pub(crate) fn detach(tid: Tid, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_DETACH, tid, signal.unsigned_abs() as usize)
 }
 
 /// Stays in its group stop, and tells when that ends.
-pub fn listen(tid: Tid) -> io::Result<()> {
+pub(crate) fn listen(tid: Tid) -> io::Result<()> {
     request(libc::PTRACE_LISTEN, tid, 0)
 }
 
 /// At PTRACE_EVENT_EXEC: the thread id before the exec.
-pub fn event_message(tid: Tid) -> io::Result<u64> {
+pub(crate) fn event_message(tid: Tid) -> io::Result<u64> {
     let mut message: libc::c_ulong = 0;
     // SAFETY: the kernel writes one long to `message`.
     let result = unsafe {
-        libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, std::ptr::null_mut::<libc::c_void>(), &raw mut message)
+        libc::ptrace(
+            libc::PTRACE_GETEVENTMSG,
+            tid,
+            std::ptr::null_mut::<libc::c_void>(),
+            &raw mut message,
+        )
     };
     check(result)?;
     Ok(message)
 }
 
 /// `si_code` of the signal that a signal-delivery stop is about.
-pub fn signal_code(tid: Tid) -> io::Result<i32> {
+pub(crate) fn signal_code(tid: Tid) -> io::Result<i32> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     // SAFETY: the kernel writes one siginfo_t to `info`.
     let result = unsafe {
-        libc::ptrace(libc::PTRACE_GETSIGINFO, tid, std::ptr::null_mut::<libc::c_void>(), info.as_mut_ptr())
+        libc::ptrace(
+            libc::PTRACE_GETSIGINFO,
+            tid,
+            std::ptr::null_mut::<libc::c_void>(),
+            info.as_mut_ptr(),
+        )
     };
     check(result)?;
     // SAFETY: zeroed and then written by the kernel; every bit pattern is a siginfo_t.
@@ -67,7 +88,7 @@ pub fn signal_code(tid: Tid) -> io::Result<i32> {
 }
 
 /// The next state change of a thread that this thread traces; other children of the process are left alone.
-pub fn wait() -> Option<(Tid, i32)> {
+pub(crate) fn wait() -> Option<(Tid, i32)> {
     let mut status = 0;
     // SAFETY: the kernel writes one int to `status`.
     let tid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD) };
@@ -75,27 +96,27 @@ pub fn wait() -> Option<(Tid, i32)> {
 }
 
 /// A signal for a whole process.
-pub fn kill(tgid: Tid, signal: i32) -> io::Result<()> {
+pub(crate) fn kill(tgid: Tid, signal: i32) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::kill(tgid, signal) }.into())
 }
 
 /// This thread's id.
 #[must_use]
-pub fn thread_id() -> Tid {
+pub(crate) fn thread_id() -> Tid {
     // SAFETY: no arguments.
     unsafe { libc::gettid() }
 }
 
 /// Asks for no lock: only so that the `file_lock` hook sees the file.
-pub fn flock(file: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn flock(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers; the descriptor is open.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) }.into())
 }
 
 /// Nanoseconds since boot, suspend included: the clock of the BPF programs.
 #[must_use]
-pub fn boot_ns() -> u64 {
+pub(crate) fn boot_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec to `time`.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
@@ -103,7 +124,7 @@ pub fn boot_ns() -> u64 {
 }
 
 /// Opens a file by handle, as found below `mount`.
-pub fn open_cgroup(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+pub(crate) fn open_cgroup(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
     const FILEID_KERNFS: i32 = 0xfe;
     #[repr(C)]
     struct Handle {
@@ -111,7 +132,11 @@ pub fn open_cgroup(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
         kind: i32,
         id: u64,
     }
-    let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id };
+    let mut handle = Handle {
+        bytes: 8,
+        kind: FILEID_KERNFS,
+        id,
+    };
     // SAFETY: `handle` is laid out as struct file_handle with 8 bytes of identifier, and outlives the call.
     let fd = unsafe {
         libc::syscall(
@@ -129,10 +154,10 @@ pub fn open_cgroup(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
 
 /// Wakes a poll; cheap, never blocks.
 #[derive(Debug)]
-pub struct Waker(OwnedFd);
+pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         check(fd.into())?;
@@ -141,13 +166,13 @@ impl Waker {
     }
 
     /// Async-signal-safe.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let one = 1u64;
         // SAFETY: 8 readable bytes. It fails only when the counter is full, and then the poll wakes anyway.
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut value = 0u64;
         // SAFETY: 8 writable bytes.
         unsafe { libc::read(self.0.as_raw_fd(), (&raw mut value).cast(), 8) };
@@ -161,10 +186,14 @@ impl AsFd for Waker {
 }
 
 /// Waits until one of them is readable or the time is over.
-pub fn poll(descriptors: &[BorrowedFd<'_>], milliseconds: i32) {
+pub(crate) fn poll(descriptors: &[BorrowedFd<'_>], milliseconds: i32) {
     let mut polled: Vec<libc::pollfd> = descriptors
         .iter()
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .map(|fd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
         .collect();
     let count = polled.len() as libc::nfds_t;
     // SAFETY: `polled` has `count` elements.
@@ -172,15 +201,11 @@ pub fn poll(descriptors: &[BorrowedFd<'_>], milliseconds: i32) {
 }
 
 /// Calls `waker` for every SIGCHLD of the process, next to whoever else listens.
-pub fn wake_on_child_events(waker: std::sync::Arc<Waker>) -> io::Result<()> {
+pub(crate) fn wake_on_child_events(waker: std::sync::Arc<Waker>) -> io::Result<()> {
     // SAFETY: the action does one write(2), which is async-signal-safe, and neither allocates nor locks.
     unsafe { signal_hook_registry::register(libc::SIGCHLD, move || waker.wake()) }?;
-    // SAFETY: a zeroed signal set is filled by sigemptyset before use.
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
-    }
+    let mut set = nix::sys::signal::SigSet::empty();
+    set.add(nix::sys::signal::Signal::SIGCHLD);
+    set.thread_unblock()?;
     Ok(())
 }

@@ -21,6 +21,8 @@ extern char **environ;
 static char **arguments;
 static int milliseconds;
 static char buffer[256];
+static pthread_barrier_t barrier;
+static int together;
 
 static void *later_change(void *unused)
 {
@@ -39,6 +41,7 @@ static void *later_chdir(void *unused)
 static void *exec_rest(void *first)
 {
 	char **argv = first;
+	if (together) pthread_barrier_wait(&barrier);
 	execve(argv[0], argv, environ);
 	printf("exec %s: %s\n", argv[0], strerror(errno));
 	fflush(stdout);
@@ -72,7 +75,11 @@ static void *drop_page(void *unused)
 static void thread(void *(*body)(void *), void *argument)
 {
 	pthread_t thread;
-	if (pthread_create(&thread, NULL, body, argument)) exit(9);
+	int error = pthread_create(&thread, NULL, body, argument);
+	if (error) {
+		printf("pthread_create: %d %s\n", error, strerror(error));
+		exit(9);
+	}
 }
 
 int main(int argc, char **argv)
@@ -111,9 +118,12 @@ int main(int argc, char **argv)
 		thread(exec_rest, argv + 2);
 		for (;;) pause();
 	}
-	// two A B: two threads call exec of one program each.
+	// two A B: two threads call exec of one program each. Both are there before: while one thread is in exec, the kernel
+	// refuses to make another (EAGAIN, fs->in_exec), held or not.
 	if (!strcmp(mode, "two")) {
 		static char *one[2], *two[2];
+		pthread_barrier_init(&barrier, NULL, 2);
+		together = 1;
 		one[0] = argv[2];
 		two[0] = argv[3];
 		thread(exec_rest, one);

@@ -19,30 +19,44 @@ use crate::kernel::ring::file_key;
 use crate::kernel::sys::Tid;
 
 /// A stopped program waits no longer for its hash.
-pub const HASH_FOR: Duration = Duration::from_secs(30);
+pub(crate) const HASH_FOR: Duration = Duration::from_secs(30);
 const MAX_VECTOR: u64 = 32 << 20;
 
 fn unreadable(what: &str, error: impl std::fmt::Display) -> Mismatch {
-    Mismatch { what: MismatchWhat::Unreadable, approved: what.to_owned(), found: error.to_string() }
+    Mismatch {
+        what: MismatchWhat::Unreadable,
+        approved: what.to_owned(),
+        found: error.to_string(),
+    }
 }
 
 fn differs(what: MismatchWhat, approved: impl Into<String>, found: impl Into<String>) -> Mismatch {
-    Mismatch { what, approved: approved.into(), found: found.into() }
+    Mismatch {
+        what,
+        approved: approved.into(),
+        found: found.into(),
+    }
 }
 
 fn text(key: &FileKey) -> String {
-    format!("device {}:{} inode {} generation {}", key.device >> 20, key.device & 0xf_ffff, key.inode, key.generation)
+    format!(
+        "device {}:{} inode {} generation {}",
+        key.device >> 20,
+        key.device & 0xf_ffff,
+        key.inode,
+        key.generation
+    )
 }
 
 /// The kernel's own keys: what was asked for, and the last file that passed its check (the interpreter of a script).
 #[derive(Debug, Clone, Copy)]
-pub struct Gated {
+pub(crate) struct Gated {
     pub asked: ActionKey,
     pub last: ActionKey,
 }
 
 /// Compares everything; the first difference is the answer.
-pub fn compare(
+pub(crate) fn compare(
     pid: Tid,
     gated: &Gated,
     expected: &ExecExpectation,
@@ -50,13 +64,21 @@ pub fn compare(
     identify: &Identify,
 ) -> Result<(), Mismatch> {
     if file_key(&gated.asked) != expected.file {
-        return Err(differs(MismatchWhat::File, text(&expected.file), text(&file_key(&gated.asked))));
+        return Err(differs(
+            MismatchWhat::File,
+            text(&expected.file),
+            text(&file_key(&gated.asked)),
+        ));
     }
     let image = File::open(format!("/proc/{pid}/exe")).map_err(|error| unreadable("the executable", error))?;
-    let running = named_by_kernel(&image, identify)
-        .ok_or_else(|| unreadable("the executable", "the kernel did not name it"))?;
+    let running =
+        named_by_kernel(&image, identify).ok_or_else(|| unreadable("the executable", "the kernel did not name it"))?;
     if running != gated.last {
-        return Err(differs(MismatchWhat::File, text(&file_key(&gated.last)), text(&file_key(&running))));
+        return Err(differs(
+            MismatchWhat::File,
+            text(&file_key(&gated.last)),
+            text(&file_key(&running)),
+        ));
     }
     let script = gated.last != gated.asked;
     arguments(pid, script, expected, detail)?;
@@ -67,18 +89,30 @@ pub fn compare(
         return Err(differs(MismatchWhat::Cwd, shown(&expected.cwd), shown(&cwd)));
     }
     // Last, because it takes longest: what may have changed meanwhile is the content.
-    let file = detail.file.as_ref().ok_or_else(|| unreadable("the file's content", "it could not be opened"))?;
-    let file = File::from(file.try_clone().map_err(|error| unreadable("the file's content", error))?);
+    let file = detail
+        .file
+        .as_ref()
+        .ok_or_else(|| unreadable("the file's content", "it could not be opened"))?;
+    let file = File::from(
+        file.try_clone()
+            .map_err(|error| unreadable("the file's content", error))?,
+    );
     let found = hash(&file, Instant::now() + HASH_FOR).map_err(|error| unreadable("the file's content", error))?;
     if found != expected.sha256 {
-        return Err(differs(MismatchWhat::Content, hex::encode(expected.sha256), hex::encode(found)));
+        return Err(differs(
+            MismatchWhat::Content,
+            hex::encode(expected.sha256),
+            hex::encode(found),
+        ));
     }
     Ok(())
 }
 
 fn vector(pid: Tid, name: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(format!("/proc/{pid}/{name}"))?.take(MAX_VECTOR).read_to_end(&mut bytes)?;
+    File::open(format!("/proc/{pid}/{name}"))?
+        .take(MAX_VECTOR)
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 == MAX_VECTOR {
         return Err(io::Error::other("it is too long"));
     }
@@ -88,10 +122,18 @@ fn vector(pid: Tid, name: &str) -> io::Result<Vec<u8>> {
 fn arguments(pid: Tid, script: bool, expected: &ExecExpectation, detail: &Detail) -> Result<(), Mismatch> {
     let found = vector(pid, "cmdline").map_err(|error| unreadable("argv", error))?;
     let different = |found: &[u8]| {
-        Err(differs(MismatchWhat::Argv, hex::encode(expected.argv_sha256), hex::encode(Sha256::digest(found))))
+        Err(differs(
+            MismatchWhat::Argv,
+            hex::encode(expected.argv_sha256),
+            hex::encode(Sha256::digest(found)),
+        ))
     };
     if !script {
-        return if Sha256::digest(&found)[..] == expected.argv_sha256 { Ok(()) } else { different(&found) };
+        return if Sha256::digest(&found)[..] == expected.argv_sha256 {
+            Ok(())
+        } else {
+            different(&found)
+        };
     }
     // What was approved is what was read; of it, the interpreter gets everything but the first string.
     if detail.argv.sha256 != expected.argv_sha256 {
@@ -113,7 +155,13 @@ fn rewritten_tail(found: &[u8], count: u64) -> Option<(&[u8], &[u8])> {
     let kept = usize::try_from(count.checked_sub(1)?).ok()?;
     // Ends of all strings; the vector ends with one.
     let mut ends: Vec<usize> = vec![0];
-    ends.extend(found.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index + 1));
+    ends.extend(
+        found
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == 0)
+            .map(|(index, _)| index + 1),
+    );
     if *ends.last()? != found.len() {
         return None;
     }
@@ -133,12 +181,16 @@ fn environment(pid: Tid, expected: &ExecExpectation) -> Result<(), Mismatch> {
     if found == expected.environment_sha256 {
         Ok(())
     } else {
-        Err(differs(MismatchWhat::Environment, hex::encode(expected.environment_sha256), hex::encode(found)))
+        Err(differs(
+            MismatchWhat::Environment,
+            hex::encode(expected.environment_sha256),
+            hex::encode(found),
+        ))
     }
 }
 
 /// SHA-256 of a file's content, from its start, wherever its position is.
-pub fn hash(file: &File, until: Instant) -> io::Result<[u8; 32]> {
+pub(crate) fn hash(file: &File, until: Instant) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; 256 << 10];
     let mut position = 0u64;

@@ -11,6 +11,7 @@ mod workers;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -64,6 +65,8 @@ struct Traced {
 struct Holder {
     maps: Maps,
     epoch: u64,
+    /// Inode number of the host's mount namespace.
+    mount_namespace: u32,
     identify: Arc<Identify>,
     events: UnboundedSender<FromKernel>,
     workers: Workers,
@@ -80,7 +83,7 @@ struct Holder {
 }
 
 /// Starts the holder's thread and asks again what an earlier agent left; returns how many questions that were.
-pub fn start(
+pub(crate) fn start(
     loaded: Loaded,
     config: Config,
     commands: mpsc::Receiver<ToKernel>,
@@ -92,6 +95,7 @@ pub fn start(
     let mut holder = Holder {
         maps: loaded.maps,
         epoch: config.epoch,
+        mount_namespace: u32::try_from(std::fs::metadata("/proc/1/ns/mnt")?.ino()).map_err(io::Error::other)?,
         identify: Arc::new(loaded.identify),
         events,
         workers: Workers::default(),
@@ -177,7 +181,11 @@ impl Holder {
     }
 
     fn pending(&self, key: &VerdictKey) -> Option<Pending> {
-        self.maps.pending.get(&key.task, 0).ok().filter(|pending| pending.asked_ns == key.asked_ns)
+        self.maps
+            .pending
+            .get(&key.task, 0)
+            .ok()
+            .filter(|pending| pending.asked_ns == key.asked_ns)
     }
 
     // ---- events ----
@@ -186,10 +194,22 @@ impl Holder {
         match event {
             Event::Ask(ask) => self.ask(*ask),
             Event::Ended(event) => {
-                self.ended(VerdictKey { task: event.task, asked_ns: event.asked_ns }, &event);
+                self.ended(
+                    VerdictKey {
+                        task: event.task,
+                        asked_ns: event.asked_ns,
+                    },
+                    &event,
+                );
             }
             Event::Parked(event) => {
-                self.parked(VerdictKey { task: event.task, asked_ns: event.asked_ns }, event.state);
+                self.parked(
+                    VerdictKey {
+                        task: event.task,
+                        asked_ns: event.asked_ns,
+                    },
+                    event.state,
+                );
             }
             Event::Signal(signal) => self.signal(&signal),
             Event::CgroupMade { id, path, .. } => self.send(FromKernel::CgroupMade { id, path }),
@@ -198,11 +218,14 @@ impl Holder {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let key = VerdictKey { task: ask.task, asked_ns: ask.asked_ns };
+        let key = VerdictKey {
+            task: ask.task,
+            asked_ns: ask.asked_ns,
+        };
         if self.questions.contains_key(&key) {
             return;
         }
-        let question = Question::new(ask);
+        let question = Question::new(ask, self.mount_namespace);
         let tid = question.tid();
         if let Some(traced) = self.traced.get_mut(&tid) {
             traced.question = Some(key);
@@ -236,7 +259,11 @@ impl Holder {
                 self.send(FromKernel::Enforced(Enforced { id, outcome, resume_ns }));
             }
             None => {
-                let why = if event.how == ended::DIED { WithdrawnWhy::Died } else { WithdrawnWhy::Changed };
+                let why = if event.how == ended::DIED {
+                    WithdrawnWhy::Died
+                } else {
+                    WithdrawnWhy::Changed
+                };
                 self.send(FromKernel::Withdrawn { id, why });
             }
         }
@@ -282,17 +309,22 @@ impl Holder {
 
     /// A held thread has to see its signals: it goes on, handles them, and its restarted syscall asks again.
     fn signal(&mut self, signal: &guard_common::Signal) {
-        let held: Vec<Tid> = self
-            .traced
-            .iter()
-            .filter(|(_, traced)| !traced.listening)
-            .filter_map(|(tid, traced)| {
-                let question = self.questions.get(&traced.question?)?;
-                let meant = question.ask.tgid == signal.tgid && (signal.group != 0 || question.ask.tid == signal.tid);
-                (meant && matches!(question.stage, Stage::Held | Stage::Stopped)).then_some(*tid)
-            })
-            .collect();
-        for tid in held {
+        let mut stopped = Vec::new();
+        for (tid, traced) in &self.traced {
+            let Some(question) = traced.question.and_then(|key| self.questions.get_mut(&key)) else {
+                continue;
+            };
+            if question.ask.tgid != signal.tgid || (signal.group == 0 && question.ask.tid != signal.tid) {
+                continue;
+            }
+            match question.stage {
+                Stage::Held | Stage::Stopped => stopped.push(*tid),
+                // Perhaps it has stopped already and this thread does not know: seen to when it does.
+                Stage::Asked | Stage::Seizing | Stage::Passing | Stage::Reading => question.signalled = true,
+                Stage::Going | Stage::Checking => {}
+            }
+        }
+        for tid in stopped {
             self.pass(tid, 0);
         }
     }
@@ -345,10 +377,18 @@ impl Holder {
         }
         match sys::seize(tid) {
             Ok(()) => {
-                self.traced.insert(tid, Traced { question: Some(key), listening: false });
+                self.traced.insert(
+                    tid,
+                    Traced {
+                        question: Some(key),
+                        listening: false,
+                    },
+                );
                 self.stage(key, Stage::Seizing);
                 // While its question is in the table the thread lives, so the id is still its own.
-                if self.pending(&key).is_none_or(|pending| pending.tid.cast_signed() != tid)
+                if self
+                    .pending(&key)
+                    .is_none_or(|pending| pending.tid.cast_signed() != tid)
                     && let Some(traced) = self.traced.get_mut(&tid)
                 {
                     traced.question = None;
@@ -359,7 +399,10 @@ impl Holder {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(_) => {
                 let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-                let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
+                let tracer = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("TracerPid:"))
+                    .map(str::trim);
                 let why = if tracer.is_some_and(|tracer| tracer != "0") {
                     ParkedWhy::AlreadyTraced
                 } else {
@@ -381,7 +424,10 @@ impl Holder {
 
     /// The traced thread of a question.
     fn tracee(&self, key: VerdictKey) -> Option<Tid> {
-        self.traced.iter().find(|(_, traced)| traced.question == Some(key)).map(|(tid, _)| *tid)
+        self.traced
+            .iter()
+            .find(|(_, traced)| traced.question == Some(key))
+            .map(|(tid, _)| *tid)
     }
 
     fn release(&mut self, id: ActionId, release: Release) {
@@ -413,17 +459,29 @@ impl Holder {
         self.stage(key, Stage::Going);
         if answer == verdict::CHECK && tracee.is_none() && sys::seize(tid).is_ok() {
             // Parked; traced from here on, so that it stops at its exec event.
-            self.traced.insert(tid, Traced { question: Some(key), listening: false });
+            self.traced.insert(
+                tid,
+                Traced {
+                    question: Some(key),
+                    listening: false,
+                },
+            );
         }
         if !self.write(key, answer) {
             // Without a verdict it stays where it is. A killed thread is better than one that waits for ever.
-            tracing::error!(tid = id.tid, "the kernel's table of verdicts is full: the process is killed");
+            tracing::error!(
+                tid = id.tid,
+                "the kernel's table of verdicts is full: the process is killed"
+            );
             let _ = sys::kill(tgid, libc::SIGKILL);
             return;
         }
         match (tracee, stage) {
             (None, _) => {
-                if self.pending(&key).is_some_and(|pending| pending.state != state::LOOPING) {
+                if self
+                    .pending(&key)
+                    .is_some_and(|pending| pending.state != state::LOOPING)
+                {
                     let _ = sys::kill(tgid, libc::SIGCONT);
                 }
             }
@@ -483,7 +541,11 @@ impl Holder {
             0 => {
                 let ours = (signal == libc::SIGSTOP || signal == libc::SIGCONT)
                     && sys::signal_code(tid).is_ok_and(|code| code == SI_KERNEL);
-                if ours { self.at_hook(tid) } else { self.delivery(tid, signal) }
+                if ours {
+                    self.at_hook(tid)
+                } else {
+                    self.delivery(tid, signal)
+                }
             }
             _ => self.let_go(tid, 0),
         }
@@ -522,7 +584,9 @@ impl Holder {
             Stage::Asked | Stage::Seizing | Stage::Passing => {
                 let wanted = question.wanted;
                 self.stage(key, Stage::Stopped);
-                if wanted {
+                if question_signalled(&mut self.questions, key) {
+                    self.pass(tid, 0);
+                } else if wanted {
                     self.start_reading(key);
                 }
             }
@@ -573,7 +637,10 @@ impl Holder {
 
     /// The new image is there and has not run an instruction.
     fn exec_event(&mut self, tid: Tid) {
-        let before = sys::event_message(tid).ok().and_then(|old| Tid::try_from(old).ok()).unwrap_or(tid);
+        let before = sys::event_message(tid)
+            .ok()
+            .and_then(|old| Tid::try_from(old).ok())
+            .unwrap_or(tid);
         if before != tid
             && let Some(traced) = self.traced.remove(&before)
         {
@@ -588,7 +655,10 @@ impl Holder {
         else {
             return self.let_go(tid, 0);
         };
-        let gated = self.pending(&key).map(|pending| Gated { asked: pending.key, last: pending.last_file });
+        let gated = self.pending(&key).map(|pending| Gated {
+            asked: pending.key,
+            last: pending.last_file,
+        });
         self.stage(key, Stage::Checking);
         let (identify, done, waker) = (Arc::clone(&self.identify), self.done.clone(), Arc::clone(&self.waker));
         self.workers.run(move || {
@@ -650,6 +720,11 @@ impl Holder {
                     question.detail = Some(Arc::from(detail));
                     self.ask_anew(key);
                 }
+                if question_signalled(&mut self.questions, key)
+                    && let Some(tid) = tracee
+                {
+                    self.pass(tid, 0);
+                }
             }
             Err(ReadError::NotInExec) if tracee.is_some() => {
                 // Stopped on its way back into the syscall: the hook stops it.
@@ -675,7 +750,10 @@ impl Holder {
             return;
         };
         let id = question.id;
-        self.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Changed });
+        self.send(FromKernel::Withdrawn {
+            id,
+            why: WithdrawnWhy::Changed,
+        });
         self.release(id, Release::Deny);
         // The question is withdrawn; its end is told to nobody.
         if let Some(question) = self.questions.remove(&key) {
@@ -695,7 +773,10 @@ impl Holder {
         let (id, asked) = (question.id, question.asked());
         self.sequences.remove(&before.sequence);
         self.sequences.insert(id.sequence, key);
-        self.send(FromKernel::Withdrawn { id: before, why: WithdrawnWhy::Changed });
+        self.send(FromKernel::Withdrawn {
+            id: before,
+            why: WithdrawnWhy::Changed,
+        });
         self.send(FromKernel::Asked(asked));
     }
 
@@ -815,7 +896,11 @@ impl Holder {
 
     /// Its signal handler does not return: it asks anew if it comes back.
     fn wandered(&mut self, key: VerdictKey) {
-        if self.tracee(key).and_then(|tid| self.traced.get(&tid)).is_some_and(|traced| traced.listening) {
+        if self
+            .tracee(key)
+            .and_then(|tid| self.traced.get(&tid))
+            .is_some_and(|traced| traced.listening)
+        {
             return;
         }
         let Some(question) = self.questions.get(&key) else {
@@ -823,7 +908,10 @@ impl Holder {
         };
         let id = question.id;
         let _ = self.write(key, verdict::ASK_AGAIN);
-        self.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Changed });
+        self.send(FromKernel::Withdrawn {
+            id,
+            why: WithdrawnWhy::Changed,
+        });
         self.forget(key);
     }
 
@@ -831,7 +919,9 @@ impl Holder {
     fn sweep(&mut self) {
         let lost = self.counter(counter::RING_FULL);
         if lost > self.lost {
-            self.send(FromKernel::Lost { count: lost - self.lost });
+            self.send(FromKernel::Lost {
+                count: lost - self.lost,
+            });
             self.lost = lost;
         }
         let now = Instant::now();
@@ -844,7 +934,9 @@ impl Holder {
         for key in old {
             match self.pending(&key) {
                 Some(pending) => {
-                    let Some(question) = self.questions.get(&key) else { continue };
+                    let Some(question) = self.questions.get(&key) else {
+                        continue;
+                    };
                     if pending.state != state::LOOPING {
                         if question.parked.is_none() {
                             self.parked(key, pending.state);
@@ -854,7 +946,11 @@ impl Holder {
                     }
                 }
                 None => {
-                    let event = guard_common::Ended { how: ended::DIED, at_ns: sys::boot_ns(), ..Default::default() };
+                    let event = guard_common::Ended {
+                        how: ended::DIED,
+                        at_ns: sys::boot_ns(),
+                        ..Default::default()
+                    };
                     self.ended(key, &event);
                 }
             }
@@ -898,7 +994,9 @@ impl Holder {
         let _ = self.maps.heartbeat.set(0, 0, 0);
         let tids: Vec<Tid> = self.traced.keys().copied().collect();
         for tid in tids {
-            let checking = self.question_of(tid).is_some_and(|(_, question)| question.stage == Stage::Checking);
+            let checking = self
+                .question_of(tid)
+                .is_some_and(|(_, question)| question.stage == Stage::Checking);
             if checking {
                 // Nobody compares it any more; the kernel side would stop it as well.
                 let _ = sys::kill(tid, libc::SIGKILL);
@@ -906,6 +1004,13 @@ impl Holder {
             self.let_go(tid, 0);
         }
     }
+}
+
+/// Whether a signal came for a thread since it went on; clears it.
+fn question_signalled(questions: &mut HashMap<VerdictKey, Question>, key: VerdictKey) -> bool {
+    questions
+        .get_mut(&key)
+        .is_some_and(|question| std::mem::take(&mut question.signalled))
 }
 
 const fn is_stop(signal: i32) -> bool {

@@ -10,7 +10,7 @@ use crate::kernel::ring::{Ask, file_key};
 use crate::kernel::sys::Tid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// It runs its hook again and again, or is parked; nobody traces it.
     Asked,
     /// Traced; the next round of its hook stops it.
@@ -30,9 +30,10 @@ pub enum Stage {
 }
 
 #[derive(Debug)]
-pub struct Question {
+pub(crate) struct Question {
     pub id: ActionId,
     pub ask: Ask,
+    named: bool,
     pub stage: Stage,
     /// Since when it is in this stage.
     pub since: Instant,
@@ -40,6 +41,8 @@ pub struct Question {
     pub wanted: bool,
     /// The agent was told that it is held.
     pub told: bool,
+    /// A signal came while it was not known to be stopped.
+    pub signalled: bool,
     pub parked: Option<ParkedWhy>,
     /// It could not be seized.
     pub cannot_trace: Option<ParkedWhy>,
@@ -53,14 +56,22 @@ pub struct Question {
 }
 
 impl Question {
-    pub fn new(ask: Ask) -> Self {
+    /// `initial` is the mount namespace of the host.
+    pub(crate) fn new(ask: Ask, initial: u32) -> Self {
         Self {
-            id: ActionId { tid: ask.tid, start_ns: ask.start_ns, sequence: next_sequence() },
+            id: ActionId {
+                tid: ask.tid,
+                start_ns: ask.start_ns,
+                sequence: next_sequence(),
+            },
+            // In another mount namespace anybody may have put this file there under that name: no name to decide by.
+            named: ask.mount_namespace == initial || ask.unlinked,
             ask,
             stage: Stage::Asked,
             since: Instant::now(),
             wanted: false,
             told: false,
+            signalled: false,
             parked: None,
             cannot_trace: None,
             rounds: 0,
@@ -71,16 +82,16 @@ impl Question {
         }
     }
 
-    pub const fn tid(&self) -> Tid {
+    pub(crate) const fn tid(&self) -> Tid {
         self.ask.tid.cast_signed()
     }
 
-    pub const fn tgid(&self) -> Tid {
+    pub(crate) const fn tgid(&self) -> Tid {
         self.ask.tgid.cast_signed()
     }
 
     /// The question as the agent gets it.
-    pub fn asked(&self) -> Asked {
+    pub(crate) fn asked(&self) -> Asked {
         let ask = &self.ask;
         Asked {
             id: self.id,
@@ -95,7 +106,7 @@ impl Question {
             at_ns: ask.asked_ns,
             what: AskedAction::Exec(AskedExec {
                 file: file_key(&ask.key),
-                path: ask.path.clone(),
+                path: ask.path.clone().filter(|_| self.named),
                 unlinked: ask.unlinked,
             }),
         }

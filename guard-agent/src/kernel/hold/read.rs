@@ -31,7 +31,7 @@ const KEEP_BACK: usize = 32 << 10;
 const MAX_PATH: usize = 4096;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// Stopped somewhere else, or running: the caller tries again.
     #[error("the thread is not stopped in exec")]
     NotInExec,
@@ -45,7 +45,7 @@ pub enum ReadError {
 
 /// What was read; kept by the holder to compare the new image with.
 #[derive(Debug)]
-pub struct Detail {
+pub(crate) struct Detail {
     pub argv: Argv,
     /// As `argv.sha256`, without the first string: what a script's interpreter still gets unchanged.
     pub tail_sha256: [u8; 32],
@@ -60,8 +60,8 @@ pub struct Detail {
 /// Where exec was called from, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Call {
-    /// Descriptor and flags of execveat.
-    at: Option<(i32, u64)>,
+    /// Descriptor of execveat.
+    at: Option<i32>,
     name: u64,
     argv: u64,
     environment: u64,
@@ -80,7 +80,10 @@ const X32: i64 = 0x4000_0000;
 /// `/proc/TID/syscall`: number, six arguments, stack and instruction pointer.
 fn parse_syscall(text: &str) -> Result<Call, ReadError> {
     let mut words = text.split_ascii_whitespace();
-    let number: i64 = words.next().and_then(|word| word.parse().ok()).ok_or(ReadError::NotInExec)?;
+    let number: i64 = words
+        .next()
+        .and_then(|word| word.parse().ok())
+        .ok_or(ReadError::NotInExec)?;
     let mut arguments = [0u64; 6];
     for argument in &mut arguments {
         *argument = words
@@ -89,10 +92,24 @@ fn parse_syscall(text: &str) -> Result<Call, ReadError> {
             .and_then(|word| u64::from_str_radix(word, 16).ok())
             .ok_or(ReadError::NotInExec)?;
     }
-    let [a, b, c, d, e, _] = arguments;
-    let plain = |pointer| Call { at: None, name: a, argv: b, environment: c, pointer };
+    let [a, b, c, d, _, _] = arguments;
+    let plain = |pointer| Call {
+        at: None,
+        name: a,
+        argv: b,
+        environment: c,
+        pointer,
+    };
     // The descriptor is the low half of its register.
-    let at = |pointer| Call { at: Some((a as u32).cast_signed()).map(|fd| (fd, e)), name: b, argv: c, environment: d, pointer };
+    let [low @ .., _, _, _, _] = a.to_le_bytes();
+    let descriptor = i32::from_le_bytes(low);
+    let at = |pointer| Call {
+        at: Some(descriptor),
+        name: b,
+        argv: c,
+        environment: d,
+        pointer,
+    };
     match number {
         _ if number == libc::SYS_execve => Ok(plain(8)),
         _ if number == libc::SYS_execveat => Ok(at(8)),
@@ -113,11 +130,18 @@ impl Memory {
     fn page(&self, address: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let left = 4096 - (address & 4095);
         let length = buffer.len().min(usize::try_from(left).unwrap_or(4096));
-        let error = |source: nix::Error| ReadError::Memory { what: self.what, source: source.into() };
+        let error = |source: nix::Error| ReadError::Memory {
+            what: self.what,
+            source: source.into(),
+        };
         let base = usize::try_from(address).map_err(|_| error(nix::Error::EFAULT))?;
         let remote = [RemoteIoVec { base, len: length }];
         let got = process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut buffer[..length])], &remote).map_err(error)?;
-        if got == 0 { Err(error(nix::Error::EFAULT)) } else { Ok(got) }
+        if got == 0 {
+            Err(error(nix::Error::EFAULT))
+        } else {
+            Ok(got)
+        }
     }
 
     fn string(&self, address: u64, limit: usize) -> Result<Vec<u8>, ReadError> {
@@ -129,7 +153,11 @@ impl Memory {
             let part = &buffer[..got];
             if let Some(end) = part.iter().position(|byte| *byte == 0) {
                 out.extend_from_slice(&part[..end]);
-                return if out.len() <= limit { Ok(out) } else { Err(ReadError::TooLong(self.what)) };
+                return if out.len() <= limit {
+                    Ok(out)
+                } else {
+                    Err(ReadError::TooLong(self.what))
+                };
             }
             out.extend_from_slice(part);
             if out.len() > limit {
@@ -175,7 +203,7 @@ impl Memory {
 
 /// Hashes everything, keeps a bounded part.
 #[derive(Default)]
-pub struct Collector {
+pub(crate) struct Collector {
     hash: Sha256,
     tail: Sha256,
     front: Vec<Vec<u8>>,
@@ -188,7 +216,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    pub fn push(&mut self, string: Vec<u8>) {
+    pub(crate) fn push(&mut self, string: Vec<u8>) {
         self.hash.update(&string);
         self.hash.update([0]);
         if self.count > 0 {
@@ -212,7 +240,7 @@ impl Collector {
     }
 
     /// The vector and the digest without its first string.
-    pub fn finish(self) -> (Argv, [u8; 32]) {
+    pub(crate) fn finish(self) -> (Argv, [u8; 32]) {
         let mut strings = self.front;
         strings.extend(self.back);
         let argv = Argv {
@@ -227,7 +255,7 @@ impl Collector {
 }
 
 /// Reads all of it. `key` and `kernel_path` are the kernel's: which file it will be, and where the walk found it.
-pub fn read(
+pub(crate) fn read(
     tid: Tid,
     key: &ActionKey,
     kernel_path: Option<&Path>,
@@ -235,9 +263,16 @@ pub fn read(
 ) -> Result<Detail, ReadError> {
     let text = fs::read_to_string(format!("/proc/{tid}/syscall")).map_err(|_| ReadError::NotInExec)?;
     let call = parse_syscall(&text)?;
-    let memory = |what| Memory { pid: Pid::from_raw(tid), what };
+    let memory = |what| Memory {
+        pid: Pid::from_raw(tid),
+        what,
+    };
 
-    let given = if call.name == 0 { Vec::new() } else { memory("the file name").string(call.name, MAX_PATH)? };
+    let given = if call.name == 0 {
+        Vec::new()
+    } else {
+        memory("the file name").string(call.name, MAX_PATH)?
+    };
     let given = OsString::from_vec(given);
     let mut strings = Collector::default();
     memory("argv").vector(call.argv, call.pointer, |string| strings.push(string))?;
@@ -249,10 +284,20 @@ pub fn read(
     let mut strings = Collector::default();
     memory("the environment").vector(call.environment, call.pointer, |string| strings.push(string))?;
     let (environment, _) = strings.finish();
-    let cwd = fs::read_link(format!("/proc/{tid}/cwd"))
-        .map_err(|source| ReadError::Memory { what: "the working directory", source })?;
+    let cwd = fs::read_link(format!("/proc/{tid}/cwd")).map_err(|source| ReadError::Memory {
+        what: "the working directory",
+        source,
+    })?;
     let file = open(tid, &call, &given, key, kernel_path, identify);
-    Ok(Detail { argv, tail_sha256, environment, cwd, file, given, by_name: call.at.is_none() })
+    Ok(Detail {
+        argv,
+        tail_sha256,
+        environment,
+        cwd,
+        file,
+        given,
+        by_name: call.at.is_none(),
+    })
 }
 
 /// Opens the file that the kernel named, the way the thread did or the way the kernel's walk went.
@@ -264,11 +309,10 @@ fn open(
     kernel_path: Option<&Path>,
     identify: &Identify,
 ) -> Option<OwnedFd> {
-    let candidates: [&dyn Fn() -> Option<OwnedFd>; 3] = [
-        &|| as_given(tid, call, given),
-        &|| in_root(tid, kernel_path?),
-        &|| plain(Path::new(&format!("/proc/{tid}/cwd")).join(given)),
-    ];
+    let candidates: [&dyn Fn() -> Option<OwnedFd>; 3] =
+        [&|| as_given(tid, call, given), &|| in_root(tid, kernel_path?), &|| {
+            plain(Path::new(&format!("/proc/{tid}/cwd")).join(given))
+        }];
     candidates.iter().find_map(|candidate| {
         let file = regular(&candidate()?)?;
         (named_by_kernel(&file, identify)? == *key).then_some(file)
@@ -277,7 +321,12 @@ fn open(
 
 fn plain(path: impl AsRef<Path>) -> Option<OwnedFd> {
     let flags = libc::O_PATH | libc::O_CLOEXEC;
-    fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok().map(OwnedFd::from)
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .ok()
+        .map(OwnedFd::from)
 }
 
 /// Resolved inside the thread's root, links included; magic links are not followed.
@@ -303,13 +352,15 @@ fn as_given(tid: Tid, call: &Call, given: &OsStr) -> Option<OwnedFd> {
         return in_root(tid, Path::new(given));
     }
     let folder = match call.at {
-        Some((fd, _)) if fd != libc::AT_FDCWD => plain(format!("/proc/{tid}/fd/{fd}"))?,
+        Some(fd) if fd != libc::AT_FDCWD => plain(format!("/proc/{tid}/fd/{fd}"))?,
         _ => plain(format!("/proc/{tid}/cwd"))?,
     };
     if bytes.is_empty() {
         return Some(folder);
     }
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(folder, given, how).ok()
 }
 
@@ -321,11 +372,16 @@ fn regular(path: &OwnedFd) -> Option<OwnedFd> {
     }
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
     let link = format!("/proc/self/fd/{}", path.as_raw_fd());
-    fs::OpenOptions::new().read(true).custom_flags(flags).open(link).ok().map(OwnedFd::from)
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(link)
+        .ok()
+        .map(OwnedFd::from)
 }
 
 /// The kernel's key of an open file.
-pub fn named_by_kernel(file: &impl AsFd, identify: &Identify) -> Option<ActionKey> {
+pub(crate) fn named_by_kernel(file: &impl AsFd, identify: &Identify) -> Option<ActionKey> {
     let thread = sys::thread_id().unsigned_abs();
     identify.arm(thread).ok()?;
     // Always refused by the hook; what counts is what it wrote.
@@ -344,13 +400,23 @@ mod tests {
             .collect();
         let mut pointers: Vec<u64> = strings.iter().map(|string| string.as_ptr() as u64).collect();
         pointers.push(0);
-        let memory = Memory { pid: Pid::this(), what: "argv" };
+        let memory = Memory {
+            pid: Pid::this(),
+            what: "argv",
+        };
         let mut got = Collector::default();
-        memory.vector(pointers.as_ptr() as u64, 8, |string| got.push(string)).unwrap();
+        memory
+            .vector(pointers.as_ptr() as u64, 8, |string| got.push(string))
+            .unwrap();
         let (argv, tail) = got.finish();
         assert_eq!(argv.count, 600);
         assert_eq!(argv.strings.len(), 600);
-        assert!(argv.strings.iter().zip(&strings).all(|(got, sent)| got == sent.as_bytes()));
+        assert!(
+            argv.strings
+                .iter()
+                .zip(&strings)
+                .all(|(got, sent)| got == sent.as_bytes())
+        );
         let mut whole = Sha256::new();
         let mut rest = Sha256::new();
         for (index, string) in strings.iter().enumerate() {
@@ -366,7 +432,10 @@ mod tests {
 
     #[test]
     fn narrow_pointers_and_wild_addresses() {
-        let memory = Memory { pid: Pid::this(), what: "argv" };
+        let memory = Memory {
+            pid: Pid::this(),
+            what: "argv",
+        };
         let vector = [0u32, 0];
         let mut count = 0;
         memory.vector(vector.as_ptr() as u64, 4, |_| count += 1).unwrap();
@@ -374,9 +443,15 @@ mod tests {
         assert_eq!(count, 0);
         assert!(matches!(memory.vector(16, 8, |_| ()), Err(ReadError::Memory { .. })));
         let bad = [0x10u64, 0];
-        assert!(matches!(memory.vector(bad.as_ptr() as u64, 8, |_| ()), Err(ReadError::Memory { .. })));
+        assert!(matches!(
+            memory.vector(bad.as_ptr() as u64, 8, |_| ()),
+            Err(ReadError::Memory { .. })
+        ));
         let long = vec![b'a'; MAX_PATH + 2];
-        assert!(matches!(memory.string(long.as_ptr() as u64, MAX_PATH), Err(ReadError::TooLong(_))));
+        assert!(matches!(
+            memory.string(long.as_ptr() as u64, MAX_PATH),
+            Err(ReadError::TooLong(_))
+        ));
     }
 
     #[test]
@@ -402,13 +477,31 @@ mod tests {
     #[test]
     fn registers_are_read_by_number() {
         let line = |number: i64| format!("{number} 0x10 0x20 0x30 0x40 0x50 0x60 0x7ffc 0x401000");
-        let plain = Call { at: None, name: 0x10, argv: 0x20, environment: 0x30, pointer: 8 };
+        let plain = Call {
+            at: None,
+            name: 0x10,
+            argv: 0x20,
+            environment: 0x30,
+            pointer: 8,
+        };
         assert_eq!(parse_syscall(&line(libc::SYS_execve)).unwrap(), plain);
-        assert_eq!(parse_syscall(&line(COMPAT_EXECVE)).unwrap(), Call { pointer: 4, ..plain });
-        let at = Call { at: Some((0x10, 0x50)), name: 0x20, argv: 0x30, environment: 0x40, pointer: 8 };
+        assert_eq!(
+            parse_syscall(&line(COMPAT_EXECVE)).unwrap(),
+            Call { pointer: 4, ..plain }
+        );
+        let at = Call {
+            at: Some(0x10),
+            name: 0x20,
+            argv: 0x30,
+            environment: 0x40,
+            pointer: 8,
+        };
         assert_eq!(parse_syscall(&line(libc::SYS_execveat)).unwrap(), at);
         assert!(matches!(parse_syscall("running\n"), Err(ReadError::NotInExec)));
-        assert!(matches!(parse_syscall("-1 0x7ffc 0x401000\n"), Err(ReadError::NotInExec)));
+        assert!(matches!(
+            parse_syscall("-1 0x7ffc 0x401000\n"),
+            Err(ReadError::NotInExec)
+        ));
         assert!(matches!(parse_syscall(&line(1)), Err(ReadError::NotInExec)));
         assert!(matches!(parse_syscall(&line(X32 | 520)), Err(ReadError::Unknown(_))));
         assert!(matches!(parse_syscall(""), Err(ReadError::NotInExec)));

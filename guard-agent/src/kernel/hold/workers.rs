@@ -32,17 +32,19 @@ impl Shared {
 
 /// The pool.
 #[derive(Clone, Default)]
-pub struct Workers(Arc<Shared>);
+pub(crate) struct Workers(Arc<Shared>);
 
 impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Workers").field("threads", &self.0.lock().threads).finish_non_exhaustive()
+        f.debug_struct("Workers")
+            .field("threads", &self.0.lock().threads)
+            .finish_non_exhaustive()
     }
 }
 
 impl Workers {
     /// Queues a job; never waits for one.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.0.lock();
         state.queue.push_back(Box::new(job));
         if state.idle >= state.queue.len() || state.threads >= MOST {
@@ -51,7 +53,11 @@ impl Workers {
             return;
         }
         let shared = Arc::clone(&self.0);
-        if thread::Builder::new().name("guard-reader".into()).spawn(move || work(&shared)).is_ok() {
+        if thread::Builder::new()
+            .name("guard-reader".into())
+            .spawn(move || work(&shared))
+            .is_ok()
+        {
             state.threads += 1;
         }
     }
