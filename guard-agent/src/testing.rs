@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use guard_evidence::chain::Checker;
+use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
+use guard_evidence::record::Statement;
 
 use crate::evidence::{Evidence, EvidenceConfig};
 
@@ -33,4 +36,253 @@ pub(crate) fn rig() -> Rig {
     })
     .unwrap();
     Rig { _directory: directory, state, cgroups, evidence }
+}
+
+/// Everything in the spool, checked as a chain.
+pub(crate) fn records(evidence: &Evidence) -> Vec<Statement> {
+    let reader = evidence.reader();
+    let mut reader = reader.lock();
+    reader.seek(1);
+    let through = *evidence.durable().borrow();
+    let mut checker = Checker::default();
+    let mut all = Vec::new();
+    while all.len() < usize::try_from(through).unwrap() {
+        for (_, envelope) in reader.read(through, 1_000, 1 << 20).unwrap() {
+            let verified = dsse::parse(&envelope).unwrap().verify(&key().public()).unwrap();
+            let statement = Statement::from_payload(&verified.payload).unwrap();
+            checker.check(statement.header().unwrap(), &envelope).unwrap();
+            all.push(statement);
+        }
+    }
+    all
+}
+
+
+/// A console that does as it is told, over real mutual TLS.
+pub(crate) mod fake_console {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use guard_evidence::key::SigningKey;
+    use guard_proto::v1;
+    use guard_proto::v1::approval_server::{Approval, ApprovalServer};
+    use guard_proto::v1::enrolment_server::{Enrolment, EnrolmentServer};
+    use guard_proto::v1::evidence_server::{Evidence, EvidenceServer};
+    use parking_lot::Mutex;
+    use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
+    use sha2::{Digest as _, Sha256};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio_stream::StreamExt as _;
+    use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+    use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+    use tonic::{Request, Response, Status, Streaming};
+
+    pub(crate) const SECRET: &str = "once";
+
+    /// What it has seen, and what it does.
+    pub(crate) struct Console {
+        pub(crate) address: SocketAddr,
+        pub(crate) ca_pem: String,
+        pub(crate) ca_sha256: [u8; 32],
+        pub(crate) shared: Arc<Shared>,
+        server: tokio::task::JoinHandle<()>,
+        tls: ServerTlsConfig,
+    }
+
+    pub(crate) struct Shared {
+        issuer: Issuer<'static, KeyPair>,
+        ca_pem: String,
+        pub(crate) decision_key: SigningKey,
+        pub(crate) spent: Mutex<bool>,
+        pub(crate) from_host: Mutex<Vec<v1::host_message::Kind>>,
+        pub(crate) to_host: Mutex<Option<mpsc::UnboundedSender<Result<v1::ConsoleMessage, Status>>>>,
+        pub(crate) records: Mutex<Vec<(u64, u64, Vec<u8>)>>,
+        /// Records are taken but not acknowledged.
+        pub(crate) forgetful: Mutex<bool>,
+        pub(crate) renewals: Mutex<u32>,
+        pub(crate) host_lifetime: std::time::Duration,
+    }
+
+    impl Console {
+        /// For names of the loopback, unless told otherwise.
+        pub(crate) async fn start(names: &[&str], host_lifetime: std::time::Duration) -> Self {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            let ca = params.self_signed(&key).unwrap();
+            let (ca_pem, ca_sha256) = (ca.pem(), Sha256::digest(ca.der()).into());
+            let issuer = Issuer::new(params, key);
+            let server_key = KeyPair::generate().unwrap();
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let server = CertificateParams::new(names).unwrap().signed_by(&server_key, &issuer).unwrap();
+            let tls = ServerTlsConfig::new()
+                .identity(Identity::from_pem(format!("{}{ca_pem}", server.pem()), server_key.serialize_pem()))
+                .client_ca_root(Certificate::from_pem(&ca_pem))
+                .client_auth_optional(true);
+            let shared = Arc::new(Shared {
+                issuer,
+                ca_pem: ca_pem.clone(),
+                decision_key: SigningKey::from_seed(&[9; 32]),
+                spent: Mutex::new(false),
+                from_host: Mutex::default(),
+                to_host: Mutex::default(),
+                records: Mutex::default(),
+                forgetful: Mutex::new(false),
+                renewals: Mutex::new(0),
+                host_lifetime,
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = serve(listener, tls.clone(), Arc::clone(&shared));
+            Self { address, ca_pem, ca_sha256, shared, server, tls }
+        }
+
+        pub(crate) fn token(&self) -> String {
+            format!("guard1.{}.{}.{SECRET}", self.address, hex::encode(self.ca_sha256))
+        }
+
+        /// Goes away with all connections.
+        pub(crate) async fn stop(&mut self) {
+            self.server.abort();
+            *self.shared.to_host.lock() = None;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+
+        /// Comes back at the same address.
+        pub(crate) async fn restart(&mut self) {
+            for _ in 0..100 {
+                if let Ok(listener) = TcpListener::bind(self.address).await {
+                    self.server = serve(listener, self.tls.clone(), Arc::clone(&self.shared));
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            panic!("the port is taken");
+        }
+
+        pub(crate) fn send(&self, kind: v1::console_message::Kind) {
+            let to_host = self.shared.to_host.lock();
+            to_host.as_ref().expect("no host is connected").send(Ok(v1::ConsoleMessage { kind: Some(kind) })).unwrap();
+        }
+
+        /// Waits until the host has said something of the kind.
+        pub(crate) async fn heard<T>(&self, wanted: impl Fn(&v1::host_message::Kind) -> Option<T>) -> T {
+            for _ in 0..500 {
+                if let Some(found) = self.shared.from_host.lock().iter().find_map(&wanted) {
+                    return found;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            panic!("not heard; only {:?}", self.shared.from_host.lock());
+        }
+    }
+
+    fn serve(listener: TcpListener, tls: ServerTlsConfig, shared: Arc<Shared>) -> tokio::task::JoinHandle<()> {
+        let service = Service(shared);
+        let router = Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(EnrolmentServer::new(service.clone()))
+            .add_service(ApprovalServer::new(service.clone()))
+            .add_service(EvidenceServer::new(service));
+        tokio::spawn(async move {
+            let _ = router.serve_with_incoming(TcpListenerStream::new(listener)).await;
+        })
+    }
+
+    #[derive(Clone)]
+    struct Service(Arc<Shared>);
+
+    impl Shared {
+        fn certificate(&self, csr_pem: &str) -> String {
+            let csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
+            let mut params = CertificateParams::default();
+            let now = std::time::SystemTime::now();
+            params.not_before = (now - std::time::Duration::from_secs(10)).into();
+            params.not_after = (now + self.host_lifetime).into();
+            let leaf = params.signed_by(&csr.public_key, &self.issuer).unwrap();
+            format!("{}{}", leaf.pem(), self.ca_pem)
+        }
+    }
+
+    #[tonic::async_trait]
+    impl Enrolment for Service {
+        async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
+            let request = request.into_inner();
+            if request.token != SECRET || std::mem::replace(&mut *self.0.spent.lock(), true) {
+                return Err(Status::unauthenticated("the enrolment token is wrong, spent or expired"));
+            }
+            Ok(Response::new(v1::EnrollReply {
+                host_id: ulid::Ulid::new().to_string(),
+                hostname: request.hostname,
+                certificate_chain_pem: self.0.certificate(&request.csr_pem),
+                ca_pem: self.0.ca_pem.clone(),
+                decision_public_key: self.0.decision_key.public().to_der(),
+                log_origin: "console.example.org/log".to_owned(),
+            }))
+        }
+    }
+
+    #[tonic::async_trait]
+    impl Approval for Service {
+        type SessionStream = UnboundedReceiverStream<Result<v1::ConsoleMessage, Status>>;
+
+        async fn session(
+            &self,
+            request: Request<Streaming<v1::HostMessage>>,
+        ) -> Result<Response<Self::SessionStream>, Status> {
+            if request.peer_certs().is_none() {
+                return Err(Status::unauthenticated("no certificate"));
+            }
+            let (send, receive) = mpsc::unbounded_channel();
+            let welcome = v1::Welcome {
+                console_version: "fake".to_owned(),
+                protocol_version: 1,
+                now_ms: crate::clock::unix_ms(),
+                heartbeat_seconds: 15,
+            };
+            send.send(Ok(v1::ConsoleMessage { kind: Some(v1::console_message::Kind::Welcome(welcome)) })).unwrap();
+            *self.0.to_host.lock() = Some(send);
+            let shared = Arc::clone(&self.0);
+            let mut messages = request.into_inner();
+            tokio::spawn(async move {
+                while let Some(Ok(message)) = messages.next().await {
+                    shared.from_host.lock().extend(message.kind);
+                }
+            });
+            Ok(Response::new(UnboundedReceiverStream::new(receive)))
+        }
+
+        async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
+            *self.0.renewals.lock() += 1;
+            let certificate_chain_pem = self.0.certificate(&request.into_inner().csr_pem);
+            Ok(Response::new(v1::RenewReply { certificate_chain_pem }))
+        }
+    }
+
+    #[tonic::async_trait]
+    impl Evidence for Service {
+        type AppendStream = UnboundedReceiverStream<Result<v1::RecordsStored, Status>>;
+
+        async fn append(
+            &self,
+            request: Request<Streaming<v1::RecordBatch>>,
+        ) -> Result<Response<Self::AppendStream>, Status> {
+            let (send, receive) = mpsc::unbounded_channel();
+            let shared = Arc::clone(&self.0);
+            let mut batches = request.into_inner();
+            tokio::spawn(async move {
+                while let Some(Ok(batch)) = batches.next().await {
+                    let through_sequence = batch.records.last().map_or(0, |record| record.sequence);
+                    let frames = batch.records.into_iter().map(|r| (batch.epoch, r.sequence, r.envelope));
+                    shared.records.lock().extend(frames);
+                    if !*shared.forgetful.lock() {
+                        let _ = send.send(Ok(v1::RecordsStored { epoch: batch.epoch, through_sequence }));
+                    }
+                }
+            });
+            Ok(Response::new(UnboundedReceiverStream::new(receive)))
+        }
+    }
 }

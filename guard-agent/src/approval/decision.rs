@@ -232,8 +232,8 @@ mod tests {
 
     #[test]
     fn every_binding_counts() {
-        for (change, refused) in [
-            (Box::new(|d: &mut SignedDecision| d.console.push('x')) as Box<dyn FnOnce(&mut _)>, Refused::Other("console")),
+        let cases: Vec<(Box<dyn FnOnce(&mut SignedDecision)>, Refused)> = vec![
+            (Box::new(|d| d.console.push('x')), Refused::Other("console")),
             (Box::new(|d| d.host_id.push('x')), Refused::Other("host")),
             (Box::new(|d| d.request_id.push('x')), Refused::Other("request")),
             (Box::new(|d| d.request_digest.push('x')), Refused::Other("request (the digest differs)")),
@@ -249,7 +249,8 @@ mod tests {
             (Box::new(|d| d.answers[0].verdict = Verdict::Deny), Refused::Mixed("ann".to_owned())),
             (Box::new(|d| d.verdict = Verdict::Deny), Refused::Mixed("nobody".to_owned())),
             (Box::new(|d| d.quorum = 3), Refused::Quorum { found: 2, needed: 3 }),
-        ] {
+        ];
+        for (change, refused) in cases {
             assert_eq!(run(change), Err(refused));
         }
         assert_eq!(run_with(|_| {}, &["sec".to_owned()], 1), Err(Refused::Group("ann".to_owned())));

@@ -207,3 +207,6 @@ fn renewal(chain_pem: &str) -> Duration {
     let now = crate::clock::unix_ms() / 1_000;
     Duration::from_secs(u64::try_from(at - now).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,7 +342,6 @@ impl Engine {
         mut rules: Vec<MatchedRule>,
         because: String,
     ) {
-        self.enforcer.deny(action.asked.id);
         let slot = self.parts.evidence.reserve();
         if slot.is_none() {
             self.parts.evidence.count_unrecorded();
@@ -358,7 +357,9 @@ impl Engine {
                 None => because.clone(),
             },
         };
+        // Told first, so that whoever watches reads the reason before the error.
         self.parts.watchers.publish(&action.cgroup, &event);
+        self.enforcer.deny(action.asked.id);
         tracing::info!(label = action.label, what, because, "denied by policy");
         rules.push(MatchedRule { id: "builtin:denied".to_owned(), description: because });
         let basis = self.by_policy(&action, workload, enriched, rules);

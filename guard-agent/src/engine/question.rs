@@ -223,7 +223,7 @@ impl Engine {
         let because = refused.to_string();
         let request_id = visible_fold(&message.request_id, 64);
         tracing::warn!(request = request_id, because, "a decision was not accepted");
-        self.parts.evidence.lifecycle(Lifecycle::DecisionRefused { request_id, because: visible_fold(&because, 500) });
+        self.parts.evidence.lifecycle(Lifecycle::DecisionRefused { request_id, because: because.clone() });
         self.link.send_lasting(Kind::DecisionReceived(v1::DecisionReceived {
             request_id: message.request_id.clone(),
             accepted: false,
@@ -271,7 +271,7 @@ impl Engine {
         match action.take_stage() {
             Stage::Asking(question) => {
                 let by = match &decided {
-                    Decided::Host(because) => DecidedBy::Host { because: visible_fold(because, 1_000) },
+                    Decided::Host(because) => DecidedBy::Host { because: because.clone() },
                     _ => DecidedBy::Timeout,
                 };
                 self.record_decision(action, question, Verdict::Deny, by, decided);
@@ -317,13 +317,6 @@ impl Engine {
         let approved = people.is_some_and(|decision| decision.verdict == Verdict::Allow);
         // The policy may have changed while the answer was on its way to the disk.
         let forbidden = approved.then(|| forbidden(&self.parts.policy, &question.enriched)).flatten();
-        let verdict = if approved && forbidden.is_none() {
-            self.enforcer.allow_by_people(id, Arc::clone(&question.expectation), sealed);
-            Verdict::Allow
-        } else {
-            self.enforcer.deny(id);
-            Verdict::Deny
-        };
         let request_id = request.to_string();
         if let Some(because) = &forbidden {
             tracing::warn!(%request, because, "approved, but forbidden by the policy that is in force now: denied");
@@ -338,6 +331,7 @@ impl Engine {
             Decided::Host(_) => self.link.send_lasting(withdraw(request, v1::withdraw::Why::PolicyChanged)),
         }
         let after_ms = millis(action.since);
+        let allowed = approved && forbidden.is_none();
         let denied = |by: Vec<String>, reason: String| RunEvent::Denied {
             request: Some(request_id.clone()),
             what: question.what.clone(),
@@ -364,8 +358,16 @@ impl Engine {
             (Decided::Timeout, _) => RunEvent::TimedOut { request: request_id.clone(), after_ms },
             (Decided::Host(because), _) => denied(Vec::new(), because.clone()),
         };
-        tracing::info!(%request, label = action.label, what = question.what, ?verdict, after_ms, "answered");
+        // Told first, so that whoever watches reads the answer before its effect.
         self.parts.watchers.publish(&action.cgroup, &event);
+        let verdict = if allowed {
+            self.enforcer.allow_by_people(id, Arc::clone(&question.expectation), sealed);
+            Verdict::Allow
+        } else {
+            self.enforcer.deny(id);
+            Verdict::Deny
+        };
+        tracing::info!(%request, label = action.label, what = question.what, ?verdict, after_ms, "answered");
         self.parts.open.remove(request);
         self.requests.remove(&request);
         let basis = Basis::Question {

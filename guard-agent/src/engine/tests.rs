@@ -1,0 +1,654 @@
+use super::*;
+use crate::config::LabelPattern;
+use crate::kernel::api::{Argv, FileKey, HeldExec, Mismatch, MismatchWhat, ParkedWhy, Release};
+use crate::policy;
+use crate::testing::{HOST, Rig, records, rig};
+use guard_evidence::dsse;
+use guard_evidence::key::SigningKey;
+use guard_evidence::record::{
+    Answer as PersonsAnswer, DecidedBy, Effect, PersonId, Predicate, SignedDecision, Statement,
+};
+use guard_proto::v1::host_message::Kind;
+use jiff::Timestamp;
+use std::os::unix::ffi::OsStringExt as _;
+use std::sync::mpsc as std_mpsc;
+
+struct World {
+    rig: Rig,
+    from_kernel: mpsc::UnboundedSender<FromKernel>,
+    to_kernel: std_mpsc::Receiver<ToKernel>,
+    events: mpsc::UnboundedSender<Event>,
+    host: mpsc::UnboundedReceiver<v1::HostMessage>,
+    key: SigningKey,
+    stats: Arc<Stats>,
+    watchers: Watchers,
+    next: u64,
+}
+
+const ASK_ALL: &str = r#"permit(principal, action, resource) when { context.approved };"#;
+
+fn world(policy: &str) -> World {
+    world_with(policy, 1_000, Vec::new())
+}
+
+fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -> World {
+    let rig = rig();
+    let (kernel, to_kernel) = KernelHandle::pair_for_tests();
+    std::fs::create_dir(rig.cgroups.join("coder")).unwrap();
+    let pattern = LabelPattern { name: "coder".to_owned(), cgroup: "/coder".to_owned() };
+    let labels =
+        Labels::at(&rig.cgroups, &rig.state, vec![pattern], "/agent", kernel.clone(), rig.evidence.clone()).unwrap();
+    labels.scan();
+    assert!(matches!(to_kernel.try_recv(), Ok(ToKernel::Label { label: LabelId(1), .. })));
+    let key = SigningKey::from_seed(&[9; 32]);
+    let (stats, watchers) = (Arc::new(Stats::default()), Watchers::default());
+    let (events, from_others) = mpsc::unbounded_channel();
+    let (from_kernel, kernel_events) = mpsc::unbounded_channel();
+    let parts = Parts {
+        host: HostFacts {
+            id: HOST.to_owned(),
+            name: "h".to_owned(),
+            kernel: "6".to_owned(),
+            agent_version: "0".to_owned(),
+        },
+        console: Some((key.public(), "console.example.org/log".to_owned())),
+        policy: Arc::new(policy::parse(policy, "p").unwrap()),
+        kernel,
+        evidence: rig.evidence.clone(),
+        enricher: Arc::new(Enricher::new(Vec::new(), Duration::from_secs(5))),
+        labels,
+        watchers: watchers.clone(),
+        open: OpenQuestions::open(&rig.state.join("open")).unwrap().0,
+        stats: Arc::clone(&stats),
+        pending_per_label,
+        boot_id: "b".to_owned(),
+        enforcing_since_ms: 1,
+    };
+    let engine = Engine::new(parts, events.clone(), left);
+    tokio::spawn(engine.run(kernel_events, from_others, std::future::pending()));
+    let mut world = World {
+        rig,
+        from_kernel,
+        to_kernel,
+        events,
+        host: mpsc::unbounded_channel().1,
+        key,
+        stats,
+        watchers,
+        next: 1,
+    };
+    world.connect(1);
+    world
+}
+
+impl World {
+    fn connect(&mut self, stream: u64) {
+        let (send, receive) = mpsc::unbounded_channel();
+        self.host = receive;
+        self.events.send(Event::Console(FromConsole::Connected { stream, send })).unwrap();
+    }
+
+    fn asks(&mut self, path: &str) -> ActionId {
+        let sequence = self.next;
+        self.next += 1;
+        let id = ActionId { tid: u32::MAX - u32::try_from(sequence).unwrap(), start_ns: 5, sequence };
+        self.from_kernel
+            .send(FromKernel::Asked(Asked {
+                id,
+                label: LabelId(1),
+                tgid: id.tid,
+                ppid: 1,
+                uid: 1000,
+                gid: 1000,
+                login_uid: None,
+                cgroup: std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(self.rig.cgroups.join("coder")).unwrap()),
+                comm: b"sh".to_vec(),
+                at_ns: 1,
+                what: AskedAction::Exec(AskedExec {
+                    file: FileKey { device: 1, inode: 2, generation: 3 },
+                    path: (!path.is_empty()).then(|| path.into()),
+                    unlinked: false,
+                }),
+            }))
+            .unwrap();
+        id
+    }
+
+    fn is_held(&self, id: ActionId, argv: &[&[u8]]) {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        self.is_held_with(id, argv, Some(file));
+    }
+
+    fn is_held_with(&self, id: ActionId, argv: &[&[u8]], file: Option<std::fs::File>) {
+        let held = Held {
+            id,
+            how: HeldHow::Traced,
+            rounds: 1,
+            took_ns: 1,
+            exec: HeldExec {
+                argv: Argv {
+                    strings: argv.iter().map(|s| s.to_vec()).collect(),
+                    count: argv.len() as u64,
+                    bytes: 1,
+                    sha256: [1; 32],
+                    truncated: false,
+                },
+                environment: Argv::default(),
+                cwd: "/srv".into(),
+                file: file.map(Into::into),
+                given: std::ffi::OsString::from_vec(b"./x".to_vec()),
+            },
+        };
+        self.from_kernel.send(FromKernel::Held(Box::new(held))).unwrap();
+    }
+
+    /// From the kernel's question to the console's.
+    async fn asked(&mut self, path: &str, argv: &[&[u8]]) -> (ActionId, v1::Ask) {
+        let id = self.asks(path);
+        assert!(matches!(self.sent(), ToKernel::Hold(held) if held == id));
+        self.is_held(id, argv);
+        (id, self.ask().await)
+    }
+
+    fn sent(&self) -> ToKernel {
+        self.to_kernel.recv_timeout(Duration::from_secs(10)).expect("nothing was sent to the kernel side")
+    }
+
+    fn nothing_sent(&self) {
+        assert!(self.to_kernel.recv_timeout(Duration::from_millis(150)).is_err());
+    }
+
+    async fn message(&mut self) -> Kind {
+        let message = tokio::time::timeout(Duration::from_secs(10), self.host.recv());
+        message.await.expect("nothing was sent to the console").unwrap().kind.unwrap()
+    }
+
+    async fn ask(&mut self) -> v1::Ask {
+        loop {
+            match self.message().await {
+                Kind::Ask(ask) => return ask,
+                Kind::Hello(_) | Kind::Heartbeat(_) | Kind::Outcome(_) => {}
+                other => panic!("{other:?} instead of an Ask"),
+            }
+        }
+    }
+
+    async fn received(&mut self) -> v1::DecisionReceived {
+        loop {
+            match self.message().await {
+                Kind::DecisionReceived(received) => return received,
+                Kind::Heartbeat(_) | Kind::Outcome(_) => {}
+                other => panic!("{other:?} instead of a DecisionReceived"),
+            }
+        }
+    }
+
+    async fn withdrawn(&mut self) -> v1::Withdraw {
+        loop {
+            match self.message().await {
+                Kind::Withdraw(withdraw) => return withdraw,
+                Kind::Heartbeat(_) => {}
+                other => panic!("{other:?} instead of a Withdraw"),
+            }
+        }
+    }
+
+    /// The console's answer, changed before it is signed.
+    fn answer(&self, ask: &v1::Ask, key: &SigningKey, change: impl FnOnce(&mut SignedDecision)) -> v1::Decision {
+        let verified = dsse::parse(&ask.record).unwrap().verify(&crate::testing::key().public()).unwrap();
+        let digest = guard_evidence::statement::sha256_hex(&verified.payload);
+        let now = Timestamp::now();
+        let mut decision = SignedDecision {
+            console: "console.example.org/log".to_owned(),
+            host_id: HOST.to_owned(),
+            request_id: ask.request_id.clone(),
+            request_digest: digest.clone(),
+            nonce: hex::encode(&ask.nonce),
+            verdict: Verdict::Allow,
+            answers: vec![PersonsAnswer {
+                who: PersonId { issuer: "local".to_owned(), subject: "ann".to_owned() },
+                name: "ann".to_owned(),
+                groups: vec!["ops".to_owned()],
+                roles: vec!["approver".to_owned()],
+                verdict: Verdict::Allow,
+                reason: "fine".to_owned(),
+                at: crate::clock::rfc3339(now),
+                channel: "api".to_owned(),
+                signed_in_at: crate::clock::rfc3339(now),
+                shown_digest: digest,
+            }],
+            quorum: ask.quorum,
+            owner: None,
+            issued_at: crate::clock::rfc3339(now),
+            expires_at: crate::clock::rfc3339(now + Duration::from_secs(60)),
+        };
+        change(&mut decision);
+        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision))).to_payload().unwrap();
+        v1::Decision { request_id: ask.request_id.clone(), envelope: dsse::sign(&payload, key).unwrap() }
+    }
+
+    fn decide(&self, decision: v1::Decision) {
+        self.events.send(Event::Console(FromConsole::Decision(decision))).unwrap();
+    }
+
+    fn approve(&self, ask: &v1::Ask) {
+        self.decide(self.answer(ask, &self.key, |_| {}));
+    }
+
+    fn enforced(&self, id: ActionId, outcome: Outcome) {
+        self.from_kernel.send(FromKernel::Enforced(Enforced { id, outcome, resume_ns: 7 })).unwrap();
+    }
+
+    /// Waits until a record is there.
+    async fn record(&self, wanted: impl Fn(&Predicate) -> bool) -> Predicate {
+        for _ in 0..200 {
+            if let Some(found) = records(&self.rig.evidence).into_iter().map(|s| s.predicate).find(|p| wanted(p)) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no such record in {:#?}", records(&self.rig.evidence));
+    }
+
+    async fn effect(&self, request: Option<&str>) -> guard_evidence::record::EnforcementRecord {
+        let found = self
+            .record(|p| matches!(p, Predicate::Enforcement(r) if r.request_id.as_deref() == request))
+            .await;
+        let Predicate::Enforcement(record) = found else { unreachable!() };
+        *record
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn approved_is_released_only_with_its_decision_on_disk() {
+    let mut world = world(ASK_ALL);
+    world.watchers.begin("r", 1000, "/coder").unwrap();
+    let mut watch = world.watchers.watch("r", 1000).unwrap();
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git", b"push"]).await;
+    assert!(matches!(watch.recv().await, Some(RunEvent::Held { what, .. }) if what.contains("git push")));
+    world.approve(&ask);
+    let ToKernel::Release { id: released, release: Release::AllowChecked(expected) } = world.sent() else { panic!() };
+    assert_eq!((released, expected.argv_sha256), (id, [1; 32]));
+    let on_disk = records(&world.rig.evidence);
+    assert!(
+        on_disk.iter().any(|s| matches!(&s.predicate, Predicate::Decision(r) if r.request_id == ask.request_id)),
+        "the decision is durable before the release"
+    );
+    assert!(world.received().await.accepted);
+    world.enforced(id, Outcome::Ran);
+    let effect = world.effect(Some(&ask.request_id)).await;
+    assert_eq!((effect.verdict, effect.effect, effect.resume_ns), (Verdict::Allow, Effect::Ran, 7));
+    assert!(effect.decision_digest.is_some() && effect.request_digest.is_some());
+    assert!(matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Ran));
+    assert!(matches!(watch.recv().await, Some(RunEvent::Approved { by, reason, .. }) if by == ["ann"] && reason == "fine"));
+    assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
+    assert_eq!(world.stats.allowed.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_denies() {
+    let mut world = world(ASK_ALL);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    world.decide(world.answer(&ask, &world.key, |decision| {
+        decision.verdict = Verdict::Deny;
+        decision.answers[0].verdict = Verdict::Deny;
+    }));
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Deny } if released == id));
+    world.enforced(id, Outcome::Denied);
+    assert_eq!(world.effect(Some(&ask.request_id)).await.effect, Effect::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_whole_is_refused_and_the_thread_goes_on_waiting() {
+    let mut world = world(r#"@quorum("2") permit(principal, action, resource) when { context.approved };"#);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    let two = |decision: &mut SignedDecision| {
+        let mut second = decision.answers[0].clone();
+        second.who.subject = "ben".to_owned();
+        decision.answers.push(second);
+    };
+    let other_key = SigningKey::from_seed(&[1; 32]);
+    let bad: Vec<(v1::Decision, &str)> = vec![
+        (world.answer(&ask, &other_key, two), "not trusted"),
+        (world.answer(&ask, &world.key, |_| {}), "1 of 2 people"),
+        (
+            world.answer(&ask, &world.key, |d| {
+                d.answers.push(d.answers[0].clone());
+            }),
+            "twice",
+        ),
+        (
+            world.answer(&ask, &world.key, |d| {
+                two(d);
+                d.request_digest = "0".repeat(64);
+            }),
+            "digest differs",
+        ),
+        (
+            world.answer(&ask, &world.key, |d| {
+                two(d);
+                d.expires_at = "2020-01-01T00:00:00Z".to_owned();
+            }),
+            "expired",
+        ),
+        (
+            world.answer(&ask, &world.key, |d| {
+                two(d);
+                d.nonce = "0".repeat(64);
+            }),
+            "nonce",
+        ),
+        (
+            world.answer(&ask, &world.key, |d| {
+                two(d);
+                d.owner = Some(d.answers[1].who.clone());
+            }),
+            "owns",
+        ),
+        (v1::Decision { request_id: ask.request_id.clone(), envelope: b"{}".to_vec() }, "envelope"),
+    ];
+    for (decision, why) in bad {
+        world.decide(decision);
+        let received = world.received().await;
+        assert!(!received.accepted && received.refused_because.contains(why), "{received:?}");
+        world
+            .record(|p| {
+                matches!(p, Predicate::Lifecycle(r)
+                    if matches!(&r.event, Lifecycle::DecisionRefused { because, .. } if because.contains(why)))
+            })
+            .await;
+    }
+    world.nothing_sent();
+    assert_eq!(world.stats.held.load(Ordering::Relaxed), 1);
+    world.decide(world.answer(&ask, &world.key, two));
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::AllowChecked(_) } if released == id));
+    assert!(world.received().await.accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_counts_once() {
+    let mut world = world(ASK_ALL);
+    let (first, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    let decision = world.answer(&ask, &world.key, |_| {});
+    world.decide(decision.clone());
+    assert!(matches!(world.sent(), ToKernel::Release { id, .. } if id == first));
+    assert!(world.received().await.accepted);
+    // The console did not hear it and says it again.
+    world.decide(decision.clone());
+    assert!(world.received().await.accepted);
+    world.enforced(first, Outcome::Ran);
+    // The same command again is a new question, for which the old answer does not hold.
+    let (_, second) = world.asked("/usr/bin/git", &[b"git"]).await;
+    assert_ne!(second.request_id, ask.request_id);
+    world.decide(v1::Decision { request_id: second.request_id.clone(), envelope: decision.envelope });
+    let received = world.received().await;
+    assert!(!received.accepted && received.refused_because.contains("another request"), "{received:?}");
+    world.nothing_sent();
+    let unknown = v1::Decision { request_id: "01J00000000000000000000009".to_owned(), envelope: Vec::new() };
+    world.decide(unknown);
+    assert!(world.received().await.refused_because.contains("not waiting"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_out_denies() {
+    let mut world = world(r#"@timeout("1s") permit(principal, action, resource) when { context.approved };"#);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    assert!(ask.expires_at_ms > crate::clock::unix_ms() - 2_000);
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Deny } if released == id));
+    assert_eq!(world.withdrawn().await.why(), v1::withdraw::Why::TimedOut);
+    let found = world.record(|p| matches!(p, Predicate::Decision(_))).await;
+    assert!(matches!(found, Predicate::Decision(r) if r.by == DecidedBy::Timeout && r.verdict == Verdict::Deny));
+    // Too late.
+    world.approve(&ask);
+    assert!(!world.received().await.accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_policy_judges_what_waits() {
+    let mut world = world(ASK_ALL);
+    let (first, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    let load = |text: &str| Event::PolicyLoaded(Arc::new(policy::parse(text, "p").unwrap()));
+    // The same requirements: the question stays.
+    world.events.send(load(&format!("// changed\n{ASK_ALL}"))).unwrap();
+    world.nothing_sent();
+    // Others: it is asked anew.
+    world.events.send(load(r#"@approvers("sec") permit(principal, action, resource) when { context.approved };"#)).unwrap();
+    assert_eq!(world.withdrawn().await.why(), v1::withdraw::Why::PolicyChanged);
+    let again = world.ask().await;
+    assert_eq!(again.approver_groups, ["sec"]);
+    assert_ne!(again.request_id, ask.request_id);
+    // Forbidden now: denied, and no answer changes that.
+    world.events.send(load(&format!("{ASK_ALL} forbid(principal, action, resource);"))).unwrap();
+    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == first));
+    world.withdrawn().await;
+    world.approve(&again);
+    assert!(!world.received().await.accepted);
+    world.nothing_sent();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_outlive_the_connection() {
+    let mut world = world(ASK_ALL);
+    let (first, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    world.events.send(Event::Console(FromConsole::Disconnected { stream: 1 })).unwrap();
+    let second = world.asks("/usr/bin/make");
+    assert!(matches!(world.sent(), ToKernel::Hold(id) if id == second));
+    world.is_held(second, &[b"make"]);
+    world.record(|p| matches!(p, Predicate::Request(r) if r.request_id != ask.request_id)).await;
+    world.connect(2);
+    assert!(matches!(world.message().await, Kind::Hello(h) if h.labels == ["coder"]));
+    let (again, new) = (world.ask().await, world.ask().await);
+    assert_eq!(again, ask, "the same question, to the byte");
+    // An older stream's end does not end the newer one.
+    world.events.send(Event::Console(FromConsole::Disconnected { stream: 1 })).unwrap();
+    world.approve(&new);
+    assert!(matches!(world.sent(), ToKernel::Release { id, .. } if id == second));
+    world.received().await;
+    world.approve(&again);
+    assert!(matches!(world.sent(), ToKernel::Release { id, .. } if id == first));
+    world.received().await;
+    // What may have been lost with the stream is said again.
+    world.connect(3);
+    assert!(matches!(world.message().await, Kind::Hello(_)));
+    assert!(world.received().await.accepted && world.received().await.accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_dies_withdraws_its_question() {
+    let mut world = world(ASK_ALL);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    world.from_kernel.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Died }).unwrap();
+    assert_eq!(world.withdrawn().await.why(), v1::withdraw::Why::Died);
+    let effect = world.effect(Some(&ask.request_id)).await.effect;
+    assert!(matches!(effect, Effect::Withdrawn { why } if why.contains("died")));
+    world.approve(&ask);
+    assert!(!world.received().await.accepted);
+    world.nothing_sent();
+    assert_eq!(std::fs::read_dir(world.rig.state.join("open")).unwrap().count(), 0);
+    // Before anybody was asked there is nothing to say.
+    let early = world.asks("/usr/bin/git");
+    world.from_kernel.send(FromKernel::Withdrawn { id: early, why: WithdrawnWhy::Changed }).unwrap();
+    world.is_held(early, &[b"git"]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_alone_decides_at_once_and_is_recorded() {
+    let world = &mut world(
+        r#"permit(principal, action, resource in Directory::"/usr/bin");
+           forbid(principal, action, resource == Executable::"/usr/bin/dd");"#,
+    );
+    let allowed = world.asks("/usr/bin/ls");
+    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Allow } if id == allowed));
+    world.enforced(allowed, Outcome::Ran);
+    let effect = world.effect(None).await;
+    let decided = effect.by_policy.unwrap();
+    assert_eq!((effect.verdict, decided.rules[0].id.as_str()), (Verdict::Allow, "rule-1"));
+    assert_eq!(decided.workload.cgroup.as_bytes(), b"/coder");
+    let denied = world.asks("/usr/bin/dd");
+    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == denied));
+    let unknown = world.asks("");
+    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == unknown), "no path, no allow");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arguments_decide_through_a_hold() {
+    let mut world = world(r#"permit(principal, action, resource) when { context.command == "git status" };"#);
+    let run = |world: &mut World, argv: &[&[u8]]| {
+        let id = world.asks("/usr/bin/git");
+        assert!(matches!(world.sent(), ToKernel::Hold(held) if held == id));
+        world.is_held(id, argv);
+        match world.sent() {
+            ToKernel::Release { id: released, release } if released == id => release,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(run(&mut world, &[b"git", b"status"]), Release::AllowChecked(_)));
+    assert!(matches!(run(&mut world, &[b"git", b"push"]), Release::Deny));
+    assert!(matches!(run(&mut world, &[b"git", b"status", b"\xff"]), Release::Deny), "not UTF-8");
+    assert!(matches!(run(&mut world, &[b"git status"]), Release::Deny), "one word is not two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_can_vouch_for_is_denied() {
+    let mut world = world(ASK_ALL);
+    let id = world.asks("/usr/bin/git");
+    assert!(matches!(world.sent(), ToKernel::Hold(_)));
+    world.is_held_with(id, &[b"git"], None);
+    assert!(matches!(world.sent(), ToKernel::Release { release: Release::Deny, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_label_cannot_fill_the_table() {
+    let mut world = world_with(ASK_ALL, 2, Vec::new());
+    world.asked("/usr/bin/a", &[b"a"]).await;
+    let (second, _) = world.asked("/usr/bin/b", &[b"b"]).await;
+    let third = world.asks("/usr/bin/c");
+    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == third));
+    world.enforced(third, Outcome::Denied);
+    let rules = world.effect(None).await.by_policy.unwrap().rules;
+    assert!(rules[0].description.contains("2 actions of this label are waiting"), "{rules:?}");
+    world.from_kernel.send(FromKernel::Withdrawn { id: second, why: WithdrawnWhy::Died }).unwrap();
+    world.withdrawn().await;
+    world.asked("/usr/bin/d", &[b"d"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_that_refuses_the_question_denies() {
+    let mut world = world(ASK_ALL);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    let received = v1::AskReceived {
+        request_id: ask.request_id.clone(),
+        accepted: false,
+        refused_because: "too many\u{1b}[31m".to_owned(),
+    };
+    world.events.send(Event::Console(FromConsole::AskReceived(received))).unwrap();
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Deny } if released == id));
+    let found = world.record(|p| matches!(p, Predicate::Decision(_))).await;
+    let Predicate::Decision(record) = found else { panic!() };
+    assert!(matches!(record.by, DecidedBy::Host { because } if because.contains("too many⟨U+001B⟩")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exec_that_differs_is_recorded_as_killed() {
+    let mut world = world(ASK_ALL);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    world.approve(&ask);
+    world.sent();
+    world.received().await;
+    let mismatch = Mismatch { what: MismatchWhat::Argv, approved: "aa".to_owned(), found: "bb".to_owned() };
+    world.enforced(id, Outcome::Killed(mismatch));
+    let effect = world.effect(Some(&ask.request_id)).await.effect;
+    assert_eq!(effect, Effect::Killed { what: "argv".to_owned(), approved: "aa".to_owned(), found: "bb".to_owned() });
+    assert!(matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Killed && o.detail.contains("arguments")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_leaves_nothing_behind() {
+    let mut world = world(ASK_ALL);
+    let ids: Vec<ActionId> = (0..400).map(|n| world.asks(&format!("/usr/bin/{n}"))).collect();
+    for id in &ids {
+        assert!(matches!(world.sent(), ToKernel::Hold(_)));
+        world.is_held(*id, &[b"x"]);
+    }
+    let mut asks = Vec::new();
+    while asks.len() < ids.len() {
+        asks.push(world.ask().await);
+    }
+    // Answers that name nothing do no harm.
+    for n in 0..1_000 {
+        let id = ActionId { tid: n, start_ns: 0, sequence: u64::from(n) + 1_000_000 };
+        world.enforced(id, Outcome::Ran);
+        world.from_kernel.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Died }).unwrap();
+    }
+    for ask in &asks {
+        world.approve(ask);
+    }
+    for _ in &ids {
+        let ToKernel::Release { id, release: Release::AllowChecked(_) } = world.sent() else { panic!() };
+        world.enforced(id, Outcome::Ran);
+    }
+    for _ in 0..200 {
+        if world.stats.allowed.load(Ordering::Relaxed) == 400 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.stats.allowed.load(Ordering::Relaxed), 400);
+    assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let all = records(&world.rig.evidence);
+    assert_eq!(all.iter().filter(|s| matches!(s.predicate, Predicate::Enforcement(_))).count(), 400);
+    assert_eq!(all.iter().filter(|s| matches!(s.predicate, Predicate::Decision(_))).count(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_of_an_agent_before_are_ended() {
+    let left = OpenQuestion {
+        request_id: "01J00000000000000000000007".to_owned(),
+        request_digest: "d".repeat(64),
+        label: "coder".to_owned(),
+    };
+    let mut world = world_with(ASK_ALL, 10, vec![left]);
+    assert!(matches!(world.message().await, Kind::Hello(_)));
+    let withdrawn = world.withdrawn().await;
+    assert_eq!((withdrawn.request_id.as_str(), withdrawn.why()), ("01J00000000000000000000007", v1::withdraw::Why::HostRestarted));
+    let effect = world.effect(Some("01J00000000000000000000007")).await.effect;
+    assert!(matches!(effect, Effect::Withdrawn { why } if why.contains("restarted")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_can_be_listed() {
+    let mut world = world(ASK_ALL);
+    let (_, ask) = world.asked("/usr/bin/git", &[b"git", b"push"]).await;
+    let stopping = world.asks("/usr/bin/make");
+    let list = |events: &mpsc::UnboundedSender<Event>| {
+        let (reply, wait) = oneshot::channel();
+        events.send(Event::Pending { reply }).unwrap();
+        wait
+    };
+    world.sent();
+    let waiting = list(&world.events).await.unwrap();
+    assert_eq!(waiting.len(), 2);
+    let git = waiting.iter().find(|w| w.action.request == ask.request_id).unwrap();
+    assert_eq!((git.uid, git.action.held.as_str(), git.action.what.as_str()), (1000, "traced", "git push"));
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let held = Held {
+        id: stopping,
+        how: HeldHow::Parked(ParkedWhy::AlreadyTraced),
+        rounds: 1,
+        took_ns: 1,
+        exec: HeldExec {
+            argv: Argv::default(),
+            environment: Argv::default(),
+            cwd: "/".into(),
+            file: Some(file.into()),
+            given: "x".into(),
+        },
+    };
+    world.from_kernel.send(FromKernel::Held(Box::new(held))).unwrap();
+    world.ask().await;
+    let waiting = list(&world.events).await.unwrap();
+    assert!(waiting.iter().any(|w| w.action.held == "parked"));
+}

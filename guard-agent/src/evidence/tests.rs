@@ -1,8 +1,5 @@
 use super::*;
-use crate::testing::{HOST, key, rig};
-use guard_evidence::chain::Checker;
-use guard_evidence::dsse;
-use guard_evidence::record::Statement;
+use crate::testing::{HOST, key, records, rig};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,25 +12,6 @@ fn start(state: &Path) -> Evidence {
         max_bytes: 64 << 20,
     })
     .unwrap()
-}
-
-/// Everything in the spool, checked as a chain.
-pub(crate) fn records(evidence: &Evidence) -> Vec<Statement> {
-    let reader = evidence.reader();
-    let mut reader = reader.lock();
-    reader.seek(1);
-    let through = *evidence.durable().borrow();
-    let mut checker = Checker::default();
-    let mut all = Vec::new();
-    while all.len() < usize::try_from(through).unwrap() {
-        for (_, envelope) in reader.read(through, 1_000, 1 << 20).unwrap() {
-            let verified = dsse::parse(&envelope).unwrap().verify(&key().public()).unwrap();
-            let statement = Statement::from_payload(&verified.payload).unwrap();
-            checker.check(statement.header().unwrap(), &envelope).unwrap();
-            all.push(statement);
-        }
-    }
-    all
 }
 
 fn wait_for(evidence: &Evidence, count: u64) {

@@ -208,26 +208,29 @@ impl Policy {
         if forbidden {
             return Look::Forbidden { rules: reasons, because: "forbidden by policy".to_owned() };
         }
+        // What a hold will tell is not known yet; everything else will never be.
+        let later = if held { Reads::NONE } else { unknown.without(Reads::PATH) };
+        let never = unknown.without(later);
         let open = |effect| {
             self.rules.iter().filter(move |(_, rule)| rule.effect == effect && rule.reads.intersects(unknown)).filter(
                 |(_, rule)| rule.might_apply(&self.authorizer, &request, &world.entities, unknown),
             )
         };
-        let forbids: Vec<PolicyId> = open(Effect::Forbid).map(|(id, _)| id.clone()).collect();
-        if !forbids.is_empty() {
-            return if held {
-                Look::Forbidden {
-                    rules: forbids,
-                    because: "a rule that forbids looks at something that could not be read".to_owned(),
-                }
-            } else {
-                Look::Unknown
+        let (undecided, decided): (Vec<_>, Vec<_>) =
+            open(Effect::Forbid).partition(|(_, rule)| rule.reads.intersects(later));
+        if !decided.is_empty() {
+            return Look::Forbidden {
+                rules: decided.into_iter().map(|(id, _)| id.clone()).collect(),
+                because: "a rule that forbids looks at something that could not be read".to_owned(),
             };
+        }
+        if !undecided.is_empty() {
+            return Look::Unknown;
         }
         if response.decision() == Decision::Allow {
             return Look::Permitted(reasons);
         }
-        if !held && open(Effect::Permit).next().is_some() {
+        if open(Effect::Permit).any(|(_, rule)| !rule.reads.intersects(never)) {
             return Look::Unknown;
         }
         Look::NoRule

@@ -26,6 +26,11 @@ impl Reads {
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
+
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 }
 
 impl BitOr for Reads {

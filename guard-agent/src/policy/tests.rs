@@ -124,7 +124,9 @@ fn what_is_not_known_never_allows_and_always_forbids() {
     assert_eq!(word(&policy.evaluate(&no_path)), "ask");
     no_path.label = "free".to_owned();
     assert_eq!(word(&policy.evaluate(&no_path)), "deny", "the forbid by directory might apply");
+    assert_eq!(word(&policy.evaluate(&before_hold(no_path.clone()))), "deny", "a hold would not tell the path");
     let mut args = facts("args", "/bin/x", &["ok"]);
+    assert_eq!(word(&policy.evaluate(&before_hold(args.clone()))), "hold");
     assert_eq!(word(&policy.evaluate(&args)), "allow");
     args.held.as_mut().unwrap().argv = None;
     assert_eq!(word(&policy.evaluate(&args)), "deny");
