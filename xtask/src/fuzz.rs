@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     daemon("decision", "signed decisions and what they must bind"),
     daemon("grpc", "messages of the approval API"),
     daemon("proc", "what the agent reads of /proc"),
+    daemon("line", "lines that the control socket takes, checks included"),
 ];
 
 /// What `cargo xtask fuzz` is asked.
@@ -202,36 +203,59 @@ fn wanted(options: &FuzzOptions) -> Result<Vec<&'static Target>> {
         .collect()
 }
 
-/// Builds the packages of the targets; returns the directory of the profiles. Not `--locked`: the lock file follows the
-/// dependencies of the crates that are fuzzed.
-fn build(targets: &[&Target]) -> Result<PathBuf> {
-    let triple = host_triple()?;
-    // The instrumented build must not push the ordinary one out of its cache.
-    let directory = paths::target().join("fuzz");
-    let mut packages: Vec<&str> = targets.iter().map(|target| target.package).collect();
-    packages.dedup();
+/// Builds the packages of the targets. Not `--locked`: the lock file follows the dependencies of the crates that are
+/// fuzzed.
+fn build(targets: &[&Target]) -> Result<Programs> {
+    let programs = Programs { triple: host_triple()? };
     run::progress("building the fuzz targets");
-    for package in packages {
+    for package in [WIRE, DAEMONS] {
+        if !targets.iter().any(|target| target.package == package) {
+            continue;
+        }
         let mut command = cargo();
         command
             .args(["build", "--manifest-path", "fuzz/Cargo.toml", "-p", package])
-            .args(["--profile", profile(package)])
-            // With a target given, build scripts and macros are not instrumented.
-            .args(["--target", &triple, "--target-dir"])
-            .arg(&directory)
-            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
             .env_remove("RUSTFLAGS");
+        if package == WIRE {
+            // Apart from the ordinary build, dependencies included; with a target given, build scripts and macros are not
+            // instrumented.
+            command
+                .args(["--release", "--target", &programs.triple, "--target-dir"])
+                .arg(paths::target().join("fuzz"))
+                .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+        } else {
+            // The same dependencies as the ordinary build, which has most of them already.
+            command
+                .arg("--target-dir")
+                .arg(paths::target())
+                .env("RUSTC_WRAPPER", home().join("rustc.sh"))
+                .env("GUARD_FUZZ_FLAGS", FLAGS.join(" "));
+        }
         if !run::shows_progress() {
             command.arg("--quiet");
         }
         run::loud_or_quiet(&mut command).context("cannot build the fuzz targets")?;
     }
-    Ok(directory.join(triple))
+    Ok(programs)
 }
 
-/// The profile of a package, which is also the directory of its programs.
-fn profile(package: &str) -> &'static str {
-    if package == WIRE { "release" } else { "daemons" }
+/// Where the built targets are.
+struct Programs {
+    triple: String,
+}
+
+impl Programs {
+    fn of(&self, target: &Target) -> PathBuf {
+        if target.package == WIRE {
+            paths::target()
+                .join("fuzz")
+                .join(&self.triple)
+                .join("release")
+                .join(target.name)
+        } else {
+            paths::target().join("debug").join(format!("fuzz-{}", target.name))
+        }
+    }
 }
 
 fn host_triple() -> Result<String> {
@@ -242,7 +266,7 @@ fn host_triple() -> Result<String> {
         .context("`rustc -vV` names no host")
 }
 
-fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ran> {
+fn campaign(target: &'static Target, programs: &Programs, seconds: u64) -> Result<Ran> {
     let corpus = home().join("corpus").join(target.name);
     let artifacts = home().join("artifacts").join(target.name);
     let seeds = home().join("seeds").join(target.name);
@@ -252,7 +276,7 @@ fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ra
     if !seeds.is_dir() {
         bail!("{} is missing: a target without seeds finds little", seeds.display());
     }
-    let mut command = Command::new(programs.join(profile(target.package)).join(target.name));
+    let mut command = Command::new(programs.of(target));
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={MAX_INPUT}"))
@@ -288,11 +312,11 @@ fn campaign(target: &'static Target, programs: &Path, seconds: u64) -> Result<Ra
     Ok(ran)
 }
 
-fn once(target: &'static Target, programs: &Path, input: &Path) -> Result<Ran> {
+fn once(target: &'static Target, programs: &Programs, input: &Path) -> Result<Ran> {
     if !input.is_file() {
         bail!("{} is no file", input.display());
     }
-    let (well, said) = said(Command::new(programs.join(profile(target.package)).join(target.name)).arg(input))?;
+    let (well, said) = said(Command::new(programs.of(target)).arg(input))?;
     let finding = (!well).then(|| finding(target, &said));
     Ok(Ran {
         target: target.name,
@@ -387,7 +411,8 @@ stat::number_of_executed_units: 1234\n";
             .collect();
         for target in TARGETS {
             assert!(
-                manifests.contains(&format!("name = \"{}\"\n", target.name)),
+                manifests.contains(&format!("name = \"{}\"\n", target.name))
+                    || manifests.contains(&format!("name = \"fuzz-{}\"\n", target.name)),
                 "{}",
                 target.name
             );

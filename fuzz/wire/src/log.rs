@@ -18,7 +18,9 @@ pub fn log(data: &[u8]) {
         Ok(note) => {
             shown_safely(&note.checkpoint.origin);
             // Signed anew it is the same checkpoint.
-            let Ok(text) = note.checkpoint.sign(&key) else { panic!("a parsed origin cannot be signed") };
+            let Ok(text) = note.checkpoint.sign(&key) else {
+                panic!("a parsed origin cannot be signed")
+            };
             let verified = checkpoint::verify(text.as_bytes(), &note.checkpoint.origin, &[key.public()]);
             assert_eq!(verified.ok().as_ref(), Some(&note.checkpoint));
         }
@@ -41,7 +43,10 @@ pub fn log(data: &[u8]) {
     match Manifest::parse(data) {
         Ok(manifest) => {
             for name in manifest.files.keys() {
-                assert!(!name.contains("..") && !name.starts_with('/'), "{name} leads out of the folder");
+                assert!(
+                    !name.contains("..") && !name.starts_with('/'),
+                    "{name} leads out of the folder"
+                );
             }
         }
         Err(error) => shown_safely(&error.to_string()),
@@ -94,7 +99,12 @@ pub fn bundle(data: &[u8]) {
                 decision_keys: vec![key.clone()],
                 log_keys: vec![key],
             };
-            verify(&bundle, &Trust::new(console, vec![]), TrustSource::Given, Asked::WholeLog)
+            verify(
+                &bundle,
+                &Trust::new(console, vec![]),
+                TrustSource::Given,
+                Asked::WholeLog,
+            )
         }
         Err(error) => {
             shown_safely(&error.to_string());
