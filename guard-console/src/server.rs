@@ -9,6 +9,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
 use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::TokioTimer;
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
@@ -23,6 +24,8 @@ use crate::store::Store;
 use crate::ui;
 
 const TICK: Duration = Duration::from_secs(5);
+const HEADER: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long answers that are being written may take when the console stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -67,7 +70,14 @@ impl Server {
         let mut server = axum_server::from_tcp_rustls(web_tcp, web_config)
             .map_err(|e| Error::internal(format!("cannot serve the web port: {e}")))?
             .handle(web_handle.clone());
-        server.http_builder().http2().max_concurrent_streams(128);
+        // Without a timer the limits below would not count: a client that trickles its header in would stay for ever.
+        let http = server.http_builder();
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .keep_alive_interval(Some(KEEP_ALIVE))
+            .keep_alive_timeout(KEEP_ALIVE);
         let web_task = tokio::spawn(async move {
             if let Err(error) = server.serve(service).await {
                 tracing::error!(%error, "the web port failed");

@@ -142,7 +142,7 @@ impl<R: Render> Listener<R> {
     async fn send_pending(&self, seq: u64) -> Result<Result<(), Gone>, Error> {
         let mut filter = RequestFilter {
             state: Some(RequestState::Pending),
-            limit: 500,
+            limit: 100,
             ..RequestFilter::default()
         };
         loop {

@@ -119,12 +119,26 @@ impl App {
         let record = &checked.record;
         let mut change = self.store.change().await?;
         if let Some(known) = store::request_in(&mut change, &ask.request_id).await? {
-            return if known.host_id == host.id && known.record == ask.record {
-                Ok(())
-            } else {
-                Err(Error::Invalid(
+            if known.host_id != host.id || known.record != ask.record {
+                return Err(Error::Invalid(
                     "this request id was used with another record".to_owned(),
-                ))
+                ));
+            }
+            return match known.state {
+                RequestState::Pending => Ok(()),
+                // The host waits although it acknowledged the decision, so it has lost it: it is sent again.
+                RequestState::Approved | RequestState::Denied => {
+                    if known.outcome.is_none() {
+                        store::forget_decision_received(&mut change, &known.id).await?;
+                        change.commit().await?;
+                    }
+                    Ok(())
+                }
+                // Ends are final, and a host that waits for an answer must not wait for ever.
+                RequestState::TimedOut | RequestState::Withdrawn => Err(Error::Invalid(format!(
+                    "this request has ended ({}); ask anew with another id",
+                    known.ended_because.as_deref().unwrap_or("withdrawn")
+                ))),
             };
         }
         if store::pending_of_host(&mut change, &host.id).await? >= PENDING_PER_HOST as u64 {

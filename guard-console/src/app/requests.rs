@@ -9,7 +9,7 @@ use crate::store::{AnswerRow, Before, RequestFilter, RequestRow};
 use crate::time::rfc3339;
 
 pub(crate) const PAGE: u64 = 50;
-pub(crate) const MAX_PAGE: u64 = 500;
+pub(crate) const MAX_PAGE: u64 = 200;
 
 /// One request as one actor sees it.
 #[derive(Debug)]

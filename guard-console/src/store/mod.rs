@@ -28,8 +28,8 @@ pub(crate) use labels::{delete_label, label_owner_in, put_label};
 pub use migrate::Applied;
 pub use requests::{AnswerRow, Before, End, NewRequest, RequestFilter, RequestRow};
 pub(crate) use requests::{
-    add_answer, add_request, answers_in, end_request, overdue, pending_of_host, request_in, set_decision,
-    set_decision_received, set_outcome,
+    add_answer, add_request, answers_in, end_request, forget_decision_received, overdue, pending_of_host, request_in,
+    set_decision, set_decision_received, set_outcome,
 };
 pub use users::{SessionRow, UserRow};
 pub(crate) use users::{

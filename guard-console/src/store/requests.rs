@@ -423,6 +423,15 @@ pub(crate) async fn set_decision_received(
     touch(change, id).await
 }
 
+/// The host asks again for what it had acknowledged.
+pub(crate) async fn forget_decision_received(change: &mut Change, id: &str) -> Result<()> {
+    sqlx::query("UPDATE requests SET decision_received_at = NULL, decision_refused = NULL WHERE id = $1")
+        .bind(id)
+        .execute(&mut **change)
+        .await?;
+    touch(change, id).await
+}
+
 /// What the kernel did, once: the first word stands.
 pub(crate) async fn set_outcome(
     change: &mut Change,

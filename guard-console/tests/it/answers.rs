@@ -269,6 +269,9 @@ async fn a_decision_reaches_a_host_that_was_away() {
     );
     let mut session = host.connect(&console).await;
     session.silent().await;
+    // A host that waits again although it had the decision has lost it.
+    session.ask(&ask).await;
+    session.decision().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,6 +298,8 @@ async fn withdrawn_and_timed_out() {
         assert_eq!(request["state"], state);
         let (status, _) = ann.answer(&ask.request_id, "approve", "").await;
         assert_eq!(status, 409);
+        // Asked again, it must not wait for an answer that nobody can give.
+        assert!(session.refused(&ask).await.contains("has ended"));
     }
     // The host is away when the time is over: nobody can answer, and it ends here too.
     let mut question = Question::new("coder", &["make"]);

@@ -69,7 +69,6 @@ async fn host<T>(app: &App, request: &Request<T>) -> Result<(HostRow, HostIdenti
 }
 
 /// Errors as hosts see them.
-#[expect(clippy::needless_pass_by_value, reason = "used as map_err(status)")]
 fn status(error: Error) -> Status {
     let text = error.to_string();
     match error {
