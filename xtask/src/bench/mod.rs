@@ -73,11 +73,24 @@ impl Programs {
         )
         .context("cannot build the micro-benchmark (gcc and libc6-dev: `cargo xtask setup`)")?;
         let profile = if release { Profile::Release } else { Profile::Dev };
-        let built = if !release && std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1") {
-            paths::target().join(profile.directory())
-        } else {
-            build::all(profile)?
-        };
+        // As for guests: who set it has built.
+        if std::env::var_os("GUARD_BUILT").is_none_or(|value| value != "1") {
+            build::all(Profile::Dev)?;
+            if release {
+                let mut command = build::cargo();
+                command.args([
+                    "build",
+                    "--release",
+                    "--locked",
+                    "-p",
+                    "guard-agent",
+                    "--bin",
+                    "guard-agent",
+                ]);
+                run::loud_or_quiet(&mut command).context("cannot build the agent as it is shipped")?;
+            }
+        }
+        let built = paths::target().join(profile.directory());
         let agent = directory.join("guard-agent");
         run::quiet(
             Command::new("strip")
