@@ -137,6 +137,7 @@ impl Probe {
             ),
             FromKernel::CgroupMade { id, path } => println!("cgroup made {id} {}", path.display()),
             FromKernel::CgroupGone { id } => println!("cgroup gone {id}"),
+            FromKernel::Labelled { cgroup, result } => println!("labelled {cgroup} {result:?}"),
             FromKernel::Lost { count } => println!("lost {count}"),
         }
         Ok(())

@@ -215,6 +215,7 @@ impl Engine {
             FromKernel::Enforced(enforced) => self.enforced(&enforced),
             FromKernel::CgroupMade { id, path } => self.parts.labels.made(id, &path),
             FromKernel::CgroupGone { id } => self.parts.labels.gone(id),
+            FromKernel::Labelled { cgroup, result } => self.parts.labels.applied(cgroup, &result),
             FromKernel::Lost { count } => {
                 self.parts.stats.lost_events.fetch_add(count, Ordering::Relaxed);
                 tracing::error!(count, "kernel events were lost; their threads were not let through");

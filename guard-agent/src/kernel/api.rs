@@ -230,6 +230,12 @@ pub enum FromKernel {
     CgroupGone {
         id: u64,
     },
+    /// Follows every [`ToKernel::Label`], in order: the label is in force for the cgroup and everything below it, or why
+    /// it is not.
+    Labelled {
+        cgroup: u64,
+        result: Result<(), String>,
+    },
     /// Events that did not fit the ring since the last report. Their threads were not let through.
     Lost {
         count: u64,

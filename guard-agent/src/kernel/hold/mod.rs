@@ -335,10 +335,15 @@ impl Holder {
         match command {
             ToKernel::Hold(id) => self.hold(id),
             ToKernel::Release { id, release } => self.release(id, release),
-            ToKernel::Label { cgroup, label } => match cgroups::label(&mut self.maps, cgroup, label.0) {
-                Ok(count) => tracing::debug!(cgroup, label = label.0, count, "cgroup labelled"),
-                Err(error) => tracing::error!(%error, cgroup, label = label.0, "cgroup not labelled"),
-            },
+            ToKernel::Label { cgroup, label } => {
+                let result = cgroups::label(&mut self.maps, cgroup, label.0)
+                    .map(|_| ())
+                    .map_err(|error| {
+                        tracing::error!(%error, cgroup, label = label.0, "cgroup not labelled");
+                        error.to_string()
+                    });
+                self.send(FromKernel::Labelled { cgroup, result });
+            }
             ToKernel::Unlabel { cgroup } => cgroups::unlabel(&mut self.maps, cgroup),
             ToKernel::Stop => {}
         }
@@ -542,9 +547,9 @@ impl Holder {
                 let ours = (signal == libc::SIGSTOP || signal == libc::SIGCONT)
                     && sys::signal_code(tid).is_ok_and(|code| code == SI_KERNEL);
                 if ours {
-                    self.at_hook(tid)
+                    self.at_hook(tid);
                 } else {
-                    self.delivery(tid, signal)
+                    self.delivery(tid, signal);
                 }
             }
             _ => self.let_go(tid, 0),
