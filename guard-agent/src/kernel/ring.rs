@@ -232,7 +232,8 @@ fn path(names: &[u8], whole: bool, unlinked: bool) -> Option<Option<PathBuf>> {
         return None;
     }
     // A memfd's name is the workload's, slashes included: it may never read as an absolute path.
-    if !whole && !(unlinked && parts.len() == 1 && !parts[0].starts_with(b"/")) {
+    let nameless = unlinked && parts.len() == 1 && !parts[0].starts_with(b"/");
+    if !whole && !nameless {
         return Some(None);
     }
     let mut out = Vec::with_capacity(names.len() + 1);
