@@ -17,6 +17,9 @@ use crate::output;
 /// Longest text in one line of a card, in characters. Folding is in the middle.
 const LINE: usize = 400;
 
+// Both sides of the REST API mean the same size.
+const _: () = assert!(dsse::RECORD_BYTES == guard_proto::limits::RECORD_BYTES);
+
 /// The host's record behind a request, checked against the digest that an answer to it names.
 pub(crate) async fn record(client: &Client, request: &Request) -> Result<RequestRecord, Failure> {
     let envelope = client

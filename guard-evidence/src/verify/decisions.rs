@@ -72,11 +72,15 @@ pub(super) fn check(records: &[Record], trust: &Trust, section: &mut Section) {
                 if let Some(id) = &enforcement.request_id
                     && !enforced.insert((signer, id))
                 {
-                    section.add(
-                        Level::Invalid,
-                        "takes effect a second time for the same request",
-                        Some(record),
-                    );
+                    // Saying an end again after a crash is harmless; going on after an end never is.
+                    match enforcement.verdict {
+                        Verdict::Allow => {
+                            section.add(Level::Invalid, "takes effect after the request had ended", Some(record));
+                        }
+                        Verdict::Deny => {
+                            section.add(Level::Note, "ends a request that had ended", Some(record));
+                        }
+                    }
                 }
                 let decision = enforcement
                     .decision_digest

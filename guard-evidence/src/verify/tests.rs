@@ -439,7 +439,20 @@ fn allows_without_a_decision_before_them_are_named() {
     let decision = world.decide(&request, &digest, |_| {}, |_| {});
     world.enforce(&request, &digest, &decision, |_| {});
     world.enforce(&request, &digest, &decision, |_| {});
-    world.wrong(Status::Invalid, "decisions", "a second time", 4);
+    world.wrong(Status::Invalid, "decisions", "after the request had ended", 4);
+    // An end that is told twice, as after a crash.
+    let mut world = World::new();
+    let (request, digest) = world.request(|_| {});
+    for _ in 0..2 {
+        world.enforce(&request, &digest, "", |e| {
+            e.decision_digest = None;
+            e.verdict = Verdict::Deny;
+            e.effect = Effect::Withdrawn {
+                why: "restarted".to_owned(),
+            };
+        });
+    }
+    world.wrong(Status::Valid, "decisions", "ends a request that had ended", 3);
     // A time-out never allows.
     let mut world = World::new();
     let (request, digest) = world.request(|_| {});
