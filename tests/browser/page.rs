@@ -106,7 +106,7 @@ fn approve_and_deny() -> Result<()> {
         "it ran before the click: {text}"
     );
     browser.screenshot("queue-held")?;
-    browser.click(&format!("{card_of} [data-answer=approve]"))?;
+    browser.click(&format!("{card_of} [data-answer=approve]:not([disabled])"))?;
     browser.wait_text(&card_of, &["approved", "approver"])?;
     browser.screenshot("queue-approved")?;
     expect_status(&end(running)?, 0)?;
@@ -122,7 +122,7 @@ fn approve_and_deny() -> Result<()> {
     let request = scene.held(CODER, "never")?;
     let card_of = desk.open_card(&request)?;
     browser.fill(&format!("{card_of} [name=reason]"), "not on a Friday")?;
-    browser.click(&format!("{card_of} [data-answer=deny]"))?;
+    browser.click(&format!("{card_of} [data-answer=deny]:not([disabled])"))?;
     browser.wait_text(&card_of, &["denied", "not on a Friday"])?;
     browser.screenshot("queue-denied")?;
     expect_status(&end(running)?, 126)?;
@@ -171,7 +171,7 @@ fn hostile_text() -> Result<()> {
         !browser.has(&format!("{card_of} img"))?,
         "the workload's element is in the page"
     );
-    browser.click(&format!("{card_of} [data-answer=approve]"))?;
+    browser.click(&format!("{card_of} [data-answer=approve]:not([disabled])"))?;
     check!(end(running)?.stdout == evil.as_bytes(), "it did not run as it was");
     desk.quiet()
 }
@@ -217,7 +217,7 @@ fn answered_elsewhere() -> Result<()> {
     let request = scene.held(CODER, "race")?;
     desk.sign_in(&scene.approver)?;
     let card_of = desk.open_card(&request)?;
-    browser.wait(&format!("{card_of} [data-answer=approve]"))?;
+    browser.wait(&format!("{card_of} [data-answer=approve]:not([disabled])"))?;
     let second = scene.person("second", &["approver"], &[])?;
     scene.answer(&second, &request, "deny", "I was faster")?.success()?;
     browser.wait_text(&card_of, &["denied", "second", "I was faster"])?;

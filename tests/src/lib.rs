@@ -67,12 +67,21 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
                 });
                 match result {
                     Ok(()) => Ok(Completion::Completed),
-                    Err(error) => Err(Failed::from(format!("proves: {}\n{error:?}", case.proves))),
+                    Err(error) => Err(Failed::from(format!("proves: {}\n{}", case.proves, causes(&error)))),
                 }
             })
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Every cause on a line of its own; no backtrace, which would only show the harness.
+fn causes(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n  because: ")
 }
 
 /// Fails with the formatted text unless the condition holds: `assert!` for functions that return a result.

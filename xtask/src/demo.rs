@@ -112,6 +112,18 @@ struct Row {
     status: Option<i32>,
 }
 
+impl Row {
+    /// What the kernel did, without the digests: the page and the record have those.
+    fn kernel_shown(&self) -> String {
+        let detail = self.detail.split(':').next().unwrap_or_default();
+        if detail.is_empty() {
+            self.kernel.clone()
+        } else {
+            format!("{}: {detail}", self.kernel)
+        }
+    }
+}
+
 /// Runs the demonstration in a fresh guest. The result is the exit status: 0 when everything was as it should be.
 ///
 /// # Errors
@@ -143,7 +155,14 @@ pub fn run(auto: bool) -> Result<u8> {
     for step in &STEPS {
         rows.push(match step.answer {
             None => Row::default(),
-            Some(plan) => one_question(&stage, step, plan, auto.then_some((&approver, &owner)), &mut asked)?,
+            Some(plan) => one_question(
+                &stage,
+                &agent,
+                step,
+                plan,
+                auto.then_some((&approver, &owner)),
+                &mut asked,
+            )?,
         });
     }
     let output = agent.end(if auto { PATIENCE } else { PERSON })?;
@@ -177,15 +196,24 @@ pub fn run(auto: bool) -> Result<u8> {
 /// Waits for the step's request; answers it with `--auto`, else waits for a person.
 fn one_question(
     stage: &Stage,
+    agent: &Agent,
     step: &Step,
     plan: Planned,
     people: Option<(&Person, &Person)>,
     asked: &mut HashSet<String>,
 ) -> Result<Row> {
-    // The agent comes to its next step as soon as the one before is over.
-    let request = stage.wait_for(PATIENCE, &format!("the request for `{}`", step.command), |request| {
-        request.pending() && request.label == LABEL && !asked.contains(&request.id)
-    })?;
+    // The agent comes to its next step as soon as the one before is over, or never when it has ended.
+    let deadline = Instant::now() + PATIENCE;
+    let request = loop {
+        let what = format!("the request for `{}`", step.command);
+        let found = stage.wait_for(Duration::from_secs(3), &what, |request| {
+            request.pending() && request.label == LABEL && !asked.contains(&request.id)
+        });
+        match found {
+            Err(_) if !agent.ended() && Instant::now() < deadline => {}
+            other => break other?,
+        }
+    };
     let begun = Instant::now();
     asked.insert(request.id.clone());
     if plan == Planned::ApproveChanged {
@@ -421,6 +449,10 @@ impl Agent {
         Self { output, reader }
     }
 
+    fn ended(&self) -> bool {
+        self.reader.is_finished()
+    }
+
     fn end(self, within: Duration) -> Result<String> {
         let deadline = Instant::now() + within;
         while !self.reader.is_finished() {
@@ -446,11 +478,7 @@ fn table(rows: &[Row]) -> String {
             row.decided.clone(),
             row.after
                 .map_or("–".into(), |after| format!("{:.1} s", after.as_secs_f64())),
-            if row.detail.is_empty() {
-                row.kernel.clone()
-            } else {
-                format!("{}: {}", row.kernel, row.detail)
-            },
+            row.kernel_shown(),
             row.status.map_or("–".into(), |status| format!("exit {status}")),
         ]);
     }
