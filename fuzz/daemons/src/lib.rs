@@ -13,7 +13,6 @@ use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{Predicate, Statement, Verdict};
 use jiff::Timestamp;
-use prost::Message as _;
 
 /// agent.toml and console.toml; label patterns against a slow and plain matcher.
 pub fn config(data: &[u8]) {
@@ -243,6 +242,7 @@ pub fn grpc(data: &[u8]) {
     same_again::<EnrollRequest>(data);
     same_again::<RecordBatch>(data);
     same_again::<RenewRequest>(data);
+    guard_console::fuzz_ask(data);
 }
 
 fn same_again<T: prost::Message + Default + PartialEq>(data: &[u8]) {
