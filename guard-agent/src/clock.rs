@@ -42,7 +42,10 @@ pub fn unix_ms() -> i64 {
 /// The kernel's id of this boot.
 #[must_use]
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Stamps for records, with the boot's id read once.
@@ -60,7 +63,11 @@ impl Stamper {
     /// Now.
     #[must_use]
     pub fn now(&self) -> Stamp {
-        Stamp { at: rfc3339(Timestamp::now()), since_boot_ns: since_boot_ns(), boot_id: self.boot_id.clone() }
+        Stamp {
+            at: rfc3339(Timestamp::now()),
+            since_boot_ns: since_boot_ns(),
+            boot_id: self.boot_id.clone(),
+        }
     }
 }
 

@@ -108,9 +108,17 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         programs: facts.programs.clone(),
     });
-    evidence.lifecycle(Lifecycle::PolicyLoaded { digest: policy.digest.clone(), policies: policy.count });
+    evidence.lifecycle(Lifecycle::PolicyLoaded {
+        digest: policy.digest.clone(),
+        policies: policy.count,
+    });
 
-    let labels = Labels::load(&config.state_dir, config.labels.clone(), handle.clone(), evidence.clone())?;
+    let labels = Labels::load(
+        &config.state_dir,
+        config.labels.clone(),
+        handle.clone(),
+        evidence.clone(),
+    )?;
     let watchers = Watchers::default();
     let stats = Arc::new(Stats::default());
     let current_policy = Arc::new(RwLock::new(Arc::clone(&policy)));
@@ -122,7 +130,10 @@ async fn start(config: Config) -> Result<(), DaemonError> {
             kernel: facts.release.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-        console: identity.enrolment.as_ref().map(|e| (e.decision_key.clone(), e.log_origin.clone())),
+        console: identity
+            .enrolment
+            .as_ref()
+            .map(|e| (e.decision_key.clone(), e.log_origin.clone())),
         policy,
         kernel: handle.clone(),
         evidence: evidence.clone(),
@@ -173,10 +184,16 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         host_id: identity.host_id.clone(),
         console,
         kernel_release: facts.release,
-        enforcing_since: jiff::Timestamp::from_millisecond(enforcing_since_ms).ok().map(clock::rfc3339),
+        enforcing_since: jiff::Timestamp::from_millisecond(enforcing_since_ms)
+            .ok()
+            .map(clock::rfc3339),
     };
     tokio::spawn(control::serve(listener, Arc::new(context)));
-    let reload = Reload { file: config.policy_file, current: current_policy, events };
+    let reload = Reload {
+        file: config.policy_file,
+        current: current_policy,
+        events,
+    };
 
     notify(&[sd_notify::NotifyState::Ready]);
     let result = until_stopped(signals, &reload, &labels, &watchers, &mut engine).await;
@@ -248,7 +265,10 @@ struct Reload {
 
 impl Reload {
     async fn run(&self) {
-        notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready)]);
+        notify(&[
+            sd_notify::NotifyState::Reloading,
+            sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready),
+        ]);
         let file = self.file.clone();
         let loaded = tokio::task::spawn_blocking(move || load_policy(&file)).await;
         match loaded {
@@ -275,7 +295,10 @@ pub fn load_policy(path: &Path) -> Result<Policy, DaemonError> {
             tracing::warn!(path = %path.display(), "there is no policy file: every exec of a labelled workload is asked for");
             Ok(Policy::empty())
         }
-        Err(source) => Err(DaemonError::PolicyFile { path: path.to_owned(), source }),
+        Err(source) => Err(DaemonError::PolicyFile {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -291,7 +314,10 @@ async fn scan(labels: &Labels, watchers: &Watchers) {
 
 fn cannot_enforce(error: &KernelError) -> String {
     let mut text = error.to_string();
-    for finding in kernel::doctor().into_iter().filter(|finding| finding.state == FindingState::Bad) {
+    for finding in kernel::doctor()
+        .into_iter()
+        .filter(|finding| finding.state == FindingState::Bad)
+    {
         text.push_str(&format!("\n  {}: {}", finding.name, finding.text));
         if let Some(remedy) = finding.remedy {
             text.push_str(&format!("\n    → {remedy}"));

@@ -33,7 +33,9 @@ pub enum EnrollError {
     Already { host_id: String, address: String },
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    #[error("{0}\n  → check the address in the token, the network and the console: guard-console must listen for hosts there")]
+    #[error(
+        "{0}\n  → check the address in the token, the network and the console: guard-console must listen for hosts there"
+    )]
     Connect(#[from] ConnectError),
     #[error("the console refused: {0}")]
     Refused(String),
@@ -79,8 +81,18 @@ pub fn read_token(file: Option<&Path>) -> Result<Token, EnrollError> {
 pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enrolled, EnrollError> {
     let before = Identity::load(state_dir);
     let replaced = match (&before, force) {
-        (Ok(Some(Identity { host_id, enrolment: Some(enrolment), .. })), false) => {
-            return Err(EnrollError::Already { host_id: host_id.clone(), address: enrolment.address.clone() });
+        (
+            Ok(Some(Identity {
+                host_id,
+                enrolment: Some(enrolment),
+                ..
+            })),
+            false,
+        ) => {
+            return Err(EnrollError::Already {
+                host_id: host_id.clone(),
+                address: enrolment.address.clone(),
+            });
         }
         (Ok(before), _) => before.is_some(),
         (Err(_), true) => true,
@@ -96,7 +108,10 @@ pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enro
         csr_pem,
         evidence_public_key: evidence_key.public().to_der(),
         hostname: identity::system_hostname(),
-        machine_id: std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned(),
+        machine_id: std::fs::read_to_string("/etc/machine-id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let reply = EnrolmentClient::new(channel)
@@ -105,11 +120,25 @@ pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enro
         .map_err(|status| EnrollError::Refused(guard_evidence::text::visible_fold(status.message(), 500)))?
         .into_inner();
     let enrolment = check(&reply, token)?;
-    let tls = TlsFiles { chain_pem: reply.certificate_chain_pem, key_pem };
+    let tls = TlsFiles {
+        chain_pem: reply.certificate_chain_pem,
+        key_pem,
+    };
     tls::mutual(&enrolment.ca_pem, &tls.chain_pem, &tls.key_pem).map_err(|e| EnrollError::Answer(e.to_string()))?;
-    let identity =
-        Identity::create(state_dir, &reply.host_id, &reply.hostname, &evidence_key, Some(&tls), Some(enrolment))?;
-    Ok(Enrolled { host_id: identity.host_id, hostname: identity.hostname, address: token.address(), replaced })
+    let identity = Identity::create(
+        state_dir,
+        &reply.host_id,
+        &reply.hostname,
+        &evidence_key,
+        Some(&tls),
+        Some(enrolment),
+    )?;
+    Ok(Enrolled {
+        host_id: identity.host_id,
+        hostname: identity.hostname,
+        address: token.address(),
+        replaced,
+    })
 }
 
 /// The answer came over a pinned connection; it still has to be whole.
@@ -118,11 +147,13 @@ fn check(reply: &v1::EnrollReply, token: &Token) -> Result<Enrolment, EnrollErro
     if Ulid::from_string(&reply.host_id).is_err() {
         return Err(answer("the host id is not a ULID"));
     }
-    let ca = CertificateDer::from_pem_slice(reply.ca_pem.as_bytes()).map_err(|_| answer("the CA is not a certificate"))?;
+    let ca =
+        CertificateDer::from_pem_slice(reply.ca_pem.as_bytes()).map_err(|_| answer("the CA is not a certificate"))?;
     if Sha256::digest(&ca).as_slice() != token.ca_sha256 {
         return Err(answer("the CA is not the one that the token pins"));
     }
-    let decision_key = PublicKey::from_der(&reply.decision_public_key).map_err(|e| EnrollError::Answer(e.to_string()))?;
+    let decision_key =
+        PublicKey::from_der(&reply.decision_public_key).map_err(|e| EnrollError::Answer(e.to_string()))?;
     Ok(Enrolment {
         address: token.address(),
         ca_sha256: hex::encode(token.ca_sha256),

@@ -132,8 +132,10 @@ impl Labels {
     ) -> Result<Self, LabelError> {
         let file = state_dir.join("labels.json");
         let ids: BTreeMap<String, u32> = match fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| LabelError::Store { path: file.clone(), source: io::Error::other(e) })?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| LabelError::Store {
+                path: file.clone(),
+                source: io::Error::other(e),
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(LabelError::Store { path: file, source }),
         };
@@ -145,7 +147,11 @@ impl Labels {
             own: own.into(),
             kernel,
             evidence,
-            table: Arc::new(Mutex::new(Table { ids, names, ..Table::default() })),
+            table: Arc::new(Mutex::new(Table {
+                ids,
+                names,
+                ..Table::default()
+            })),
         })
     }
 
@@ -159,8 +165,11 @@ impl Labels {
     #[must_use]
     pub fn names_in_use(&self) -> Vec<String> {
         let table = self.table.lock();
-        let mut names: Vec<String> =
-            table.cgroups.values().filter_map(|labelled| table.names.get(&labelled.label).cloned()).collect();
+        let mut names: Vec<String> = table
+            .cgroups
+            .values()
+            .filter_map(|labelled| table.names.get(&labelled.label).cloned())
+            .collect();
         names.sort();
         names.dedup();
         names
@@ -170,7 +179,9 @@ impl Labels {
     #[must_use]
     pub fn above(&self, path: &str) -> Option<(String, String)> {
         let table = self.table.lock();
-        table.above(path).map(|(outer, label)| (outer, table.names.get(&label).cloned().unwrap_or_default()))
+        table
+            .above(path)
+            .map(|(outer, label)| (outer, table.names.get(&label).cloned().unwrap_or_default()))
     }
 
     /// Path of a cgroup by its id, given a thread that was in it a moment ago.
@@ -188,7 +199,11 @@ impl Labels {
     pub fn list(&self) -> Vec<LabelledCgroup> {
         let all: Vec<(Labelled, String)> = {
             let table = self.table.lock();
-            table.cgroups.values().map(|l| (l.clone(), table.names.get(&l.label).cloned().unwrap_or_default())).collect()
+            table
+                .cgroups
+                .values()
+                .map(|l| (l.clone(), table.names.get(&l.label).cloned().unwrap_or_default()))
+                .collect()
         };
         let mut items: Vec<LabelledCgroup> = all
             .into_iter()
@@ -231,7 +246,13 @@ impl Labels {
     pub fn remove(&self, path: &str) -> Result<(), LabelError> {
         check_path(path)?;
         let id = self.inode(path).map_err(|e| LabelError::Gone(path.to_owned(), e))?;
-        if self.table.lock().cgroups.get(&id).is_some_and(|labelled| labelled.source == Source::Pattern) {
+        if self
+            .table
+            .lock()
+            .cgroups
+            .get(&id)
+            .is_some_and(|labelled| labelled.source == Source::Pattern)
+        {
             return Err(LabelError::ByPattern(path.to_owned()));
         }
         if let Err(error) = xattr::remove(self.directory(path), ATTRIBUTE)
@@ -273,8 +294,13 @@ impl Labels {
 
     /// Walks the whole tree: labels what patterns and attributes name, forgets what is gone. Blocks.
     pub fn scan(&self) {
-        let known: Vec<(u64, String)> =
-            self.table.lock().cgroups.iter().map(|(id, labelled)| (*id, labelled.path.clone())).collect();
+        let known: Vec<(u64, String)> = self
+            .table
+            .lock()
+            .cgroups
+            .iter()
+            .map(|(id, labelled)| (*id, labelled.path.clone()))
+            .collect();
         for (id, path) in known {
             if self.inode(&path).ok() != Some(id) {
                 self.forget(id);
@@ -289,7 +315,9 @@ impl Labels {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else { continue };
+            let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else {
+                continue;
+            };
             let directory = entry.path();
             let path = format!("{path}/{name}");
             if self.table.lock().cgroups.contains_key(&metadata.ino()) {
@@ -343,7 +371,11 @@ impl Labels {
         let mut table = self.table.lock();
         if let Some((outer, label)) = table.above(path).filter(|(outer, _)| outer != path) {
             let label = table.names.get(&label).cloned().unwrap_or_default();
-            return Err(LabelError::Inner { path: path.to_owned(), outer, label });
+            return Err(LabelError::Inner {
+                path: path.to_owned(),
+                outer,
+                label,
+            });
         }
         if table.cgroups.len() >= CGROUPS {
             return Err(LabelError::TooMany);
@@ -356,7 +388,14 @@ impl Labels {
             return Ok(wait);
         }
         table.paths.insert(path.to_owned(), id);
-        table.cgroups.insert(id, Labelled { label, path: path.to_owned(), source });
+        table.cgroups.insert(
+            id,
+            Labelled {
+                label,
+                path: path.to_owned(),
+                source,
+            },
+        );
         table.waiting.entry(id).or_default().push(done);
         drop(table);
         self.kernel.send(ToKernel::Label { cgroup: id, label });
@@ -371,14 +410,19 @@ impl Labels {
 
     fn forget(&self, id: u64) -> bool {
         let mut table = self.table.lock();
-        let Some(labelled) = table.cgroups.remove(&id) else { return false };
+        let Some(labelled) = table.cgroups.remove(&id) else {
+            return false;
+        };
         table.paths.remove(&labelled.path);
         table.waiting.remove(&id);
         let label = table.names.get(&labelled.label).cloned().unwrap_or_default();
         drop(table);
         self.kernel.send(ToKernel::Unlabel { cgroup: id });
         tracing::info!(label, cgroup = labelled.path, "no longer labelled");
-        self.evidence.lifecycle(Lifecycle::LabelRemoved { label, cgroup: Text::from(labelled.path) });
+        self.evidence.lifecycle(Lifecycle::LabelRemoved {
+            label,
+            cgroup: Text::from(labelled.path),
+        });
         true
     }
 
@@ -414,7 +458,10 @@ impl Table {
         let id = self.ids.values().max().copied().unwrap_or(0) + 1;
         let mut ids = self.ids.clone();
         ids.insert(name.to_owned(), id);
-        let store = |source| LabelError::Store { path: file.to_owned(), source };
+        let store = |source| LabelError::Store {
+            path: file.to_owned(),
+            source,
+        };
         let bytes = serde_json::to_vec_pretty(&ids).map_err(|e| store(io::Error::other(e)))?;
         files::replace(file, &bytes, 0o600).map_err(store)?;
         self.ids = ids;
@@ -425,19 +472,32 @@ impl Table {
 
 /// Whether `path` is `root` or below it.
 pub(crate) fn is_below(path: &str, root: &str) -> bool {
-    root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    root == "/"
+        || path
+            .strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn check_path(path: &str) -> Result<(), LabelError> {
     let fine = path.len() <= 4_096
         && path.strip_prefix('/').is_some_and(|rest| {
-            !rest.is_empty() && rest.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+            !rest.is_empty()
+                && rest
+                    .split('/')
+                    .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
         });
-    if fine { Ok(()) } else { Err(LabelError::Path(guard_evidence::text::visible_fold(path, 200))) }
+    if fine {
+        Ok(())
+    } else {
+        Err(LabelError::Path(guard_evidence::text::visible_fold(path, 200)))
+    }
 }
 
 fn processes(directory: &Path, depth: usize) -> u64 {
-    let own = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines().count() as u64;
+    let own = fs::read_to_string(directory.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .count() as u64;
     let below = fs::read_dir(directory).map_or(0, |entries| {
         entries
             .filter_map(Result::ok)
@@ -456,9 +516,17 @@ mod tests {
 
     fn labels(rig: &Rig, own: &str, patterns: &[(&str, &str)]) -> (Labels, mpsc::Receiver<ToKernel>) {
         let (kernel, sent) = KernelHandle::pair_for_tests();
-        let patterns =
-            patterns.iter().map(|(n, c)| LabelPattern { name: (*n).to_owned(), cgroup: (*c).to_owned() }).collect();
-        (Labels::at(&rig.cgroups, &rig.state, patterns, own, kernel, rig.evidence.clone()).unwrap(), sent)
+        let patterns = patterns
+            .iter()
+            .map(|(n, c)| LabelPattern {
+                name: (*n).to_owned(),
+                cgroup: (*c).to_owned(),
+            })
+            .collect();
+        (
+            Labels::at(&rig.cgroups, &rig.state, patterns, own, kernel, rig.evidence.clone()).unwrap(),
+            sent,
+        )
     }
 
     fn make(rig: &Rig, path: &str) -> u64 {
@@ -473,13 +541,22 @@ mod tests {
         let outer = make(&rig, "/system.slice/agent-1.service");
         make(&rig, "/system.slice/agent-1.service/inner");
         make(&rig, "/system.slice/ssh.service");
-        let (labels, sent) =
-            labels(&rig, "/system.slice/guard.service", &[("coder", "/system.slice/agent-*.service"), ("inner", "/**/inner")]);
+        let (labels, sent) = labels(
+            &rig,
+            "/system.slice/guard.service",
+            &[("coder", "/system.slice/agent-*.service"), ("inner", "/**/inner")],
+        );
         labels.scan();
         labels.scan();
         let messages: Vec<_> = sent.try_iter().collect();
-        assert!(matches!(messages[..], [ToKernel::Label { cgroup, label: LabelId(1) }] if cgroup == outer), "{messages:?}");
-        assert_eq!(labels.above("/system.slice/agent-1.service/inner/x").unwrap().1, "coder");
+        assert!(
+            matches!(messages[..], [ToKernel::Label { cgroup, label: LabelId(1) }] if cgroup == outer),
+            "{messages:?}"
+        );
+        assert_eq!(
+            labels.above("/system.slice/agent-1.service/inner/x").unwrap().1,
+            "coder"
+        );
         assert_eq!(labels.above("/system.slice/agent-10.service"), None);
         assert_eq!(labels.name(LabelId(1)).as_deref(), Some("coder"));
         assert!(matches!(
@@ -503,7 +580,10 @@ mod tests {
         let (labels, sent) = labels(&rig, "/system.slice/guard.service", &[("all", "/**")]);
         labels.scan();
         for path in ["/system.slice", "/system.slice/guard.service"] {
-            assert!(matches!(labels.add("x", path, Source::Command), Err(LabelError::Own(_))), "{path}");
+            assert!(
+                matches!(labels.add("x", path, Source::Command), Err(LabelError::Own(_))),
+                "{path}"
+            );
         }
         // What is below the agent's own cgroup is not the agent.
         let messages: Vec<_> = sent.try_iter().collect();
@@ -531,11 +611,20 @@ mod tests {
         let rig = rig();
         make(&rig, "/a");
         let (labels, _sent) = labels(&rig, "/x", &[]);
-        assert!(matches!(labels.add("Bad", "/a", Source::Command), Err(LabelError::Name(_))));
+        assert!(matches!(
+            labels.add("Bad", "/a", Source::Command),
+            Err(LabelError::Name(_))
+        ));
         for path in ["", "/", "a", "/a/", "/a/../b", "/./a", "//a", "/a\0"] {
-            assert!(matches!(labels.add("ok", path, Source::Command), Err(LabelError::Path(_))), "{path}");
+            assert!(
+                matches!(labels.add("ok", path, Source::Command), Err(LabelError::Path(_))),
+                "{path}"
+            );
         }
-        assert!(matches!(labels.add("ok", "/none", Source::Command), Err(LabelError::Gone(..))));
+        assert!(matches!(
+            labels.add("ok", "/none", Source::Command),
+            Err(LabelError::Gone(..))
+        ));
         assert!(matches!(labels.remove("/a"), Err(LabelError::NotLabelled(_))));
     }
 

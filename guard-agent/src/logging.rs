@@ -17,9 +17,11 @@ use crate::config::Log;
 const QUEUE: usize = 16_384;
 
 /// Starts logging. The guard writes out what is queued when it is dropped.
-#[must_use]
 pub fn start(log: Log) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE)
+        .finish(std::io::stderr());
     let layer = fmt::layer().with_writer(writer).with_target(false);
     let level = LevelFilter::from_level(log.level);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

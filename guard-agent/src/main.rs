@@ -84,11 +84,19 @@ fn run(command: Command) -> Result<(), (u8, String)> {
             let config = common.load().map_err(failed)?;
             let _logs = logging::start(config.log);
             daemon::run(config).map_err(|error| {
-                let code = if matches!(error, daemon::DaemonError::Kernel(_)) { CANNOT_ENFORCE } else { FAILED };
+                let code = if matches!(error, daemon::DaemonError::Kernel(_)) {
+                    CANNOT_ENFORCE
+                } else {
+                    FAILED
+                };
                 (code, error.to_string())
             })
         }
-        Command::Enroll { common, token_file, force } => {
+        Command::Enroll {
+            common,
+            token_file,
+            force,
+        } => {
             let config = common.load().map_err(failed)?;
             let token = enroll::read_token(token_file.as_deref()).map_err(|e| failed(e.to_string()))?;
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -99,7 +107,11 @@ fn run(command: Command) -> Result<(), (u8, String)> {
                 .block_on(enroll::enroll(&config.state_dir, &token, force))
                 .map_err(|e| failed(e.to_string()))?;
             let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "enrolled as {} (host {}) at {}", enrolled.hostname, enrolled.host_id, enrolled.address);
+            let _ = writeln!(
+                out,
+                "enrolled as {} (host {}) at {}",
+                enrolled.hostname, enrolled.host_id, enrolled.address
+            );
             let _ = writeln!(out, "  → systemctl restart guard-agent, so that it asks there");
             Ok(())
         }

@@ -33,10 +33,15 @@ pub fn print(socket: &Path, format: Format, out: &mut dyn Write) -> Result<(), S
 
 fn ask(socket: &Path) -> Result<AgentStatus, String> {
     let no_agent = |e: std::io::Error| {
-        format!("{}: no agent answers: {e}\n  → start it: sudo systemctl start guard-agent", socket.display())
+        format!(
+            "{}: no agent answers: {e}\n  → start it: sudo systemctl start guard-agent",
+            socket.display()
+        )
     };
     let mut stream = UnixStream::connect(socket).map_err(no_agent)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(no_agent)?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .map_err(no_agent)?;
     let mut line = serde_json::to_vec(&ControlRequest::Status).map_err(|e| e.to_string())?;
     line.push(b'\n');
     stream.write_all(&line).map_err(no_agent)?;
@@ -53,7 +58,11 @@ fn text(status: &AgentStatus, out: &mut dyn Write) -> std::io::Result<()> {
     let console = status.console.as_deref().unwrap_or("none");
     let since = status.enforcing_since.as_deref().unwrap_or("unknown");
     writeln!(out, "agent      {} on kernel {}", status.version, status.kernel)?;
-    writeln!(out, "enforcing  {} since {since}", if status.enforcing { "yes," } else { "no," })?;
+    writeln!(
+        out,
+        "enforcing  {} since {since}",
+        if status.enforcing { "yes," } else { "no," }
+    )?;
     writeln!(out, "console    {console}: {}", status.console_state)?;
     let digest = status.policy_digest.get(..12).unwrap_or_default();
     writeln!(out, "policy     {} rules ({digest})", status.policies)?;

@@ -35,7 +35,12 @@ pub(crate) fn rig() -> Rig {
         max_bytes: 64 << 20,
     })
     .unwrap();
-    Rig { _directory: directory, state, cgroups, evidence }
+    Rig {
+        _directory: directory,
+        state,
+        cgroups,
+        evidence,
+    }
 }
 
 /// Everything in the spool, checked as a chain.
@@ -56,7 +61,6 @@ pub(crate) fn records(evidence: &Evidence) -> Vec<Statement> {
     }
     all
 }
-
 
 /// A console that does as it is told, over real mutual TLS.
 pub(crate) mod fake_console {
@@ -115,9 +119,15 @@ pub(crate) mod fake_console {
             let issuer = Issuer::new(params, key);
             let server_key = KeyPair::generate().unwrap();
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let server = CertificateParams::new(names).unwrap().signed_by(&server_key, &issuer).unwrap();
+            let server = CertificateParams::new(names)
+                .unwrap()
+                .signed_by(&server_key, &issuer)
+                .unwrap();
             let tls = ServerTlsConfig::new()
-                .identity(Identity::from_pem(format!("{}{ca_pem}", server.pem()), server_key.serialize_pem()))
+                .identity(Identity::from_pem(
+                    format!("{}{ca_pem}", server.pem()),
+                    server_key.serialize_pem(),
+                ))
                 .client_ca_root(Certificate::from_pem(&ca_pem))
                 .client_auth_optional(true);
             let shared = Arc::new(Shared {
@@ -135,7 +145,14 @@ pub(crate) mod fake_console {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let server = serve(listener, tls.clone(), Arc::clone(&shared));
-            Self { address, ca_pem, ca_sha256, shared, server, tls }
+            Self {
+                address,
+                ca_pem,
+                ca_sha256,
+                shared,
+                server,
+                tls,
+            }
         }
 
         pub(crate) fn token(&self) -> String {
@@ -163,7 +180,11 @@ pub(crate) mod fake_console {
 
         pub(crate) fn send(&self, kind: v1::console_message::Kind) {
             let to_host = self.shared.to_host.lock();
-            to_host.as_ref().expect("no host is connected").send(Ok(v1::ConsoleMessage { kind: Some(kind) })).unwrap();
+            to_host
+                .as_ref()
+                .expect("no host is connected")
+                .send(Ok(v1::ConsoleMessage { kind: Some(kind) }))
+                .unwrap();
         }
 
         /// Waits until the host has said something of the kind.
@@ -211,7 +232,9 @@ pub(crate) mod fake_console {
         async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
             let request = request.into_inner();
             if request.token != SECRET || std::mem::replace(&mut *self.0.spent.lock(), true) {
-                return Err(Status::unauthenticated("the enrolment token is wrong, spent or expired"));
+                return Err(Status::unauthenticated(
+                    "the enrolment token is wrong, spent or expired",
+                ));
             }
             Ok(Response::new(v1::EnrollReply {
                 host_id: ulid::Ulid::new().to_string(),
@@ -242,7 +265,10 @@ pub(crate) mod fake_console {
                 now_ms: crate::clock::unix_ms(),
                 heartbeat_seconds: 15,
             };
-            send.send(Ok(v1::ConsoleMessage { kind: Some(v1::console_message::Kind::Welcome(welcome)) })).unwrap();
+            send.send(Ok(v1::ConsoleMessage {
+                kind: Some(v1::console_message::Kind::Welcome(welcome)),
+            }))
+            .unwrap();
             *self.0.to_host.lock() = Some(send);
             let shared = Arc::clone(&self.0);
             let mut messages = request.into_inner();
@@ -278,7 +304,10 @@ pub(crate) mod fake_console {
                     let frames = batch.records.into_iter().map(|r| (batch.epoch, r.sequence, r.envelope));
                     shared.records.lock().extend(frames);
                     if !*shared.forgetful.lock() {
-                        let _ = send.send(Ok(v1::RecordsStored { epoch: batch.epoch, through_sequence }));
+                        let _ = send.send(Ok(v1::RecordsStored {
+                            epoch: batch.epoch,
+                            through_sequence,
+                        }));
                     }
                 }
             });

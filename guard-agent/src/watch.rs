@@ -86,8 +86,16 @@ impl Watchers {
         if runs.len() >= RUNS && !runs.contains_key(id) {
             return Err(WatchError::TooMany);
         }
-        let run = runs.entry(id.to_owned()).or_insert_with(|| Run { uid, cgroup: None, watchers: Vec::new() });
-        if run.uid == uid { Ok(run) } else { Err(WatchError::Taken) }
+        let run = runs.entry(id.to_owned()).or_insert_with(|| Run {
+            uid,
+            cgroup: None,
+            watchers: Vec::new(),
+        });
+        if run.uid == uid {
+            Ok(run)
+        } else {
+            Err(WatchError::Taken)
+        }
     }
 
     /// Something happened in this cgroup.
@@ -123,7 +131,9 @@ mod tests {
         watchers.begin("r1", 1000, "/guard/r1").unwrap();
         assert_eq!(watchers.begin("r1", 1000, "/guard/other"), Err(WatchError::Taken));
         assert_eq!(watchers.begin("a/../b", 0, "/x"), Err(WatchError::Id));
-        let event = RunEvent::Withdrawn { request: "x".to_owned() };
+        let event = RunEvent::Withdrawn {
+            request: "x".to_owned(),
+        };
         watchers.publish("/guard/r10", &event);
         watchers.publish("/guard/r1/below", &event);
         assert!(mine.try_recv().is_ok());

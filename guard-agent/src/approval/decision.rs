@@ -73,20 +73,32 @@ pub fn check(
 ) -> Result<SignedDecision, Refused> {
     let verified = dsse::parse(envelope)?.verify(key)?;
     let statement = Statement::from_payload(&verified.payload).map_err(|_| Refused::NotADecision)?;
-    let Predicate::SignedDecision(decision) = statement.predicate else { return Err(Refused::NotADecision) };
+    let Predicate::SignedDecision(decision) = statement.predicate else {
+        return Err(Refused::NotADecision);
+    };
     for (found, wanted, what) in [
         (decision.console.as_str(), expected.console, "console"),
         (&decision.host_id, expected.host_id, "host"),
         (&decision.request_id, expected.request_id, "request"),
-        (&decision.request_digest, expected.request_digest, "request (the digest differs)"),
+        (
+            &decision.request_digest,
+            expected.request_digest,
+            "request (the digest differs)",
+        ),
         (&decision.nonce, expected.nonce, "question (the nonce differs)"),
     ] {
         if found != wanted {
             return Err(Refused::Other(what));
         }
     }
-    decision.issued_at.parse::<Timestamp>().map_err(|_| Refused::Time("issued_at"))?;
-    let expires_at = decision.expires_at.parse::<Timestamp>().map_err(|_| Refused::Time("expires_at"))?;
+    decision
+        .issued_at
+        .parse::<Timestamp>()
+        .map_err(|_| Refused::Time("issued_at"))?;
+    let expires_at = decision
+        .expires_at
+        .parse::<Timestamp>()
+        .map_err(|_| Refused::Time("expires_at"))?;
     if expires_at <= now {
         return Err(Refused::Expired(crate::clock::rfc3339(expires_at)));
     }
@@ -131,7 +143,10 @@ fn check_people(decision: &SignedDecision, expected: &Expected<'_>) -> Result<()
             if people.len() >= usize::try_from(needed).unwrap_or(usize::MAX) {
                 Ok(())
             } else {
-                Err(Refused::Quorum { found: people.len(), needed })
+                Err(Refused::Quorum {
+                    found: people.len(),
+                    needed,
+                })
             }
         }
     }
@@ -164,7 +179,10 @@ mod tests {
 
     fn person(name: &str) -> Answer {
         Answer {
-            who: PersonId { issuer: "local".to_owned(), subject: name.to_owned() },
+            who: PersonId {
+                issuer: "local".to_owned(),
+                subject: name.to_owned(),
+            },
             name: name.to_owned(),
             groups: vec!["ops".to_owned()],
             roles: vec!["approver".to_owned()],
@@ -193,11 +211,17 @@ mod tests {
         }
     }
 
-    fn run_with(change: impl FnOnce(&mut SignedDecision), groups: &[String], quorum: u32) -> Result<SignedDecision, Refused> {
+    fn run_with(
+        change: impl FnOnce(&mut SignedDecision),
+        groups: &[String],
+        quorum: u32,
+    ) -> Result<SignedDecision, Refused> {
         let key = SigningKey::from_seed(&[7; 32]);
         let mut decision = decision(&["ann", "ben"]);
         change(&mut decision);
-        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision))).to_payload().unwrap();
+        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision)))
+            .to_payload()
+            .unwrap();
         let envelope = dsse::sign(&payload, &key).unwrap();
         let expected = Expected {
             console: "c",
@@ -208,7 +232,12 @@ mod tests {
             groups,
             quorum,
         };
-        check(&envelope, &key.public(), &expected, "2026-11-21T10:01:00Z".parse().unwrap())
+        check(
+            &envelope,
+            &key.public(),
+            &expected,
+            "2026-11-21T10:01:00Z".parse().unwrap(),
+        )
     }
 
     fn run(change: impl FnOnce(&mut SignedDecision)) -> Result<SignedDecision, Refused> {
@@ -227,50 +256,103 @@ mod tests {
             &[],
             5,
         );
-        assert_eq!(denied.unwrap().verdict, Verdict::Deny, "one denial is enough, whatever the quorum");
+        assert_eq!(
+            denied.unwrap().verdict,
+            Verdict::Deny,
+            "one denial is enough, whatever the quorum"
+        );
     }
 
     #[test]
     fn every_binding_counts() {
-        let cases: Vec<(Box<dyn FnOnce(&mut SignedDecision)>, Refused)> = vec![
+        type Change = Box<dyn FnOnce(&mut SignedDecision)>;
+        let cases: Vec<(Change, Refused)> = vec![
             (Box::new(|d| d.console.push('x')), Refused::Other("console")),
             (Box::new(|d| d.host_id.push('x')), Refused::Other("host")),
             (Box::new(|d| d.request_id.push('x')), Refused::Other("request")),
-            (Box::new(|d| d.request_digest.push('x')), Refused::Other("request (the digest differs)")),
-            (Box::new(|d| d.nonce.push('x')), Refused::Other("question (the nonce differs)")),
-            (Box::new(|d| d.expires_at = "2026-11-21T10:01:00Z".to_owned()), Refused::Expired("2026-11-21T10:01:00.000Z".to_owned())),
-            (Box::new(|d| d.expires_at = "tomorrow".to_owned()), Refused::Time("expires_at")),
+            (
+                Box::new(|d| d.request_digest.push('x')),
+                Refused::Other("request (the digest differs)"),
+            ),
+            (
+                Box::new(|d| d.nonce.push('x')),
+                Refused::Other("question (the nonce differs)"),
+            ),
+            (
+                Box::new(|d| d.expires_at = "2026-11-21T10:01:00Z".to_owned()),
+                Refused::Expired("2026-11-21T10:01:00.000Z".to_owned()),
+            ),
+            (
+                Box::new(|d| d.expires_at = "tomorrow".to_owned()),
+                Refused::Time("expires_at"),
+            ),
             (Box::new(|d| d.issued_at.clear()), Refused::Time("issued_at")),
             (Box::new(|d| d.answers.clear()), Refused::NoAnswers),
-            (Box::new(|d| d.answers[0].shown_digest.push('x')), Refused::Shown("ann".to_owned())),
-            (Box::new(|d| d.answers[1].who = d.answers[0].who.clone()), Refused::Twice("ben".to_owned())),
-            (Box::new(|d| d.owner = Some(d.answers[1].who.clone())), Refused::Owner("ben".to_owned())),
-            (Box::new(|d| d.answers[0].roles = vec!["administrator".to_owned()]), Refused::Role("ann".to_owned())),
-            (Box::new(|d| d.answers[0].verdict = Verdict::Deny), Refused::Mixed("ann".to_owned())),
-            (Box::new(|d| d.verdict = Verdict::Deny), Refused::Mixed("nobody".to_owned())),
+            (
+                Box::new(|d| d.answers[0].shown_digest.push('x')),
+                Refused::Shown("ann".to_owned()),
+            ),
+            (
+                Box::new(|d| d.answers[1].who = d.answers[0].who.clone()),
+                Refused::Twice("ben".to_owned()),
+            ),
+            (
+                Box::new(|d| d.owner = Some(d.answers[1].who.clone())),
+                Refused::Owner("ben".to_owned()),
+            ),
+            (
+                Box::new(|d| d.answers[0].roles = vec!["administrator".to_owned()]),
+                Refused::Role("ann".to_owned()),
+            ),
+            (
+                Box::new(|d| d.answers[0].verdict = Verdict::Deny),
+                Refused::Mixed("ann".to_owned()),
+            ),
+            (
+                Box::new(|d| d.verdict = Verdict::Deny),
+                Refused::Mixed("nobody".to_owned()),
+            ),
             (Box::new(|d| d.quorum = 3), Refused::Quorum { found: 2, needed: 3 }),
         ];
         for (change, refused) in cases {
             assert_eq!(run(change), Err(refused));
         }
-        assert_eq!(run_with(|_| {}, &["sec".to_owned()], 1), Err(Refused::Group("ann".to_owned())));
+        assert_eq!(
+            run_with(|_| {}, &["sec".to_owned()], 1),
+            Err(Refused::Group("ann".to_owned()))
+        );
         assert_eq!(run_with(|_| {}, &[], 3), Err(Refused::Quorum { found: 2, needed: 3 }));
     }
 
     #[test]
     fn only_the_pinned_key_counts() {
-        let expected =
-            Expected { console: "c", host_id: "h", request_id: "r", request_digest: "d", nonce: "n", groups: &[], quorum: 1 };
+        let expected = Expected {
+            console: "c",
+            host_id: "h",
+            request_id: "r",
+            request_digest: "d",
+            nonce: "n",
+            groups: &[],
+            quorum: 1,
+        };
         let now = "2026-11-21T10:01:00Z".parse().unwrap();
-        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision(&["ann"])))).to_payload().unwrap();
+        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision(&["ann"]))))
+            .to_payload()
+            .unwrap();
         let envelope = dsse::sign(&payload, &SigningKey::from_seed(&[8; 32])).unwrap();
         let key = SigningKey::from_seed(&[7; 32]).public();
-        assert!(matches!(check(&envelope, &key, &expected, now), Err(Refused::Envelope(DsseError::UnknownKey(_)))));
+        assert!(matches!(
+            check(&envelope, &key, &expected, now),
+            Err(Refused::Envelope(DsseError::UnknownKey(_)))
+        ));
         let mut envelope = dsse::sign(&payload, &SigningKey::from_seed(&[7; 32])).unwrap();
         assert!(check(&envelope, &key, &expected, now).is_ok());
         let at = envelope.windows(4).position(|w| w == b"sig\"").unwrap() + 10;
         envelope[at] = if envelope[at] == b'A' { b'B' } else { b'A' };
-        assert!(matches!(check(&envelope, &key, &expected, now), Err(Refused::Envelope(_))));
+        assert!(matches!(
+            check(&envelope, &key, &expected, now),
+            Err(Refused::Envelope(_))
+        ));
         for bytes in [&b""[..], b"{}", b"\xff", &envelope[..50]] {
             assert!(check(bytes, &key, &expected, now).is_err());
         }

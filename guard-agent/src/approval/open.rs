@@ -42,7 +42,12 @@ impl OpenQuestions {
             fs::remove_file(&path)?;
         }
         left.sort_by(|a, b| a.request_id.cmp(&b.request_id));
-        Ok((Self { directory: directory.to_owned() }, left))
+        Ok((
+            Self {
+                directory: directory.to_owned(),
+            },
+            left,
+        ))
     }
 
     /// Before the question is sent.

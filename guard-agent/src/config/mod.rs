@@ -62,7 +62,14 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "{}: {}", self.file.display(), self.message)?,
-            _ => write!(f, "{}:{}:{}: {}", self.file.display(), self.line, self.column, self.message)?,
+            _ => write!(
+                f,
+                "{}:{}:{}: {}",
+                self.file.display(),
+                self.line,
+                self.column,
+                self.message
+            )?,
         }
         write!(f, "\n  → {}", self.remedy)
     }
@@ -78,11 +85,17 @@ impl Default for Config {
             policy_file: PathBuf::from("/etc/guard/policy.cedar"),
             labels: Vec::new(),
             record_environment: Vec::new(),
-            kernel: KernelConfig { away: Away::Park, ..KernelConfig::default() },
+            kernel: KernelConfig {
+                away: Away::Park,
+                ..KernelConfig::default()
+            },
             pending_per_label: 1_000,
             spool_bytes: 1 << 30,
             hash_deadline: Duration::from_secs(30),
-            log: Log { json: false, level: tracing::Level::INFO },
+            log: Log {
+                json: false,
+                level: tracing::Level::INFO,
+            },
         }
     }
 }
@@ -103,9 +116,14 @@ impl Config {
                 column: 0,
                 message: format!("cannot be read: {error}"),
                 remedy: match error.kind() {
-                    std::io::ErrorKind::NotFound => "give the path of a file that exists, or leave --config out".to_owned(),
+                    std::io::ErrorKind::NotFound => {
+                        "give the path of a file that exists, or leave --config out".to_owned()
+                    }
                     std::io::ErrorKind::PermissionDenied => {
-                        format!("run as root, or: sudo chown root {0} && sudo chmod 0644 {0}", file.display())
+                        format!(
+                            "run as root, or: sudo chown root {0} && sudo chmod 0644 {0}",
+                            file.display()
+                        )
                     }
                     _ => "check that it is a regular file".to_owned(),
                 },

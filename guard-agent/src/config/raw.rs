@@ -97,13 +97,22 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         remedy: remedy.to_owned(),
     };
     if bytes.len() > CONFIG_BYTES {
-        return Err(whole(format!("{} bytes are more than {CONFIG_BYTES}", bytes.len()), "shorten it"));
+        return Err(whole(
+            format!("{} bytes are more than {CONFIG_BYTES}", bytes.len()),
+            "shorten it",
+        ));
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|e| whole(format!("not UTF-8 at byte {}", e.valid_up_to()), "save it as UTF-8"))?;
     let error = |span: Option<Range<usize>>, message: String, remedy: &str| {
         let (line, column) = span.map_or((0, 0), |span| place(text, span.start));
-        ConfigError { file: file.to_owned(), line, column, message, remedy: remedy.to_owned() }
+        ConfigError {
+            file: file.to_owned(),
+            line,
+            column,
+            message,
+            remedy: remedy.to_owned(),
+        }
     };
     let raw: Raw = toml::from_str(text).map_err(|e| {
         let message = e.message().trim_end().to_owned();
@@ -130,13 +139,20 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
     };
     let length = |key: &str, value: Option<Spanned<String>>, default: Duration, range: Range<Duration>| match value {
         None => Ok(default),
-        Some(value) => milliseconds(value.as_ref()).filter(|length| range.contains(length)).ok_or_else(|| {
-            error(
-                Some(value.span()),
-                format!("{key} = \"{}\" is not a length of time from {:?} to {:?}", value.as_ref(), range.start, range.end),
-                "write a number and ms, s, m or h, as in \"500ms\"",
-            )
-        }),
+        Some(value) => milliseconds(value.as_ref())
+            .filter(|length| range.contains(length))
+            .ok_or_else(|| {
+                error(
+                    Some(value.span()),
+                    format!(
+                        "{key} = \"{}\" is not a length of time from {:?} to {:?}",
+                        value.as_ref(),
+                        range.start,
+                        range.end
+                    ),
+                    "write a number and ms, s, m or h, as in \"500ms\"",
+                )
+            }),
     };
 
     let default = Config::default();
@@ -164,7 +180,9 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             && cgroup.len() > 1
             && cgroup.len() <= 4096
             && !cgroup.ends_with('/')
-            && cgroup[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+            && cgroup[1..]
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != "..");
         if !fine {
             return Err(error(
                 Some(label.cgroup.span()),
@@ -172,13 +190,17 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 "write it as /sys/fs/cgroup shows it, without /sys/fs/cgroup, as in \"/system.slice/agent-*.service\"",
             ));
         }
-        labels.push(LabelPattern { name: label.name.into_inner(), cgroup: label.cgroup.into_inner() });
+        labels.push(LabelPattern {
+            name: label.name.into_inner(),
+            cgroup: label.cgroup.into_inner(),
+        });
     }
 
     let mut record_environment = Vec::new();
     for name in raw.record_environment.unwrap_or_default() {
         let body = name.as_ref().strip_suffix('*').unwrap_or(name.as_ref());
-        let fine = !body.is_empty() && body.len() <= 256 && body.bytes().all(|b| b.is_ascii_graphic() && !b"=*".contains(&b));
+        let fine =
+            !body.is_empty() && body.len() <= 256 && body.bytes().all(|b| b.is_ascii_graphic() && !b"=*".contains(&b));
         if !fine {
             return Err(error(
                 Some(name.span()),
@@ -189,16 +211,21 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         record_environment.push(name.into_inner());
     }
 
-    let number = |key: &str, value: Option<(u64, Range<usize>)>, default: u64, range: std::ops::RangeInclusive<u64>| match value {
-        None => Ok(default),
-        Some((value, _)) if range.contains(&value) => Ok(value),
-        Some((value, span)) => Err(error(
-            Some(span),
-            format!("{key} = {value} is not within {} to {}", range.start(), range.end()),
-            "write a number within the range",
-        )),
-    };
-    let pending = raw.limits.pending_per_label.map(|n| (n.as_ref().to_owned() as u64, n.span()));
+    let number =
+        |key: &str, value: Option<(u64, Range<usize>)>, default: u64, range: std::ops::RangeInclusive<u64>| match value
+        {
+            None => Ok(default),
+            Some((value, _)) if range.contains(&value) => Ok(value),
+            Some((value, span)) => Err(error(
+                Some(span),
+                format!("{key} = {value} is not within {} to {}", range.start(), range.end()),
+                "write a number within the range",
+            )),
+        };
+    let pending = raw
+        .limits
+        .pending_per_label
+        .map(|n| (n.as_ref().to_owned() as u64, n.span()));
     let pending = number("pending_per_label", pending, 1_000, 1..=4_096)?;
     let spool = raw.limits.spool_mib.map(|n| (n.as_ref().to_owned(), n.span()));
     let spool = number("spool_mib", spool, 1_024, 16..=1_048_576)?;
@@ -228,7 +255,10 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
 
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
-    (before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+    )
 }
 
 /// `500ms`, `2s`, `5m`, `1h`.

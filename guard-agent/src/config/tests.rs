@@ -42,7 +42,13 @@ fn everything_can_be_set() {
     assert_eq!(config.kernel.away, Away::Deny);
     assert_eq!(config.kernel.park_after, Duration::from_millis(250));
     assert_eq!((config.pending_per_label, config.spool_bytes), (10, 64 << 20));
-    assert_eq!(config.log, Log { json: true, level: tracing::Level::DEBUG });
+    assert_eq!(
+        config.log,
+        Log {
+            json: true,
+            level: tracing::Level::DEBUG
+        }
+    );
     assert_eq!(config.record_environment, ["GIT_*", "HOME"]);
 }
 
@@ -54,7 +60,11 @@ fn the_sample_is_valid_and_says_the_defaults() {
     // Every line that is only commented out has to be right too.
     let open: String = sample
         .lines()
-        .map(|line| line.strip_prefix("#").filter(|rest| !rest.starts_with(' ') && !rest.is_empty()).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix("#")
+                .filter(|rest| !rest.starts_with(' ') && !rest.is_empty())
+                .unwrap_or(line)
+        })
         .map(|line| format!("{line}\n"))
         .collect();
     let config = parse(&open).unwrap();
@@ -64,27 +74,80 @@ fn the_sample_is_valid_and_says_the_defaults() {
 #[test]
 fn errors_name_line_and_remedy() {
     for (text, start, needle) in [
-        ("stat_dir = \"/x\"", "agent.toml:1:1: unknown field `stat_dir`", "docs/agent.md"),
-        ("\n[hold]\naway = \"sleep\"", "agent.toml:3:8: unknown variant `sleep`", "docs/agent.md"),
-        ("[limits]\npending_per_label = \"many\"", "agent.toml:2:21: invalid type: string", "docs/agent.md"),
-        ("[limits]\npending_per_label = 0", "agent.toml:2:21: pending_per_label = 0", "range"),
+        (
+            "stat_dir = \"/x\"",
+            "agent.toml:1:1: unknown field `stat_dir`",
+            "docs/agent.md",
+        ),
+        (
+            "\n[hold]\naway = \"sleep\"",
+            "agent.toml:3:8: unknown variant `sleep`",
+            "docs/agent.md",
+        ),
+        (
+            "[limits]\npending_per_label = \"many\"",
+            "agent.toml:2:21: invalid type: string",
+            "docs/agent.md",
+        ),
+        (
+            "[limits]\npending_per_label = 0",
+            "agent.toml:2:21: pending_per_label = 0",
+            "range",
+        ),
         ("[limits]\npending_per_label = -1", "agent.toml:2:21:", "→"),
-        ("state_dir = \"x\"", "agent.toml:1:13: state_dir is not an absolute path", "slash"),
-        ("[[label]]\nname = \"Coder\"\ncgroup = \"/x\"", "agent.toml:2:8: \"Coder\" is not a label", "a-z"),
-        ("[[label]]\nname = \"coder\"\ncgroup = \"x\"", "agent.toml:3:10: \"x\" is not a path", "/sys/fs/cgroup"),
-        ("[[label]]\nname = \"coder\"\ncgroup = \"/a/../b\"", "agent.toml:3:10:", "/sys/fs/cgroup"),
-        ("[[label]]\nname = \"coder\"", "agent.toml:1:1: missing field `cgroup`", "add the key"),
-        ("[hold]\npark_after = \"soon\"", "agent.toml:2:14: park_after = \"soon\"", "500ms"),
-        ("[hold]\npark_after = 500", "agent.toml:2:14: invalid type: integer", "docs/agent.md"),
+        (
+            "state_dir = \"x\"",
+            "agent.toml:1:13: state_dir is not an absolute path",
+            "slash",
+        ),
+        (
+            "[[label]]\nname = \"Coder\"\ncgroup = \"/x\"",
+            "agent.toml:2:8: \"Coder\" is not a label",
+            "a-z",
+        ),
+        (
+            "[[label]]\nname = \"coder\"\ncgroup = \"x\"",
+            "agent.toml:3:10: \"x\" is not a path",
+            "/sys/fs/cgroup",
+        ),
+        (
+            "[[label]]\nname = \"coder\"\ncgroup = \"/a/../b\"",
+            "agent.toml:3:10:",
+            "/sys/fs/cgroup",
+        ),
+        (
+            "[[label]]\nname = \"coder\"",
+            "agent.toml:1:1: missing field `cgroup`",
+            "add the key",
+        ),
+        (
+            "[hold]\npark_after = \"soon\"",
+            "agent.toml:2:14: park_after = \"soon\"",
+            "500ms",
+        ),
+        (
+            "[hold]\npark_after = 500",
+            "agent.toml:2:14: invalid type: integer",
+            "docs/agent.md",
+        ),
         ("record_environment = [\"A=B\"]", "agent.toml:1:23:", "names"),
         ("a = \"", "agent.toml:1:", "TOML"),
-        ("[log]\nlevel = \"info\"\nlevel = \"info\"", "agent.toml:3:1: duplicate key", "TOML"),
+        (
+            "[log]\nlevel = \"info\"\nlevel = \"info\"",
+            "agent.toml:3:1: duplicate key",
+            "TOML",
+        ),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.starts_with(start), "{text:?}: {error}");
         assert!(error.contains(needle), "{text:?}: {error}");
     }
-    assert!(Config::parse(b"\xff", Path::new("x")).unwrap_err().to_string().contains("UTF-8"));
+    assert!(
+        Config::parse(b"\xff", Path::new("x"))
+            .unwrap_err()
+            .to_string()
+            .contains("UTF-8")
+    );
 }
 
 #[test]
@@ -98,7 +161,13 @@ fn an_unreadable_file_is_an_error() {
 
 #[test]
 fn patterns() {
-    let matches = |pattern: &str, path: &str| LabelPattern { name: "x".to_owned(), cgroup: pattern.to_owned() }.matches(path);
+    let matches = |pattern: &str, path: &str| {
+        LabelPattern {
+            name: "x".to_owned(),
+            cgroup: pattern.to_owned(),
+        }
+        .matches(path)
+    };
     for (pattern, path) in [
         ("/a", "/a"),
         ("/system.slice/agent-*.service", "/system.slice/agent-7.service"),
@@ -122,5 +191,8 @@ fn patterns() {
         assert!(!matches(pattern, path), "{pattern} {path}");
     }
     // Many stars against a text that does not match: no blow-up.
-    assert!(!matches(&format!("/{}b", "*a".repeat(500)), &format!("/{}", "a".repeat(4000))));
+    assert!(!matches(
+        &format!("/{}b", "*a".repeat(500)),
+        &format!("/{}", "a".repeat(4000))
+    ));
 }

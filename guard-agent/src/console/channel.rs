@@ -53,7 +53,10 @@ pub(crate) async fn connect(address: &str, tls: ClientConfig) -> Result<Channel,
     endpoint
         .connect_with_connector(connector)
         .await
-        .map_err(|error| ConnectError::Unreachable { address: address.to_owned(), why: innermost(&error) })
+        .map_err(|error| ConnectError::Unreachable {
+            address: address.to_owned(),
+            why: innermost(&error),
+        })
 }
 
 /// The last cause says what happened; the ones before it only repeat that something did.

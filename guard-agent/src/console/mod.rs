@@ -95,18 +95,29 @@ impl Client {
             let begun = tokio::time::Instant::now();
             let result = self.stream(stream).await;
             self.state.connected.store(false, Ordering::Relaxed);
-            if self.events.send(Event::Console(FromConsole::Disconnected { stream })).is_err() {
+            if self
+                .events
+                .send(Event::Console(FromConsole::Disconnected { stream }))
+                .is_err()
+            {
                 return;
             }
             if begun.elapsed() >= GOOD_STREAM || matches!(result, Err(StreamError::Renewed)) {
                 pause = FIRST_PAUSE;
             }
-            let error = result.map_or_else(|error| error.to_string(), |()| "the console ended the stream".to_owned());
+            let error = result.map_or_else(
+                |error| error.to_string(),
+                |()| "the console ended the stream".to_owned(),
+            );
             // The same fault is not told again every half minute.
             if error == last_error {
                 tracing::debug!(console = self.enrolment.address, error, "not connected");
             } else {
-                tracing::warn!(console = self.enrolment.address, error, "not connected to the console; trying again");
+                tracing::warn!(
+                    console = self.enrolment.address,
+                    error,
+                    "not connected to the console; trying again"
+                );
                 last_error = error;
             }
             let jitter = rand::thread_rng().gen_range(0.5..1.0);
@@ -127,10 +138,17 @@ impl Client {
         let (send, receive) = mpsc::unbounded_channel();
         let connected = FromConsole::Connected { stream, send };
         // The engine's Hello has to be in the queue before the call: the server answers after it.
-        self.events.send(Event::Console(connected)).map_err(|_| StreamError::Engine)?;
+        self.events
+            .send(Event::Console(connected))
+            .map_err(|_| StreamError::Engine)?;
         let call = client.session(UnboundedReceiverStream::new(receive));
-        let mut messages = tokio::time::timeout(WELCOME, call).await.map_err(|_| StreamError::Silent)??.into_inner();
-        let first = tokio::time::timeout(WELCOME, messages.message()).await.map_err(|_| StreamError::Silent)??;
+        let mut messages = tokio::time::timeout(WELCOME, call)
+            .await
+            .map_err(|_| StreamError::Silent)??
+            .into_inner();
+        let first = tokio::time::timeout(WELCOME, messages.message())
+            .await
+            .map_err(|_| StreamError::Silent)??;
         let Some(Kind::Welcome(welcome)) = first.and_then(|message| message.kind) else {
             return Err(StreamError::Silent);
         };
@@ -138,10 +156,17 @@ impl Client {
             return Err(StreamError::Protocol(welcome.protocol_version));
         }
         self.state.connected.store(true, Ordering::Relaxed);
-        tracing::info!(console = self.enrolment.address, version = welcome.console_version, "connected to the console");
+        tracing::info!(
+            console = self.enrolment.address,
+            version = welcome.console_version,
+            "connected to the console"
+        );
         let skew = welcome.now_ms - crate::clock::unix_ms();
         if skew.abs() > 60_000 {
-            tracing::warn!(skew_ms = skew, "the console's clock and this host's differ; decisions may be refused as expired");
+            tracing::warn!(
+                skew_ms = skew,
+                "the console's clock and this host's differ; decisions may be refused as expired"
+            );
         }
 
         let shipping = ship::run(channel.clone(), self.evidence.clone());
@@ -172,20 +197,31 @@ impl Client {
             Kind::Decision(decision) => FromConsole::Decision(decision),
             Kind::Recall(recall) => {
                 let reason = guard_evidence::text::visible_fold(&recall.reason, 500);
-                tracing::error!(reason, "the console revoked this host; it goes on enforcing, and asks nobody");
+                tracing::error!(
+                    reason,
+                    "the console revoked this host; it goes on enforcing, and asks nobody"
+                );
                 return Ok(());
             }
             // Once is enough.
             Kind::Welcome(_) => return Ok(()),
         };
-        self.events.send(Event::Console(message)).map_err(|_| StreamError::Engine)
+        self.events
+            .send(Event::Console(message))
+            .map_err(|_| StreamError::Engine)
     }
 
     async fn renew(&self, channel: Channel) -> Result<(), StreamError> {
         let failed = |error: &dyn std::fmt::Display| StreamError::Renew(error.to_string());
         let (key_pem, csr_pem) = new_tls_key().map_err(|e| failed(&e))?;
-        let reply = ApprovalClient::new(channel).renew(v1::RenewRequest { csr_pem }).await?.into_inner();
-        let files = TlsFiles { chain_pem: reply.certificate_chain_pem, key_pem };
+        let reply = ApprovalClient::new(channel)
+            .renew(v1::RenewRequest { csr_pem })
+            .await?
+            .into_inner();
+        let files = TlsFiles {
+            chain_pem: reply.certificate_chain_pem,
+            key_pem,
+        };
         // What cannot be used must not replace what can.
         tls::mutual(&self.enrolment.ca_pem, &files.chain_pem, &files.key_pem)?;
         if renewal(&files.chain_pem) == Duration::ZERO {
@@ -199,8 +235,12 @@ impl Client {
 
 /// How long until the certificate should be replaced: two thirds of its life.
 fn renewal(chain_pem: &str) -> Duration {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else { return Duration::ZERO };
-    let Ok(certificate) = pem.parse_x509() else { return Duration::ZERO };
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()) else {
+        return Duration::ZERO;
+    };
+    let Ok(certificate) = pem.parse_x509() else {
+        return Duration::ZERO;
+    };
     let validity = certificate.validity();
     let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     let at = begin + (end - begin) / 3 * 2;

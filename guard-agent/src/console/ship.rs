@@ -15,8 +15,8 @@ use guard_proto::v1::evidence_client::EvidenceClient;
 use guard_proto::v1::{RecordBatch, RecordFrame, RecordsStored};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::Status;
+use tonic::transport::Channel;
 
 use crate::evidence::Evidence;
 
@@ -44,7 +44,11 @@ pub(super) async fn run(channel: Channel, evidence: Evidence) {
             Err(status) => visible_fold(&format!("{}: {}", status.code(), status.message()), 500),
         };
         if ended != last {
-            tracing::error!(error = ended, unshipped = evidence.unshipped(), "evidence is not shipped; trying again");
+            tracing::error!(
+                error = ended,
+                unshipped = evidence.unshipped(),
+                "evidence is not shipped; trying again"
+            );
             last = ended;
         }
         tokio::time::sleep(RETRY).await;
@@ -119,18 +123,24 @@ async fn read(evidence: &Evidence, from: u64, through: u64) -> Result<(RecordBat
     .await
     .map_err(|e| Status::internal(e.to_string()))?
     .map_err(|e| Status::data_loss(e.to_string()))?;
-    let mut batch = RecordBatch { epoch: 0, records: Vec::new() };
+    let mut batch = RecordBatch {
+        epoch: 0,
+        records: Vec::new(),
+    };
     let mut sent = Vec::new();
     for (position, envelope) in frames {
-        let (epoch, sequence) = place(&envelope).ok_or_else(|| {
-            Status::data_loss(format!("record {position} of the spool has no place in a chain"))
-        })?;
+        let (epoch, sequence) = place(&envelope)
+            .ok_or_else(|| Status::data_loss(format!("record {position} of the spool has no place in a chain")))?;
         if batch.records.is_empty() {
             batch.epoch = epoch;
         } else if epoch != batch.epoch {
             break;
         }
-        sent.push(Sent { position, epoch, sequence });
+        sent.push(Sent {
+            position,
+            epoch,
+            sequence,
+        });
         batch.records.push(RecordFrame { sequence, envelope });
     }
     if sent.is_empty() {

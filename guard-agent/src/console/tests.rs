@@ -31,7 +31,16 @@ fn client(state: &Path) -> (Client, mpsc::UnboundedReceiver<Event>) {
     .unwrap();
     let (events, receive) = mpsc::unbounded_channel();
     let enrolment = identity.enrolment.clone().unwrap();
-    (Client { identity, enrolment, evidence, events, state: Arc::default() }, receive)
+    (
+        Client {
+            identity,
+            enrolment,
+            evidence,
+            events,
+            state: Arc::default(),
+        },
+        receive,
+    )
 }
 
 /// Does for the engine what it does on every connection: says Hello.
@@ -42,7 +51,10 @@ fn say_hello(mut events: mpsc::UnboundedReceiver<Event>) -> mpsc::UnboundedRecei
         while let Some(event) = events.recv().await {
             let Event::Console(message) = event else { continue };
             if let FromConsole::Connected { send, .. } = &message {
-                let hello = host_message::Kind::Hello(v1::Hello { protocol_version: 1, ..v1::Hello::default() });
+                let hello = host_message::Kind::Hello(v1::Hello {
+                    protocol_version: 1,
+                    ..v1::Hello::default()
+                });
                 send.send(v1::HostMessage { kind: Some(hello) }).unwrap();
                 streams.push(send.clone());
             }
@@ -73,13 +85,25 @@ async fn a_token_works_once_and_pins_the_console() {
     let mut wrong_pin = token(&console.token());
     wrong_pin.ca_sha256[0] ^= 1;
     let error = enroll(&state, &wrong_pin, false).await.unwrap_err();
-    assert!(error.to_string().contains("not signed by the CA that this host knows"), "{error}");
-    assert!(!*console.shared.spent.lock(), "the secret never went to a console that is not the pinned one");
+    assert!(
+        error.to_string().contains("not signed by the CA that this host knows"),
+        "{error}"
+    );
+    assert!(
+        !*console.shared.spent.lock(),
+        "the secret never went to a console that is not the pinned one"
+    );
 
     let wrong_secret = token(&console.token().replace("once", "never"));
     let error = enroll(&state, &wrong_secret, false).await.unwrap_err();
-    assert!(matches!(&error, EnrollError::Refused(why) if why.contains("spent or expired")), "{error}");
-    assert!(Identity::load(&state).unwrap().is_none(), "nothing is left of what failed");
+    assert!(
+        matches!(&error, EnrollError::Refused(why) if why.contains("spent or expired")),
+        "{error}"
+    );
+    assert!(
+        Identity::load(&state).unwrap().is_none(),
+        "nothing is left of what failed"
+    );
 
     let enrolled = enroll(&state, &token(&console.token()), false).await.unwrap();
     let identity = Identity::load(&state).unwrap().unwrap();
@@ -114,7 +138,10 @@ async fn nobody_there_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let nobody = token(&format!("guard1.127.0.0.1:1.{}.x", "ab".repeat(32)));
     let error = enroll(dir.path(), &nobody, false).await.unwrap_err().to_string();
-    assert!(error.contains("127.0.0.1:1") && error.contains("refused") && error.contains('→'), "{error}");
+    assert!(
+        error.contains("127.0.0.1:1") && error.contains("refused") && error.contains('→'),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +152,9 @@ async fn away_and_back() {
     let (evidence, state) = (client.evidence.clone(), Arc::clone(&client.state));
     let mut from_console = say_hello(events);
     let task = tokio::spawn(client.run());
-    console.heard(|kind| matches!(kind, host_message::Kind::Hello(_)).then_some(())).await;
+    console
+        .heard(|kind| matches!(kind, host_message::Kind::Hello(_)).then_some(()))
+        .await;
     until("connected", || state.is_connected()).await;
     until("shipped", || evidence.unshipped() == 0).await;
 
@@ -142,7 +171,10 @@ async fn away_and_back() {
     let sequences: std::collections::BTreeSet<u64> = console.shared.records.lock().iter().map(|(_, s, _)| *s).collect();
     assert_eq!(sequences, (1..=51).collect());
 
-    console.send(Kind::Decision(v1::Decision { request_id: "x".to_owned(), envelope: vec![1] }));
+    console.send(Kind::Decision(v1::Decision {
+        request_id: "x".to_owned(),
+        envelope: vec![1],
+    }));
     let found = async {
         loop {
             if let Some(FromConsole::Decision(decision)) = from_console.recv().await {
@@ -172,7 +204,10 @@ async fn what_was_not_acknowledged_is_sent_again() {
     console.restart().await;
     until("acknowledged", || evidence.unshipped() == 0).await;
     let records = console.shared.records.lock().clone();
-    assert!(records.len() >= 2 && records.iter().all(|record| record == &records[0]), "the same bytes again");
+    assert!(
+        records.len() >= 2 && records.iter().all(|record| record == &records[0]),
+        "the same bytes again"
+    );
     task.abort();
 }
 

@@ -22,7 +22,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// name that was asked for.
 pub(crate) fn pinned(ca_sha256: [u8; 32]) -> Result<ClientConfig, Error> {
     let provider = provider();
-    let verifier = Arc::new(PinnedCa { ca_sha256, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(PinnedCa {
+        ca_sha256,
+        provider: Arc::clone(&provider),
+    });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

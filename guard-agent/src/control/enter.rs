@@ -33,18 +33,29 @@ pub(super) async fn enter(context: &Context, peer: &Peer, label: &str, run: &str
     } else {
         plain(label, run)?
     };
-    context.watchers.begin(run, peer.uid, &path).map_err(|e| e.to_string())?;
+    context
+        .watchers
+        .begin(run, peer.uid, &path)
+        .map_err(|e| e.to_string())?;
     let (labels, name, target) = (context.labels.clone(), label.to_owned(), path.clone());
-    let in_force = tokio::task::spawn_blocking(move || labels.add(&name, &target, Source::Run).map_err(|e| e.to_string()))
-        .await
-        .map_err(|e| e.to_string())??;
+    let in_force =
+        tokio::task::spawn_blocking(move || labels.add(&name, &target, Source::Run).map_err(|e| e.to_string()))
+            .await
+            .map_err(|e| e.to_string())??;
     settled(in_force).await?;
     if cgroup(peer.pid).as_deref() != Some(path.as_str()) {
         let procs = directory(&path).join("cgroup.procs");
         fs::write(&procs, peer.pid.to_string()).map_err(|e| format!("{}: {e}", procs.display()))?;
     }
     if cgroup(peer.pid).as_deref() == Some(path.as_str()) && peer.is_alive() {
-        tracing::info!(label, run, pid = peer.pid, uid = peer.uid, cgroup = path, "a run begins");
+        tracing::info!(
+            label,
+            run,
+            pid = peer.pid,
+            uid = peer.uid,
+            cgroup = path,
+            "a run begins"
+        );
         Ok(path)
     } else {
         Err(format!("process {} could not be put into the cgroup {path}", peer.pid))
@@ -73,7 +84,10 @@ async fn scope(pid: u32, label: &str, run: &str) -> Result<String, String> {
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     let unit = (name.as_str(), "fail", properties, auxiliary);
     let starting = manager.call_method("StartTransientUnit", &unit);
-    tokio::time::timeout(SCOPE, starting).await.map_err(|_| "systemd did not answer".to_owned())?.map_err(failed)?;
+    tokio::time::timeout(SCOPE, starting)
+        .await
+        .map_err(|_| "systemd did not answer".to_owned())?
+        .map_err(failed)?;
     // The job is done when the process is there.
     let deadline = tokio::time::Instant::now() + SCOPE;
     let suffix = format!("/{name}");
@@ -103,11 +117,22 @@ fn directory(path: &str) -> PathBuf {
 
 /// Removes the directories of plain runs that have ended. Blocks.
 pub(crate) fn tidy() {
-    let Ok(labels) = fs::read_dir(directory(PLAIN)) else { return };
-    for label in labels.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    let Ok(labels) = fs::read_dir(directory(PLAIN)) else {
+        return;
+    };
+    for label in labels
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         let Ok(runs) = fs::read_dir(label.path()) else { continue };
-        for run in runs.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            let young = run.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().unwrap_or_default() < YOUNG);
+        for run in runs
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        {
+            let young = run
+                .metadata()
+                .and_then(|m| m.modified())
+                .is_ok_and(|t| t.elapsed().unwrap_or_default() < YOUNG);
             let events = fs::read_to_string(run.path().join("cgroup.events")).unwrap_or_default();
             if !young && events.lines().any(|line| line == "populated 0") {
                 // It may be in use again by now; then the kernel refuses.

@@ -75,7 +75,10 @@ pub enum ControlError {
 /// # Errors
 /// [`ControlError`].
 pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
-    let at = |source| ControlError::Io { path: path.to_owned(), source };
+    let at = |source| ControlError::Io {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(at)?;
     }
@@ -83,7 +86,9 @@ pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(at(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(ControlError::NotASocket(path.to_owned())),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => return Err(ControlError::InUse(path.to_owned())),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(ControlError::InUse(path.to_owned()));
+        }
         Ok(_) => std::fs::remove_file(path).map_err(at)?,
     }
     let listener = UnixListener::bind(path).map_err(at)?;
@@ -145,7 +150,9 @@ async fn connection(stream: UnixStream, context: &Context) {
             },
             Err(error) => {
                 let error = match error {
-                    LinesCodecError::MaxLineLengthExceeded => format!("the line is longer than {CONTROL_LINE_BYTES} bytes"),
+                    LinesCodecError::MaxLineLengthExceeded => {
+                        format!("the line is longer than {CONTROL_LINE_BYTES} bytes")
+                    }
                     LinesCodecError::Io(error) => format!("the line cannot be read: {error}"),
                 };
                 let _ = send(&mut out, &ControlReply::Refused { error }).await;
@@ -159,8 +166,12 @@ async fn connection(stream: UnixStream, context: &Context) {
 }
 
 fn parse(line: &str) -> Result<ControlRequest, String> {
-    serde_json::from_str(line)
-        .map_err(|e| visible_fold(&format!("not a request that this agent knows: {e} (is `guard` of another version?)"), 500))
+    serde_json::from_str(line).map_err(|e| {
+        visible_fold(
+            &format!("not a request that this agent knows: {e} (is `guard` of another version?)"),
+            500,
+        )
+    })
 }
 
 /// For the fuzzer.
@@ -177,14 +188,22 @@ async fn send(out: &mut Out, reply: &ControlReply) -> io::Result<()> {
         out.write_all(&line).await?;
         out.flush().await
     };
-    tokio::time::timeout(STUCK, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(STUCK, writing)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 async fn watch(context: &Context, peer: &Peer, run: &str, lines: &mut Lines, out: &mut Out) {
     let mut events = match context.watchers.watch(run, peer.uid) {
         Ok(events) => events,
         Err(error) => {
-            let _ = send(out, &ControlReply::Refused { error: error.to_string() }).await;
+            let _ = send(
+                out,
+                &ControlReply::Refused {
+                    error: error.to_string(),
+                },
+            )
+            .await;
             return;
         }
     };
@@ -211,9 +230,15 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
             Err(error) => ControlReply::Refused { error },
         },
         // Taken care of by the caller.
-        ControlRequest::Watch { .. } => ControlReply::Refused { error: "watch is the only request of its connection".to_owned() },
-        ControlRequest::LabelAdd { label, cgroup } => root_only(peer, "label a cgroup", label_add(context, label, cgroup)).await,
-        ControlRequest::LabelRemove { cgroup } => root_only(peer, "take a label away", label_remove(context, cgroup)).await,
+        ControlRequest::Watch { .. } => ControlReply::Refused {
+            error: "watch is the only request of its connection".to_owned(),
+        },
+        ControlRequest::LabelAdd { label, cgroup } => {
+            root_only(peer, "label a cgroup", label_add(context, label, cgroup)).await
+        }
+        ControlRequest::LabelRemove { cgroup } => {
+            root_only(peer, "take a label away", label_remove(context, cgroup)).await
+        }
         ControlRequest::LabelList => {
             let labels = context.labels.clone();
             blocking(move || ControlReply::Labels { items: labels.list() }).await
@@ -224,7 +249,9 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::PolicyValidate { text } => {
             blocking(move || match policy::parse(&text, "policy") {
                 Ok(_) => ControlReply::Done,
-                Err(error) => ControlReply::Refused { error: error.to_string() },
+                Err(error) => ControlReply::Refused {
+                    error: error.to_string(),
+                },
             })
             .await
         }
@@ -233,7 +260,9 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
 
 async fn root_only(peer: &Peer, what: &str, work: impl Future<Output = Result<(), String>>) -> ControlReply {
     if peer.uid != 0 {
-        return ControlReply::Refused { error: format!("only root may {what}: run it with sudo") };
+        return ControlReply::Refused {
+            error: format!("only root may {what}: run it with sudo"),
+        };
     }
     match work.await {
         Ok(()) => ControlReply::Done,
@@ -242,20 +271,25 @@ async fn root_only(peer: &Peer, what: &str, work: impl Future<Output = Result<()
 }
 
 async fn blocking(work: impl FnOnce() -> ControlReply + Send + 'static) -> ControlReply {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| ControlReply::Refused { error: e.to_string() })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| ControlReply::Refused { error: e.to_string() })
 }
 
 async fn label_add(context: &Context, label: String, cgroup: String) -> Result<(), String> {
     let labels = context.labels.clone();
-    let in_force = tokio::task::spawn_blocking(move || labels.add(&label, &cgroup, Source::Command).map_err(|e| e.to_string()))
-        .await
-        .map_err(|e| e.to_string())??;
+    let in_force =
+        tokio::task::spawn_blocking(move || labels.add(&label, &cgroup, Source::Command).map_err(|e| e.to_string()))
+            .await
+            .map_err(|e| e.to_string())??;
     settled(in_force).await
 }
 
 async fn label_remove(context: &Context, cgroup: String) -> Result<(), String> {
     let labels = context.labels.clone();
-    tokio::task::spawn_blocking(move || labels.remove(&cgroup).map_err(|e| e.to_string())).await.map_err(|e| e.to_string())?
+    tokio::task::spawn_blocking(move || labels.remove(&cgroup).map_err(|e| e.to_string()))
+        .await
+        .map_err(|e| e.to_string())?
 }
 
 /// Waits until the kernel has the label.
@@ -263,7 +297,9 @@ async fn settled(in_force: oneshot::Receiver<Result<(), String>>) -> Result<(), 
     match tokio::time::timeout(LABEL, in_force).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err("the label was taken away again".to_owned()),
-        Err(_) => Err(format!("the kernel side did not confirm the label within {LABEL:?}; try again")),
+        Err(_) => Err(format!(
+            "the kernel side did not confirm the label within {LABEL:?}; try again"
+        )),
     }
 }
 
@@ -272,10 +308,16 @@ async fn pending(context: &Context, peer: &Peer) -> ControlReply {
     let sent = context.events.send(Event::Pending { reply }).is_ok();
     match tokio::time::timeout(ENGINE, wait).await {
         Ok(Ok(waiting)) if sent => {
-            let own = waiting.into_iter().filter(|waiting| peer.uid == 0 || waiting.uid == peer.uid);
-            ControlReply::Pending { items: own.map(|waiting| waiting.action).collect() }
+            let own = waiting
+                .into_iter()
+                .filter(|waiting| peer.uid == 0 || waiting.uid == peer.uid);
+            ControlReply::Pending {
+                items: own.map(|waiting| waiting.action).collect(),
+            }
         }
-        _ => ControlReply::Refused { error: "the agent is stopping".to_owned() },
+        _ => ControlReply::Refused {
+            error: "the agent is stopping".to_owned(),
+        },
     }
 }
 
@@ -330,7 +372,11 @@ fn check_names(label: &str, run: &str) -> Result<(), String> {
             visible_fold(label, 80)
         ));
     }
-    if crate::watch::is_run_id(run) { Ok(()) } else { Err(crate::watch::WatchError::Id.to_string()) }
+    if crate::watch::is_run_id(run) {
+        Ok(())
+    } else {
+        Err(crate::watch::WatchError::Id.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -21,13 +21,19 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn of(stream: &UnixStream) -> Result<Self, String> {
-        let credentials = stream.peer_cred().map_err(|e| format!("it is not known who asks: {e}"))?;
+        let credentials = stream
+            .peer_cred()
+            .map_err(|e| format!("it is not known who asks: {e}"))?;
         let pid = credentials
             .pid()
             .and_then(|pid| u32::try_from(pid).ok())
             .filter(|pid| *pid > 0)
             .ok_or("it is not known who asks: its process is in another PID namespace")?;
-        Ok(Self { uid: credentials.uid(), pid, descriptor: getsockopt(stream, sockopt::PeerPidfd).ok() })
+        Ok(Self {
+            uid: credentials.uid(),
+            pid,
+            descriptor: getsockopt(stream, sockopt::PeerPidfd).ok(),
+        })
     }
 
     /// An error when the peer is labelled, or when that cannot be found out.

@@ -18,9 +18,22 @@ struct World {
 fn world(patterns: &[(&str, &str)]) -> World {
     let rig = rig();
     let (kernel, sent) = KernelHandle::pair_for_tests();
-    let patterns =
-        patterns.iter().map(|(n, c)| LabelPattern { name: (*n).to_owned(), cgroup: (*c).to_owned() }).collect();
-    let labels = Labels::at(&rig.cgroups, &rig.state, patterns, "/agent", kernel, rig.evidence.clone()).unwrap();
+    let patterns = patterns
+        .iter()
+        .map(|(n, c)| LabelPattern {
+            name: (*n).to_owned(),
+            cgroup: (*c).to_owned(),
+        })
+        .collect();
+    let labels = Labels::at(
+        &rig.cgroups,
+        &rig.state,
+        patterns,
+        "/agent",
+        kernel,
+        rig.evidence.clone(),
+    )
+    .unwrap();
     let confirming = labels.clone();
     let kernel = std::thread::spawn(move || {
         for message in sent {
@@ -54,7 +67,13 @@ fn world(patterns: &[(&str, &str)]) -> World {
             }
         }
     });
-    World { rig, socket, watchers, labels, _kernel: kernel }
+    World {
+        rig,
+        socket,
+        watchers,
+        labels,
+        _kernel: kernel,
+    }
 }
 
 impl World {
@@ -95,11 +114,16 @@ fn refused(reply: ControlReply) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn questions_and_answers() {
     let world = world(&[]);
-    assert!(matches!(world.ask(r#"{"do":"status"}"#), ControlReply::Status(s) if s.console_state == "not enrolled" && s.enforcing));
+    assert!(
+        matches!(world.ask(r#"{"do":"status"}"#), ControlReply::Status(s) if s.console_state == "not enrolled" && s.enforcing)
+    );
     assert!(matches!(world.ask(r#"{"do":"label_list"}"#), ControlReply::Labels { items } if items.is_empty()));
     assert!(matches!(world.ask(r#"{"do":"pending"}"#), ControlReply::Pending { items } if items.is_empty()));
     assert!(matches!(world.ask(r#"{"do":"doctor"}"#), ControlReply::Doctor { findings } if !findings.is_empty()));
-    assert!(matches!(world.ask(r#"{"do":"policy_validate","text":"permit(principal, action, resource);"}"#), ControlReply::Done));
+    assert!(matches!(
+        world.ask(r#"{"do":"policy_validate","text":"permit(principal, action, resource);"}"#),
+        ControlReply::Done
+    ));
     let error = refused(world.ask(r#"{"do":"policy_validate","text":"permit(principal,\naction, resourc);"}"#));
     assert!(error.starts_with("policy:2:"), "{error}");
     // Several questions on one connection.
@@ -113,7 +137,15 @@ async fn questions_and_answers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lines_that_are_no_request_are_answered_clearly() {
     let world = world(&[]);
-    for line in ["", "{", "null", "[]", "\"status\"", r#"{"do":"explode"}"#, r#"{"do":"enter","label":"a"}"#] {
+    for line in [
+        "",
+        "{",
+        "null",
+        "[]",
+        "\"status\"",
+        r#"{"do":"explode"}"#,
+        r#"{"do":"enter","label":"a"}"#,
+    ] {
         let error = refused(world.ask(line));
         assert!(error.contains("not a request"), "{line}: {error}");
     }
@@ -140,11 +172,17 @@ async fn a_labelled_process_is_refused_before_its_first_line() {
     }
     let world = world(&[]);
     std::fs::create_dir_all(world.rig.cgroups.join(&own[1..])).unwrap();
-    assert!(matches!(world.ask(r#"{"do":"status"}"#), ControlReply::Status(_)), "not labelled yet");
+    assert!(
+        matches!(world.ask(r#"{"do":"status"}"#), ControlReply::Status(_)),
+        "not labelled yet"
+    );
     world.labels.add("coder", &own, Source::Run).unwrap();
     let mut stream = world.connect();
     let first = hear(&mut stream).unwrap();
-    assert!(refused(first).contains("a labelled process (`coder`)"), "without having said a word");
+    assert!(
+        refused(first).contains("a labelled process (`coder`)"),
+        "without having said a word"
+    );
     assert!(hear(&mut stream).is_none());
 }
 
@@ -158,10 +196,21 @@ async fn root_labels_and_takes_labels_away() {
     for name in ["a", "fixed"] {
         std::fs::create_dir(world.rig.cgroups.join(name)).unwrap();
     }
-    assert!(matches!(world.ask(r#"{"do":"label_add","label":"coder","cgroup":"/a"}"#), ControlReply::Done));
-    let ControlReply::Labels { items } = world.ask(r#"{"do":"label_list"}"#) else { panic!() };
-    assert_eq!((items[0].label.as_str(), items[0].source.as_str()), ("coder", "command"));
-    assert!(matches!(world.ask(r#"{"do":"label_remove","cgroup":"/a"}"#), ControlReply::Done));
+    assert!(matches!(
+        world.ask(r#"{"do":"label_add","label":"coder","cgroup":"/a"}"#),
+        ControlReply::Done
+    ));
+    let ControlReply::Labels { items } = world.ask(r#"{"do":"label_list"}"#) else {
+        panic!()
+    };
+    assert_eq!(
+        (items[0].label.as_str(), items[0].source.as_str()),
+        ("coder", "command")
+    );
+    assert!(matches!(
+        world.ask(r#"{"do":"label_remove","cgroup":"/a"}"#),
+        ControlReply::Done
+    ));
     assert!(refused(world.ask(r#"{"do":"label_remove","cgroup":"/a"}"#)).contains("not labelled"));
     assert!(refused(world.ask(r#"{"do":"label_add","label":"No","cgroup":"/a"}"#)).contains("not a label"));
     assert!(refused(world.ask(r#"{"do":"label_add","label":"x","cgroup":"/../a"}"#)).contains("not a path"));
@@ -175,15 +224,31 @@ async fn watching() {
     let world = world(&[]);
     let mut stream = world.connect();
     say(&mut stream, br#"{"do":"watch","run":"r1"}"#);
-    assert!(matches!(hear(&mut stream), Some(ControlReply::Event(RunEvent::Watching))));
+    assert!(matches!(
+        hear(&mut stream),
+        Some(ControlReply::Event(RunEvent::Watching))
+    ));
     let uid = nix::unistd::geteuid().as_raw();
     world.watchers.begin("r1", uid, "/guard/coder/r1").unwrap();
-    world.watchers.publish("/guard/coder/r1", &RunEvent::Withdrawn { request: "x".to_owned() });
-    assert!(matches!(hear(&mut stream), Some(ControlReply::Event(RunEvent::Withdrawn { .. }))));
+    world.watchers.publish(
+        "/guard/coder/r1",
+        &RunEvent::Withdrawn {
+            request: "x".to_owned(),
+        },
+    );
+    assert!(matches!(
+        hear(&mut stream),
+        Some(ControlReply::Event(RunEvent::Withdrawn { .. }))
+    ));
     // Many watchers of one run, and one that hangs up.
     drop(stream);
     for _ in 0..50 {
-        world.watchers.publish("/guard/coder/r1", &RunEvent::Withdrawn { request: "x".to_owned() });
+        world.watchers.publish(
+            "/guard/coder/r1",
+            &RunEvent::Withdrawn {
+                request: "x".to_owned(),
+            },
+        );
     }
     assert!(refused(world.ask(r#"{"do":"watch","run":"a b"}"#)).contains("run id"));
 }
@@ -203,7 +268,9 @@ async fn the_socket_is_made_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_connections_is_bounded() {
     let world = world(&[]);
-    let held: Vec<_> = (0..CONNECTIONS + 20).filter_map(|_| StdStream::connect(&world.socket).ok()).collect();
+    let held: Vec<_> = (0..CONNECTIONS + 20)
+        .filter_map(|_| StdStream::connect(&world.socket).ok())
+        .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     drop(held);
     for _ in 0..100 {

@@ -18,8 +18,13 @@ const LASTS: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub enum FromConsole {
     /// A stream is open; messages go through `send`.
-    Connected { stream: u64, send: mpsc::UnboundedSender<HostMessage> },
-    Disconnected { stream: u64 },
+    Connected {
+        stream: u64,
+        send: mpsc::UnboundedSender<HostMessage>,
+    },
+    Disconnected {
+        stream: u64,
+    },
     AskReceived(AskReceived),
     Decision(Decision),
 }

@@ -33,7 +33,8 @@ use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
 use crate::kernel::api::{
-    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, HeldHow, LabelId, Outcome, ToKernel, WithdrawnWhy,
+    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, HeldHow, LabelId, Outcome, ToKernel,
+    WithdrawnWhy,
 };
 use crate::labels::Labels;
 use crate::policy::{Answer, Policy};
@@ -50,15 +51,31 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// What the engine is told by others than the kernel.
 #[derive(Debug)]
 pub enum Event {
-    Enriched { id: ActionId, enriched: Box<Enriched> },
+    Enriched {
+        id: ActionId,
+        enriched: Box<Enriched>,
+    },
     /// The request record is durable.
-    RequestRecorded { id: ActionId, request: Ulid, sealed: Box<Sealed> },
+    RequestRecorded {
+        id: ActionId,
+        request: Ulid,
+        sealed: Box<Sealed>,
+    },
     /// The decision record is durable.
-    DecisionRecorded { id: ActionId, request: Ulid, sealed: Box<Sealed> },
-    TimedOut { id: ActionId, request: Ulid },
+    DecisionRecorded {
+        id: ActionId,
+        request: Ulid,
+        sealed: Box<Sealed>,
+    },
+    TimedOut {
+        id: ActionId,
+        request: Ulid,
+    },
     Console(FromConsole),
     PolicyLoaded(Arc<Policy>),
-    Pending { reply: oneshot::Sender<Vec<Waiting>> },
+    Pending {
+        reply: oneshot::Sender<Vec<Waiting>>,
+    },
 }
 
 /// An action that waits, and whose it is.
@@ -160,7 +177,11 @@ struct Released {
 #[derive(Debug)]
 enum Basis {
     Policy(Box<guard_evidence::record::PolicyDecided>),
-    Question { request: Ulid, request_digest: String, decision_digest: String },
+    Question {
+        request: Ulid,
+        request_digest: String,
+        decision_digest: String,
+    },
 }
 
 impl Engine {
@@ -247,7 +268,14 @@ impl Engine {
         let label = known.clone().unwrap_or_else(|| format!("unknown-{}", asked.label.0));
         let (workload, facts) = self.parts.enricher.of_key(&asked, &exec, &label, &cgroup);
         let label_id = asked.label;
-        let mut action = Action { asked, exec, label, cgroup, since: Instant::now(), stage: Stage::Holding };
+        let mut action = Action {
+            asked,
+            exec,
+            label,
+            cgroup,
+            since: Instant::now(),
+            stage: Stage::Holding,
+        };
         if known.is_none() {
             let because = "the kernel knows a label whose name was lost".to_owned();
             return self.deny_by_policy(action, workload, None, Vec::new(), because);
@@ -258,7 +286,12 @@ impl Engine {
                     self.enforcer.allow_by_key(id, &slot);
                     let what = action.what_by_key();
                     let basis = self.by_policy(&action, workload, None, rules);
-                    action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Allow, slot: Some(slot), basis, what }));
+                    action.stage = Stage::Released(Box::new(Released {
+                        verdict: Verdict::Allow,
+                        slot: Some(slot),
+                        basis,
+                        what,
+                    }));
                     self.put(action);
                 }
                 None => self.deny_by_policy(action, workload, None, rules, NO_PLACE.to_owned()),
@@ -266,7 +299,8 @@ impl Engine {
             Answer::Deny { rules, because } => self.deny_by_policy(action, workload, None, rules, because),
             Answer::Hold | Answer::Ask(_) => {
                 let of_label = self.waiting.get(&label_id).copied().unwrap_or(0);
-                if of_label >= self.parts.pending_per_label || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST {
+                if of_label >= self.parts.pending_per_label || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST
+                {
                     let because = format!("{of_label} actions of this label are waiting already");
                     return self.deny_by_policy(action, workload, None, Vec::new(), because);
                 }
@@ -289,7 +323,10 @@ impl Engine {
         let (label, cgroup) = (action.label.clone(), action.cgroup.clone());
         tokio::spawn(async move {
             let enriched = enricher.of_held(asked, exec, held.exec, label, cgroup, root).await;
-            let _ = events.send(Event::Enriched { id: held.id, enriched: Box::new(enriched) });
+            let _ = events.send(Event::Enriched {
+                id: held.id,
+                enriched: Box::new(enriched),
+            });
         });
         self.put(action);
     }
@@ -324,11 +361,22 @@ impl Engine {
                     self.enforcer.allow_by_policy(action.asked.id, expectation, &slot);
                     let what = records::what(&enriched);
                     let basis = self.by_policy(&action, enriched.workload.clone(), Some(enriched), rules);
-                    action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Allow, slot: Some(slot), basis, what }));
+                    action.stage = Stage::Released(Box::new(Released {
+                        verdict: Verdict::Allow,
+                        slot: Some(slot),
+                        basis,
+                        what,
+                    }));
                     self.put(action);
                 }
                 None => {
-                    self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, NO_PLACE.to_owned());
+                    self.deny_by_policy(
+                        action,
+                        enriched.workload.clone(),
+                        Some(enriched),
+                        rules,
+                        NO_PLACE.to_owned(),
+                    );
                 }
             },
             (Answer::Ask(ask), Some(expectation)) => self.ask(action, enriched, how, ask, expectation),
@@ -362,9 +410,17 @@ impl Engine {
         self.parts.watchers.publish(&action.cgroup, &event);
         self.enforcer.deny(action.asked.id);
         tracing::info!(label = action.label, what, because, "denied by policy");
-        rules.push(MatchedRule { id: "builtin:denied".to_owned(), description: because });
+        rules.push(MatchedRule {
+            id: "builtin:denied".to_owned(),
+            description: because,
+        });
         let basis = self.by_policy(&action, workload, enriched, rules);
-        action.stage = Stage::Released(Box::new(Released { verdict: Verdict::Deny, slot, basis, what }));
+        action.stage = Stage::Released(Box::new(Released {
+            verdict: Verdict::Deny,
+            slot,
+            basis,
+            what,
+        }));
         self.put(action);
     }
 
@@ -380,7 +436,12 @@ impl Engine {
             None => records::key_action(&action.exec),
         };
         let policy_digest = self.parts.policy.digest.clone();
-        Basis::Policy(Box::new(guard_evidence::record::PolicyDecided { workload, action, rules, policy_digest }))
+        Basis::Policy(Box::new(guard_evidence::record::PolicyDecided {
+            workload,
+            action,
+            rules,
+            policy_digest,
+        }))
     }
 
     /// What the kernel did with a verdict.
@@ -389,7 +450,12 @@ impl Engine {
         let Stage::Released(released) = action.stage else {
             return self.put(action);
         };
-        let Released { verdict, slot, basis, what } = *released;
+        let Released {
+            verdict,
+            slot,
+            basis,
+            what,
+        } = *released;
         let counter = match enforced.outcome {
             Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
             Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
@@ -401,15 +467,28 @@ impl Engine {
         };
         if let Outcome::Killed(mismatch) = &enforced.outcome {
             let detail = records::mismatch_words(mismatch);
-            tracing::warn!(label = action.label, what, detail, "killed before its first instruction");
+            tracing::warn!(
+                label = action.label,
+                what,
+                detail,
+                "killed before its first instruction"
+            );
             let request = request.map(|id| id.to_string()).unwrap_or_default();
-            self.parts.watchers.publish(&action.cgroup, &RunEvent::Killed { request, detail });
+            self.parts
+                .watchers
+                .publish(&action.cgroup, &RunEvent::Killed { request, detail });
         }
         if let Some(request) = request {
             self.link.send_lasting(records::outcome(request, &enforced.outcome));
         }
         if let Some(slot) = slot {
-            let record = records::enforcement(&action.label, verdict, basis, records::effect(&enforced.outcome), enforced.resume_ns);
+            let record = records::enforcement(
+                &action.label,
+                verdict,
+                basis,
+                records::effect(&enforced.outcome),
+                enforced.resume_ns,
+            );
             self.parts.evidence.write(slot, record);
         }
     }

@@ -87,9 +87,15 @@ impl Engine {
         let record = records::request(&self.parts.host, &question);
         let (id, request, events) = (action.asked.id, question.id, self.events.clone());
         self.requests.insert(request, id);
-        self.parts.evidence.write_then(self.parts.evidence.reserve_always(), record, move |sealed| {
-            let _ = events.send(Event::RequestRecorded { id, request, sealed: Box::new(sealed) });
-        });
+        self.parts
+            .evidence
+            .write_then(self.parts.evidence.reserve_always(), record, move |sealed| {
+                let _ = events.send(Event::RequestRecorded {
+                    id,
+                    request,
+                    sealed: Box::new(sealed),
+                });
+            });
         action.stage = Stage::Recording(Box::new(question));
         self.put(action);
     }
@@ -181,9 +187,14 @@ impl Engine {
         if received.accepted {
             return;
         }
-        let Some(id) = self.find(&received.request_id) else { return };
+        let Some(id) = self.find(&received.request_id) else {
+            return;
+        };
         let Some(action) = self.take(id) else { return };
-        let because = format!("the console refused the question: {}", visible_fold(&received.refused_because, 500));
+        let because = format!(
+            "the console refused the question: {}",
+            visible_fold(&received.refused_because, 500)
+        );
         tracing::error!(request = received.request_id, because, "denied");
         self.decide_by_host(action, Decided::Host(because));
     }
@@ -223,7 +234,10 @@ impl Engine {
         let because = refused.to_string();
         let request_id = visible_fold(&message.request_id, 64);
         tracing::warn!(request = request_id, because, "a decision was not accepted");
-        self.parts.evidence.lifecycle(Lifecycle::DecisionRefused { request_id, because: because.clone() });
+        self.parts.evidence.lifecycle(Lifecycle::DecisionRefused {
+            request_id,
+            because: because.clone(),
+        });
         self.link.send_lasting(Kind::DecisionReceived(v1::DecisionReceived {
             request_id: message.request_id.clone(),
             accepted: false,
@@ -254,8 +268,16 @@ impl Engine {
 
     fn decided(&mut self, action: Action, question: Box<Question>, decision: SignedDecision, envelope: Vec<u8>) {
         use base64::Engine as _;
-        let by = DecidedBy::People { envelope: base64::engine::general_purpose::STANDARD.encode(envelope) };
-        self.record_decision(action, question, decision.verdict, by, Decided::People(Box::new(decision)));
+        let by = DecidedBy::People {
+            envelope: base64::engine::general_purpose::STANDARD.encode(envelope),
+        };
+        self.record_decision(
+            action,
+            question,
+            decision.verdict,
+            by,
+            Decided::People(Box::new(decision)),
+        );
     }
 
     pub(super) fn timed_out(&mut self, id: ActionId, request: Ulid) {
@@ -271,7 +293,9 @@ impl Engine {
         match action.take_stage() {
             Stage::Asking(question) => {
                 let by = match &decided {
-                    Decided::Host(because) => DecidedBy::Host { because: because.clone() },
+                    Decided::Host(because) => DecidedBy::Host {
+                        because: because.clone(),
+                    },
                     _ => DecidedBy::Timeout,
                 };
                 self.record_decision(action, question, Verdict::Deny, by, decided);
@@ -293,9 +317,15 @@ impl Engine {
     ) {
         let record = records::decision(&question, &question.digest, verdict, by);
         let (id, request, events) = (action.asked.id, question.id, self.events.clone());
-        self.parts.evidence.write_then(self.parts.evidence.reserve_always(), record, move |sealed| {
-            let _ = events.send(Event::DecisionRecorded { id, request, sealed: Box::new(sealed) });
-        });
+        self.parts
+            .evidence
+            .write_then(self.parts.evidence.reserve_always(), record, move |sealed| {
+                let _ = events.send(Event::DecisionRecorded {
+                    id,
+                    request,
+                    sealed: Box::new(sealed),
+                });
+            });
         action.stage = Stage::Deciding(question, decided);
         self.put(action);
     }
@@ -316,7 +346,9 @@ impl Engine {
         };
         let approved = people.is_some_and(|decision| decision.verdict == Verdict::Allow);
         // The policy may have changed while the answer was on its way to the disk.
-        let forbidden = approved.then(|| forbidden(&self.parts.policy, &question.enriched)).flatten();
+        let forbidden = approved
+            .then(|| forbidden(&self.parts.policy, &question.enriched))
+            .flatten();
         let request_id = request.to_string();
         if let Some(because) = &forbidden {
             tracing::warn!(%request, because, "approved, but forbidden by the policy that is in force now: denied");
@@ -325,10 +357,15 @@ impl Engine {
             Decided::People(_) => self.link.send_lasting(Kind::DecisionReceived(v1::DecisionReceived {
                 request_id: request_id.clone(),
                 accepted: forbidden.is_none(),
-                refused_because: forbidden.clone().map(|because| Refused::Forbidden(because).to_string()).unwrap_or_default(),
+                refused_because: forbidden
+                    .clone()
+                    .map(|because| Refused::Forbidden(because).to_string())
+                    .unwrap_or_default(),
             })),
             Decided::Timeout => self.link.send_lasting(withdraw(request, v1::withdraw::Why::TimedOut)),
-            Decided::Host(_) => self.link.send_lasting(withdraw(request, v1::withdraw::Why::PolicyChanged)),
+            Decided::Host(_) => self
+                .link
+                .send_lasting(withdraw(request, v1::withdraw::Why::PolicyChanged)),
         }
         let after_ms = millis(action.since);
         let allowed = approved && forbidden.is_none();
@@ -348,20 +385,33 @@ impl Engine {
                     .filter(|answer| answer.verdict == decision.verdict)
                     .map(|answer| visible(&answer.name))
                     .collect();
-                let reason = decision.answers.iter().map(|a| a.reason.trim()).filter(|r| !r.is_empty()).last();
+                let reason = decision
+                    .answers
+                    .iter()
+                    .map(|a| a.reason.trim())
+                    .rfind(|r| !r.is_empty());
                 let reason = reason.map(visible).unwrap_or_default();
                 match decision.verdict {
-                    Verdict::Allow => RunEvent::Approved { request: request_id.clone(), by, after_ms, reason },
+                    Verdict::Allow => RunEvent::Approved {
+                        request: request_id.clone(),
+                        by,
+                        after_ms,
+                        reason,
+                    },
                     Verdict::Deny => denied(by, reason),
                 }
             }
-            (Decided::Timeout, _) => RunEvent::TimedOut { request: request_id.clone(), after_ms },
+            (Decided::Timeout, _) => RunEvent::TimedOut {
+                request: request_id.clone(),
+                after_ms,
+            },
             (Decided::Host(because), _) => denied(Vec::new(), because.clone()),
         };
         // Told first, so that whoever watches reads the answer before its effect.
         self.parts.watchers.publish(&action.cgroup, &event);
         let verdict = if allowed {
-            self.enforcer.allow_by_people(id, Arc::clone(&question.expectation), sealed);
+            self.enforcer
+                .allow_by_people(id, Arc::clone(&question.expectation), sealed);
             Verdict::Allow
         } else {
             self.enforcer.deny(id);
@@ -409,18 +459,16 @@ impl Engine {
         }
     }
 
-    fn end_question(
-        &mut self,
-        label: &str,
-        cgroup: &str,
-        question: &Question,
-        words: &str,
-        told: v1::withdraw::Why,
-    ) {
+    fn end_question(&mut self, label: &str, cgroup: &str, question: &Question, words: &str, told: v1::withdraw::Why) {
         tracing::info!(request = %question.id, label, what = question.what, why = words, "withdrawn");
         self.record_withdrawn(label, question, words);
         self.link.send_lasting(withdraw(question.id, told));
-        self.parts.watchers.publish(cgroup, &RunEvent::Withdrawn { request: question.id.to_string() });
+        self.parts.watchers.publish(
+            cgroup,
+            &RunEvent::Withdrawn {
+                request: question.id.to_string(),
+            },
+        );
         self.parts.open.remove(question.id);
         self.requests.remove(&question.id);
     }
@@ -433,7 +481,9 @@ impl Engine {
 
     /// A question of an agent before this one: its thread is asked about anew.
     pub(super) fn end_left(&mut self, question: &OpenQuestion) {
-        let effect = Effect::Withdrawn { why: "the agent was restarted".to_owned() };
+        let effect = Effect::Withdrawn {
+            why: "the agent was restarted".to_owned(),
+        };
         let record = records::ended(&question.label, &question.request_id, &question.request_digest, effect);
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
         if let Ok(id) = Ulid::from_string(&question.request_id) {
@@ -447,7 +497,10 @@ impl Engine {
             return;
         }
         tracing::info!(digest = policy.digest, policies = policy.count, "policy in force");
-        self.parts.evidence.lifecycle(Lifecycle::PolicyLoaded { digest: policy.digest.clone(), policies: policy.count });
+        self.parts.evidence.lifecycle(Lifecycle::PolicyLoaded {
+            digest: policy.digest.clone(),
+            policies: policy.count,
+        });
         self.parts.policy = policy;
         let asking: Vec<ActionId> = self
             .actions
@@ -470,13 +523,20 @@ impl Engine {
             }
         };
         if let Answer::Ask(ask) = self.parts.policy.evaluate(&question.enriched.facts)
-            && (&ask.groups, ask.quorum, ask.timeout) == (&question.ask.groups, question.ask.quorum, question.ask.timeout)
+            && (&ask.groups, ask.quorum, ask.timeout)
+                == (&question.ask.groups, question.ask.quorum, question.ask.timeout)
         {
             action.stage = Stage::Asking(question);
             return self.put(action);
         }
         let words = "the policy changed";
-        self.end_question(&action.label, &action.cgroup, &question, words, v1::withdraw::Why::PolicyChanged);
+        self.end_question(
+            &action.label,
+            &action.cgroup,
+            &question,
+            words,
+            v1::withdraw::Why::PolicyChanged,
+        );
         let (enriched, how) = (question.enriched.clone(), question.how);
         action.stage = Stage::Enriching { how };
         self.judge(action, enriched, how);
@@ -486,9 +546,11 @@ impl Engine {
 /// Why the policy in force forbids it whatever people say.
 fn forbidden(policy: &Policy, enriched: &Enriched) -> Option<String> {
     match policy.evaluate(&enriched.facts) {
-        Answer::Deny { rules, because } => {
-            Some(rules.first().map_or(because.clone(), |rule| format!("{because} ({})", rule.id)))
-        }
+        Answer::Deny { rules, because } => Some(
+            rules
+                .first()
+                .map_or(because.clone(), |rule| format!("{because} ({})", rule.id)),
+        ),
         Answer::Allow { .. } | Answer::Ask(_) => None,
         Answer::Hold => Some("the policy did not answer".to_owned()),
     }
@@ -517,5 +579,8 @@ fn ask_message(question: &Question) -> v1::Ask {
 }
 
 fn withdraw(request: Ulid, why: v1::withdraw::Why) -> Kind {
-    Kind::Withdraw(v1::Withdraw { request_id: request.to_string(), why: why.into() })
+    Kind::Withdraw(v1::Withdraw {
+        request_id: request.to_string(),
+        why: why.into(),
+    })
 }

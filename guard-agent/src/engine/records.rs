@@ -54,7 +54,10 @@ pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
     let mut risks = question.ask.risks.clone();
     let action = &question.enriched.action;
     for (applies, risk) in [
-        (action.unlinked, "the executable has no name any more (deleted or in memory only)"),
+        (
+            action.unlinked,
+            "the executable has no name any more (deleted or in memory only)",
+        ),
         (question.enriched.workload.uid == 0, "runs as root"),
         (action.argv_truncated, "the command is too long to be shown whole"),
     ] {
@@ -79,8 +82,11 @@ pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
         },
         claims: question.enriched.claims.clone(),
         nonce: hex::encode(question.nonce),
-        expires_at: (question.expires_at_ms != 0)
-            .then(|| Timestamp::from_millisecond(question.expires_at_ms).map(rfc3339).unwrap_or_default()),
+        expires_at: (question.expires_at_ms != 0).then(|| {
+            Timestamp::from_millisecond(question.expires_at_ms)
+                .map(rfc3339)
+                .unwrap_or_default()
+        }),
     }))
 }
 
@@ -98,9 +104,16 @@ pub(super) fn decision(question: &Question, request_digest: &str, verdict: Verdi
 pub(super) fn enforcement(label: &str, verdict: Verdict, basis: Basis, effect: Effect, resume_ns: u64) -> Predicate {
     let (request_id, request_digest, decision_digest, by_policy) = match basis {
         Basis::Policy(decided) => (None, None, None, Some(*decided)),
-        Basis::Question { request, request_digest, decision_digest } => {
-            (Some(request.to_string()), Some(request_digest), Some(decision_digest), None)
-        }
+        Basis::Question {
+            request,
+            request_digest,
+            decision_digest,
+        } => (
+            Some(request.to_string()),
+            Some(request_digest),
+            Some(decision_digest),
+            None,
+        ),
     };
     Predicate::Enforcement(Box::new(EnforcementRecord {
         header: unsealed(),
@@ -149,9 +162,13 @@ pub(super) fn outcome(request: Ulid, outcome: &Outcome) -> Kind {
     let (what, detail) = match outcome {
         Outcome::Ran => (What::Ran, String::new()),
         Outcome::Denied => (What::Denied, String::new()),
-        Outcome::Failed(errno) => {
-            (What::Failed, format!("the exec failed by itself: {}", nix::errno::Errno::from_raw(*errno).desc()))
-        }
+        Outcome::Failed(errno) => (
+            What::Failed,
+            format!(
+                "the exec failed by itself: {}",
+                nix::errno::Errno::from_raw(*errno).desc()
+            ),
+        ),
         Outcome::Killed(mismatch) => (What::Killed, mismatch_words(mismatch)),
         Outcome::Died => (What::Died, String::new()),
     };
@@ -173,7 +190,11 @@ pub(super) fn mismatch_words(mismatch: &Mismatch) -> String {
         MismatchWhat::Content => "the file's content changed after the approval",
         MismatchWhat::Unreadable => "what was about to run could not be compared with what was approved",
     };
-    format!("{what}: approved {}, found {}", visible_fold(&mismatch.approved, 200), visible_fold(&mismatch.found, 200))
+    format!(
+        "{what}: approved {}, found {}",
+        visible_fold(&mismatch.approved, 200),
+        visible_fold(&mismatch.found, 200)
+    )
 }
 
 fn mismatch_what(what: MismatchWhat) -> &'static str {

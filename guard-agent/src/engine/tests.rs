@@ -35,11 +35,24 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
     let rig = rig();
     let (kernel, to_kernel) = KernelHandle::pair_for_tests();
     std::fs::create_dir(rig.cgroups.join("coder")).unwrap();
-    let pattern = LabelPattern { name: "coder".to_owned(), cgroup: "/coder".to_owned() };
-    let labels =
-        Labels::at(&rig.cgroups, &rig.state, vec![pattern], "/agent", kernel.clone(), rig.evidence.clone()).unwrap();
+    let pattern = LabelPattern {
+        name: "coder".to_owned(),
+        cgroup: "/coder".to_owned(),
+    };
+    let labels = Labels::at(
+        &rig.cgroups,
+        &rig.state,
+        vec![pattern],
+        "/agent",
+        kernel.clone(),
+        rig.evidence.clone(),
+    )
+    .unwrap();
     labels.scan();
-    assert!(matches!(to_kernel.try_recv(), Ok(ToKernel::Label { label: LabelId(1), .. })));
+    assert!(matches!(
+        to_kernel.try_recv(),
+        Ok(ToKernel::Label { label: LabelId(1), .. })
+    ));
     let key = SigningKey::from_seed(&[9; 32]);
     let (stats, watchers) = (Arc::new(Stats::default()), Watchers::default());
     let (events, from_others) = mpsc::unbounded_channel();
@@ -85,13 +98,19 @@ impl World {
     fn connect(&mut self, stream: u64) {
         let (send, receive) = mpsc::unbounded_channel();
         self.host = receive;
-        self.events.send(Event::Console(FromConsole::Connected { stream, send })).unwrap();
+        self.events
+            .send(Event::Console(FromConsole::Connected { stream, send }))
+            .unwrap();
     }
 
     fn asks(&mut self, path: &str) -> ActionId {
         let sequence = self.next;
         self.next += 1;
-        let id = ActionId { tid: u32::MAX - u32::try_from(sequence).unwrap(), start_ns: 5, sequence };
+        let id = ActionId {
+            tid: u32::MAX - u32::try_from(sequence).unwrap(),
+            start_ns: 5,
+            sequence,
+        };
         self.from_kernel
             .send(FromKernel::Asked(Asked {
                 id,
@@ -101,11 +120,17 @@ impl World {
                 uid: 1000,
                 gid: 1000,
                 login_uid: None,
-                cgroup: std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(self.rig.cgroups.join("coder")).unwrap()),
+                cgroup: std::os::unix::fs::MetadataExt::ino(
+                    &std::fs::metadata(self.rig.cgroups.join("coder")).unwrap(),
+                ),
                 comm: b"sh".to_vec(),
                 at_ns: 1,
                 what: AskedAction::Exec(AskedExec {
-                    file: FileKey { device: 1, inode: 2, generation: 3 },
+                    file: FileKey {
+                        device: 1,
+                        inode: 2,
+                        generation: 3,
+                    },
                     path: (!path.is_empty()).then(|| path.into()),
                     unlinked: false,
                 }),
@@ -151,7 +176,9 @@ impl World {
     }
 
     fn sent(&self) -> ToKernel {
-        self.to_kernel.recv_timeout(Duration::from_secs(10)).expect("nothing was sent to the kernel side")
+        self.to_kernel
+            .recv_timeout(Duration::from_secs(10))
+            .expect("nothing was sent to the kernel side")
     }
 
     fn nothing_sent(&self) {
@@ -160,7 +187,12 @@ impl World {
 
     async fn message(&mut self) -> Kind {
         let message = tokio::time::timeout(Duration::from_secs(10), self.host.recv());
-        message.await.expect("nothing was sent to the console").unwrap().kind.unwrap()
+        message
+            .await
+            .expect("nothing was sent to the console")
+            .unwrap()
+            .kind
+            .unwrap()
     }
 
     async fn ask(&mut self) -> v1::Ask {
@@ -195,7 +227,10 @@ impl World {
 
     /// The console's answer, changed before it is signed.
     fn answer(&self, ask: &v1::Ask, key: &SigningKey, change: impl FnOnce(&mut SignedDecision)) -> v1::Decision {
-        let verified = dsse::parse(&ask.record).unwrap().verify(&crate::testing::key().public()).unwrap();
+        let verified = dsse::parse(&ask.record)
+            .unwrap()
+            .verify(&crate::testing::key().public())
+            .unwrap();
         let digest = guard_evidence::statement::sha256_hex(&verified.payload);
         let now = Timestamp::now();
         let mut decision = SignedDecision {
@@ -206,7 +241,10 @@ impl World {
             nonce: hex::encode(&ask.nonce),
             verdict: Verdict::Allow,
             answers: vec![PersonsAnswer {
-                who: PersonId { issuer: "local".to_owned(), subject: "ann".to_owned() },
+                who: PersonId {
+                    issuer: "local".to_owned(),
+                    subject: "ann".to_owned(),
+                },
                 name: "ann".to_owned(),
                 groups: vec!["ops".to_owned()],
                 roles: vec!["approver".to_owned()],
@@ -223,12 +261,19 @@ impl World {
             expires_at: crate::clock::rfc3339(now + Duration::from_secs(60)),
         };
         change(&mut decision);
-        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision))).to_payload().unwrap();
-        v1::Decision { request_id: ask.request_id.clone(), envelope: dsse::sign(&payload, key).unwrap() }
+        let payload = Statement::new(Predicate::SignedDecision(Box::new(decision)))
+            .to_payload()
+            .unwrap();
+        v1::Decision {
+            request_id: ask.request_id.clone(),
+            envelope: dsse::sign(&payload, key).unwrap(),
+        }
     }
 
     fn decide(&self, decision: v1::Decision) {
-        self.events.send(Event::Console(FromConsole::Decision(decision))).unwrap();
+        self.events
+            .send(Event::Console(FromConsole::Decision(decision)))
+            .unwrap();
     }
 
     fn approve(&self, ask: &v1::Ask) {
@@ -236,13 +281,23 @@ impl World {
     }
 
     fn enforced(&self, id: ActionId, outcome: Outcome) {
-        self.from_kernel.send(FromKernel::Enforced(Enforced { id, outcome, resume_ns: 7 })).unwrap();
+        self.from_kernel
+            .send(FromKernel::Enforced(Enforced {
+                id,
+                outcome,
+                resume_ns: 7,
+            }))
+            .unwrap();
     }
 
     /// Waits until a record is there.
     async fn record(&self, wanted: impl Fn(&Predicate) -> bool) -> Predicate {
         for _ in 0..200 {
-            if let Some(found) = records(&self.rig.evidence).into_iter().map(|s| s.predicate).find(|p| wanted(p)) {
+            if let Some(found) = records(&self.rig.evidence)
+                .into_iter()
+                .map(|s| s.predicate)
+                .find(|p| wanted(p))
+            {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -254,7 +309,9 @@ impl World {
         let found = self
             .record(|p| matches!(p, Predicate::Enforcement(r) if r.request_id.as_deref() == request))
             .await;
-        let Predicate::Enforcement(record) = found else { unreachable!() };
+        let Predicate::Enforcement(record) = found else {
+            unreachable!()
+        };
         *record
     }
 }
@@ -267,20 +324,33 @@ async fn approved_is_released_only_with_its_decision_on_disk() {
     let (id, ask) = world.asked("/usr/bin/git", &[b"git", b"push"]).await;
     assert!(matches!(watch.recv().await, Some(RunEvent::Held { what, .. }) if what.contains("git push")));
     world.approve(&ask);
-    let ToKernel::Release { id: released, release: Release::AllowChecked(expected) } = world.sent() else { panic!() };
+    let ToKernel::Release {
+        id: released,
+        release: Release::AllowChecked(expected),
+    } = world.sent()
+    else {
+        panic!()
+    };
     assert_eq!((released, expected.argv_sha256), (id, [1; 32]));
     let on_disk = records(&world.rig.evidence);
     assert!(
-        on_disk.iter().any(|s| matches!(&s.predicate, Predicate::Decision(r) if r.request_id == ask.request_id)),
+        on_disk
+            .iter()
+            .any(|s| matches!(&s.predicate, Predicate::Decision(r) if r.request_id == ask.request_id)),
         "the decision is durable before the release"
     );
     assert!(world.received().await.accepted);
     world.enforced(id, Outcome::Ran);
     let effect = world.effect(Some(&ask.request_id)).await;
-    assert_eq!((effect.verdict, effect.effect, effect.resume_ns), (Verdict::Allow, Effect::Ran, 7));
+    assert_eq!(
+        (effect.verdict, effect.effect, effect.resume_ns),
+        (Verdict::Allow, Effect::Ran, 7)
+    );
     assert!(effect.decision_digest.is_some() && effect.request_digest.is_some());
     assert!(matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Ran));
-    assert!(matches!(watch.recv().await, Some(RunEvent::Approved { by, reason, .. }) if by == ["ann"] && reason == "fine"));
+    assert!(
+        matches!(watch.recv().await, Some(RunEvent::Approved { by, reason, .. }) if by == ["ann"] && reason == "fine")
+    );
     assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
     assert_eq!(world.stats.allowed.load(Ordering::Relaxed), 1);
 }
@@ -345,12 +415,21 @@ async fn what_is_not_whole_is_refused_and_the_thread_goes_on_waiting() {
             }),
             "owns",
         ),
-        (v1::Decision { request_id: ask.request_id.clone(), envelope: b"{}".to_vec() }, "envelope"),
+        (
+            v1::Decision {
+                request_id: ask.request_id.clone(),
+                envelope: b"{}".to_vec(),
+            },
+            "envelope",
+        ),
     ];
     for (decision, why) in bad {
         world.decide(decision);
         let received = world.received().await;
-        assert!(!received.accepted && received.refused_because.contains(why), "{received:?}");
+        assert!(
+            !received.accepted && received.refused_because.contains(why),
+            "{received:?}"
+        );
         world
             .record(|p| {
                 matches!(p, Predicate::Lifecycle(r)
@@ -361,7 +440,9 @@ async fn what_is_not_whole_is_refused_and_the_thread_goes_on_waiting() {
     world.nothing_sent();
     assert_eq!(world.stats.held.load(Ordering::Relaxed), 1);
     world.decide(world.answer(&ask, &world.key, two));
-    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::AllowChecked(_) } if released == id));
+    assert!(
+        matches!(world.sent(), ToKernel::Release { id: released, release: Release::AllowChecked(_) } if released == id)
+    );
     assert!(world.received().await.accepted);
 }
 
@@ -380,11 +461,20 @@ async fn an_answer_counts_once() {
     // The same command again is a new question, for which the old answer does not hold.
     let (_, second) = world.asked("/usr/bin/git", &[b"git"]).await;
     assert_ne!(second.request_id, ask.request_id);
-    world.decide(v1::Decision { request_id: second.request_id.clone(), envelope: decision.envelope });
+    world.decide(v1::Decision {
+        request_id: second.request_id.clone(),
+        envelope: decision.envelope,
+    });
     let received = world.received().await;
-    assert!(!received.accepted && received.refused_because.contains("another request"), "{received:?}");
+    assert!(
+        !received.accepted && received.refused_because.contains("another request"),
+        "{received:?}"
+    );
     world.nothing_sent();
-    let unknown = v1::Decision { request_id: "01J00000000000000000000009".to_owned(), envelope: Vec::new() };
+    let unknown = v1::Decision {
+        request_id: "01J00000000000000000000009".to_owned(),
+        envelope: Vec::new(),
+    };
     world.decide(unknown);
     assert!(world.received().await.refused_because.contains("not waiting"));
 }
@@ -412,13 +502,21 @@ async fn another_policy_judges_what_waits() {
     world.events.send(load(&format!("// changed\n{ASK_ALL}"))).unwrap();
     world.nothing_sent();
     // Others: it is asked anew.
-    world.events.send(load(r#"@approvers("sec") permit(principal, action, resource) when { context.approved };"#)).unwrap();
+    world
+        .events
+        .send(load(
+            r#"@approvers("sec") permit(principal, action, resource) when { context.approved };"#,
+        ))
+        .unwrap();
     assert_eq!(world.withdrawn().await.why(), v1::withdraw::Why::PolicyChanged);
     let again = world.ask().await;
     assert_eq!(again.approver_groups, ["sec"]);
     assert_ne!(again.request_id, ask.request_id);
     // Forbidden now: denied, and no answer changes that.
-    world.events.send(load(&format!("{ASK_ALL} forbid(principal, action, resource);"))).unwrap();
+    world
+        .events
+        .send(load(&format!("{ASK_ALL} forbid(principal, action, resource);")))
+        .unwrap();
     assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == first));
     world.withdrawn().await;
     world.approve(&again);
@@ -430,17 +528,25 @@ async fn another_policy_judges_what_waits() {
 async fn questions_outlive_the_connection() {
     let mut world = world(ASK_ALL);
     let (first, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
-    world.events.send(Event::Console(FromConsole::Disconnected { stream: 1 })).unwrap();
+    world
+        .events
+        .send(Event::Console(FromConsole::Disconnected { stream: 1 }))
+        .unwrap();
     let second = world.asks("/usr/bin/make");
     assert!(matches!(world.sent(), ToKernel::Hold(id) if id == second));
     world.is_held(second, &[b"make"]);
-    world.record(|p| matches!(p, Predicate::Request(r) if r.request_id != ask.request_id)).await;
+    world
+        .record(|p| matches!(p, Predicate::Request(r) if r.request_id != ask.request_id))
+        .await;
     world.connect(2);
     assert!(matches!(world.message().await, Kind::Hello(h) if h.labels == ["coder"]));
     let (again, new) = (world.ask().await, world.ask().await);
     assert_eq!(again, ask, "the same question, to the byte");
     // An older stream's end does not end the newer one.
-    world.events.send(Event::Console(FromConsole::Disconnected { stream: 1 })).unwrap();
+    world
+        .events
+        .send(Event::Console(FromConsole::Disconnected { stream: 1 }))
+        .unwrap();
     world.approve(&new);
     assert!(matches!(world.sent(), ToKernel::Release { id, .. } if id == second));
     world.received().await;
@@ -457,7 +563,13 @@ async fn questions_outlive_the_connection() {
 async fn a_thread_that_dies_withdraws_its_question() {
     let mut world = world(ASK_ALL);
     let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
-    world.from_kernel.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Died }).unwrap();
+    world
+        .from_kernel
+        .send(FromKernel::Withdrawn {
+            id,
+            why: WithdrawnWhy::Died,
+        })
+        .unwrap();
     assert_eq!(world.withdrawn().await.why(), v1::withdraw::Why::Died);
     let effect = world.effect(Some(&ask.request_id)).await.effect;
     assert!(matches!(effect, Effect::Withdrawn { why } if why.contains("died")));
@@ -467,7 +579,13 @@ async fn a_thread_that_dies_withdraws_its_question() {
     assert_eq!(std::fs::read_dir(world.rig.state.join("open")).unwrap().count(), 0);
     // Before anybody was asked there is nothing to say.
     let early = world.asks("/usr/bin/git");
-    world.from_kernel.send(FromKernel::Withdrawn { id: early, why: WithdrawnWhy::Changed }).unwrap();
+    world
+        .from_kernel
+        .send(FromKernel::Withdrawn {
+            id: early,
+            why: WithdrawnWhy::Changed,
+        })
+        .unwrap();
     world.is_held(early, &[b"git"]);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
@@ -484,12 +602,18 @@ async fn the_key_alone_decides_at_once_and_is_recorded() {
     world.enforced(allowed, Outcome::Ran);
     let effect = world.effect(None).await;
     let decided = effect.by_policy.unwrap();
-    assert_eq!((effect.verdict, decided.rules[0].id.as_str()), (Verdict::Allow, "rule-1"));
+    assert_eq!(
+        (effect.verdict, decided.rules[0].id.as_str()),
+        (Verdict::Allow, "rule-1")
+    );
     assert_eq!(decided.workload.cgroup.as_bytes(), b"/coder");
     let denied = world.asks("/usr/bin/dd");
     assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == denied));
     let unknown = world.asks("");
-    assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == unknown), "no path, no allow");
+    assert!(
+        matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == unknown),
+        "no path, no allow"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -504,10 +628,19 @@ async fn arguments_decide_through_a_hold() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(matches!(run(&mut world, &[b"git", b"status"]), Release::AllowChecked(_)));
+    assert!(matches!(
+        run(&mut world, &[b"git", b"status"]),
+        Release::AllowChecked(_)
+    ));
     assert!(matches!(run(&mut world, &[b"git", b"push"]), Release::Deny));
-    assert!(matches!(run(&mut world, &[b"git", b"status", b"\xff"]), Release::Deny), "not UTF-8");
-    assert!(matches!(run(&mut world, &[b"git status"]), Release::Deny), "one word is not two");
+    assert!(
+        matches!(run(&mut world, &[b"git", b"status", b"\xff"]), Release::Deny),
+        "not UTF-8"
+    );
+    assert!(
+        matches!(run(&mut world, &[b"git status"]), Release::Deny),
+        "one word is not two"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -516,7 +649,13 @@ async fn what_nobody_can_vouch_for_is_denied() {
     let id = world.asks("/usr/bin/git");
     assert!(matches!(world.sent(), ToKernel::Hold(_)));
     world.is_held_with(id, &[b"git"], None);
-    assert!(matches!(world.sent(), ToKernel::Release { release: Release::Deny, .. }));
+    assert!(matches!(
+        world.sent(),
+        ToKernel::Release {
+            release: Release::Deny,
+            ..
+        }
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -528,8 +667,17 @@ async fn one_label_cannot_fill_the_table() {
     assert!(matches!(world.sent(), ToKernel::Release { id, release: Release::Deny } if id == third));
     world.enforced(third, Outcome::Denied);
     let rules = world.effect(None).await.by_policy.unwrap().rules;
-    assert!(rules[0].description.contains("2 actions of this label are waiting"), "{rules:?}");
-    world.from_kernel.send(FromKernel::Withdrawn { id: second, why: WithdrawnWhy::Died }).unwrap();
+    assert!(
+        rules[0].description.contains("2 actions of this label are waiting"),
+        "{rules:?}"
+    );
+    world
+        .from_kernel
+        .send(FromKernel::Withdrawn {
+            id: second,
+            why: WithdrawnWhy::Died,
+        })
+        .unwrap();
     world.withdrawn().await;
     world.asked("/usr/bin/d", &[b"d"]).await;
 }
@@ -543,7 +691,10 @@ async fn a_console_that_refuses_the_question_denies() {
         accepted: false,
         refused_because: "too many\u{1b}[31m".to_owned(),
     };
-    world.events.send(Event::Console(FromConsole::AskReceived(received))).unwrap();
+    world
+        .events
+        .send(Event::Console(FromConsole::AskReceived(received)))
+        .unwrap();
     assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Deny } if released == id));
     let found = world.record(|p| matches!(p, Predicate::Decision(_))).await;
     let Predicate::Decision(record) = found else { panic!() };
@@ -557,11 +708,24 @@ async fn an_exec_that_differs_is_recorded_as_killed() {
     world.approve(&ask);
     world.sent();
     world.received().await;
-    let mismatch = Mismatch { what: MismatchWhat::Argv, approved: "aa".to_owned(), found: "bb".to_owned() };
+    let mismatch = Mismatch {
+        what: MismatchWhat::Argv,
+        approved: "aa".to_owned(),
+        found: "bb".to_owned(),
+    };
     world.enforced(id, Outcome::Killed(mismatch));
     let effect = world.effect(Some(&ask.request_id)).await.effect;
-    assert_eq!(effect, Effect::Killed { what: "argv".to_owned(), approved: "aa".to_owned(), found: "bb".to_owned() });
-    assert!(matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Killed && o.detail.contains("arguments")));
+    assert_eq!(
+        effect,
+        Effect::Killed {
+            what: "argv".to_owned(),
+            approved: "aa".to_owned(),
+            found: "bb".to_owned()
+        }
+    );
+    assert!(
+        matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Killed && o.detail.contains("arguments"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -578,15 +742,31 @@ async fn a_storm_leaves_nothing_behind() {
     }
     // Answers that name nothing do no harm.
     for n in 0..1_000 {
-        let id = ActionId { tid: n, start_ns: 0, sequence: u64::from(n) + 1_000_000 };
+        let id = ActionId {
+            tid: n,
+            start_ns: 0,
+            sequence: u64::from(n) + 1_000_000,
+        };
         world.enforced(id, Outcome::Ran);
-        world.from_kernel.send(FromKernel::Withdrawn { id, why: WithdrawnWhy::Died }).unwrap();
+        world
+            .from_kernel
+            .send(FromKernel::Withdrawn {
+                id,
+                why: WithdrawnWhy::Died,
+            })
+            .unwrap();
     }
     for ask in &asks {
         world.approve(ask);
     }
     for _ in &ids {
-        let ToKernel::Release { id, release: Release::AllowChecked(_) } = world.sent() else { panic!() };
+        let ToKernel::Release {
+            id,
+            release: Release::AllowChecked(_),
+        } = world.sent()
+        else {
+            panic!()
+        };
         world.enforced(id, Outcome::Ran);
     }
     for _ in 0..200 {
@@ -599,8 +779,18 @@ async fn a_storm_leaves_nothing_behind() {
     assert_eq!(world.stats.held.load(Ordering::Relaxed), 0);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let all = records(&world.rig.evidence);
-    assert_eq!(all.iter().filter(|s| matches!(s.predicate, Predicate::Enforcement(_))).count(), 400);
-    assert_eq!(all.iter().filter(|s| matches!(s.predicate, Predicate::Decision(_))).count(), 400);
+    assert_eq!(
+        all.iter()
+            .filter(|s| matches!(s.predicate, Predicate::Enforcement(_)))
+            .count(),
+        400
+    );
+    assert_eq!(
+        all.iter()
+            .filter(|s| matches!(s.predicate, Predicate::Decision(_)))
+            .count(),
+        400
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -613,7 +803,10 @@ async fn questions_of_an_agent_before_are_ended() {
     let mut world = world_with(ASK_ALL, 10, vec![left]);
     assert!(matches!(world.message().await, Kind::Hello(_)));
     let withdrawn = world.withdrawn().await;
-    assert_eq!((withdrawn.request_id.as_str(), withdrawn.why()), ("01J00000000000000000000007", v1::withdraw::Why::HostRestarted));
+    assert_eq!(
+        (withdrawn.request_id.as_str(), withdrawn.why()),
+        ("01J00000000000000000000007", v1::withdraw::Why::HostRestarted)
+    );
     let effect = world.effect(Some("01J00000000000000000000007")).await.effect;
     assert!(matches!(effect, Effect::Withdrawn { why } if why.contains("restarted")));
 }
@@ -632,7 +825,10 @@ async fn what_waits_can_be_listed() {
     let waiting = list(&world.events).await.unwrap();
     assert_eq!(waiting.len(), 2);
     let git = waiting.iter().find(|w| w.action.request == ask.request_id).unwrap();
-    assert_eq!((git.uid, git.action.held.as_str(), git.action.what.as_str()), (1000, "traced", "git push"));
+    assert_eq!(
+        (git.uid, git.action.held.as_str(), git.action.what.as_str()),
+        (1000, "traced", "git push")
+    );
     let file = std::fs::File::open("/proc/self/exe").unwrap();
     let held = Held {
         id: stopping,

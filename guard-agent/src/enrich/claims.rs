@@ -14,7 +14,9 @@ const CHOSEN: usize = 64;
 /// The claims, or `None` when there is none.
 pub(super) fn claims(environment: &[Vec<u8>]) -> Option<Claims> {
     let of = |name: &str| {
-        let value = environment.iter().find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        let value = environment
+            .iter()
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
         let end = value.len().min(CLAIM_BYTES);
         (!value.is_empty()).then(|| Text::from(&value[..end]))
     };
@@ -37,7 +39,12 @@ pub(super) fn chosen(environment: &[Vec<u8>], names: &[String]) -> Vec<Text> {
             None => name == allowed.as_bytes(),
         })
     };
-    environment.iter().filter(|entry| on_the_list(entry)).take(CHOSEN).map(|entry| Text::from(entry.as_slice())).collect()
+    environment
+        .iter()
+        .filter(|entry| on_the_list(entry))
+        .take(CHOSEN)
+        .map(|entry| Text::from(entry.as_slice()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -50,8 +57,16 @@ mod tests {
 
     #[test]
     fn claims_are_found_and_bounded() {
-        assert_eq!(claims(&environment(&["PATH=/bin", "GUARD_AGENTS=x", "GUARD_TASK="])), None);
-        let found = claims(&environment(&["GUARD_AGENT=bot", "GUARD_AGENT=other", "GUARD_TICKET=\u{202E}1"])).unwrap();
+        assert_eq!(
+            claims(&environment(&["PATH=/bin", "GUARD_AGENTS=x", "GUARD_TASK="])),
+            None
+        );
+        let found = claims(&environment(&[
+            "GUARD_AGENT=bot",
+            "GUARD_AGENT=other",
+            "GUARD_TICKET=\u{202E}1",
+        ]))
+        .unwrap();
         assert_eq!(found.agent.unwrap().as_bytes(), b"bot");
         assert_eq!(found.ticket.unwrap().display(), "⟨U+202E⟩1");
         let long = claims(&environment(&[&format!("GUARD_TASK={}", "x".repeat(9_000))])).unwrap();
@@ -60,7 +75,15 @@ mod tests {
 
     #[test]
     fn nothing_is_shown_that_nobody_chose() {
-        let all = environment(&["AWS_SECRET_ACCESS_KEY=s", "GIT_DIR=/x", "GIT_=y", "HOME=/root", "HOMEX=1", "=odd", ""]);
+        let all = environment(&[
+            "AWS_SECRET_ACCESS_KEY=s",
+            "GIT_DIR=/x",
+            "GIT_=y",
+            "HOME=/root",
+            "HOMEX=1",
+            "=odd",
+            "",
+        ]);
         assert!(chosen(&all, &[]).is_empty());
         let names = ["GIT_*".to_owned(), "HOME".to_owned()];
         let shown: Vec<String> = chosen(&all, &names).iter().map(Text::display).collect();

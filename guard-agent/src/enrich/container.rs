@@ -9,7 +9,10 @@ pub fn container_id(cgroup: &str) -> Option<String> {
     const PREFIXES: [&str; 5] = ["docker-", "cri-containerd-", "crio-", "libpod-", "nerdctl-"];
     cgroup.rsplit('/').find_map(|part| {
         let part = part.strip_suffix(".scope").unwrap_or(part);
-        let id = PREFIXES.iter().find_map(|prefix| part.strip_prefix(prefix)).unwrap_or(part);
+        let id = PREFIXES
+            .iter()
+            .find_map(|prefix| part.strip_prefix(prefix))
+            .unwrap_or(part);
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         is_id.then(|| id.to_owned())
     })
@@ -32,7 +35,14 @@ mod tests {
         ] {
             assert_eq!(container_id(&path).as_deref(), Some(id.as_str()), "{path}");
         }
-        for path in ["/", "", "/system.slice/ssh.service", "/docker-abc.scope", &format!("/x-{id}.scope"), &id.to_uppercase()] {
+        for path in [
+            "/",
+            "",
+            "/system.slice/ssh.service",
+            "/docker-abc.scope",
+            &format!("/x-{id}.scope"),
+            &id.to_uppercase(),
+        ] {
             assert_eq!(container_id(path), None, "{path}");
         }
     }

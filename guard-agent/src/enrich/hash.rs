@@ -75,14 +75,22 @@ struct Cache {
 
 impl Hasher {
     pub(super) fn new(deadline: Duration) -> Self {
-        Self { deadline, cache: Arc::default(), lanes: Mutex::default() }
+        Self {
+            deadline,
+            cache: Arc::default(),
+            lanes: Mutex::default(),
+        }
     }
 
     /// The digest of the file's content, within the deadline.
     pub(super) async fn hash(&self, label: &str, file: FileKey, descriptor: OwnedFd) -> Result<FileDigest, HashError> {
         let lane = {
             let mut lanes = self.lanes.lock();
-            Arc::clone(lanes.entry(label.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))))
+            Arc::clone(
+                lanes
+                    .entry(label.to_owned())
+                    .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
+            )
         };
         let given_up = Arc::new(AtomicBool::new(false));
         let (cache, stop) = (Arc::clone(&self.cache), Arc::clone(&given_up));
@@ -130,7 +138,10 @@ fn read(mut file: File, generation: u32, cache: &Mutex<Cache>, stop: &AtomicBool
     if self::key(&file, generation)? != key || size != key.size {
         return Err(HashError::Changed);
     }
-    let digest = FileDigest { sha256: hash.finalize().into(), size };
+    let digest = FileDigest {
+        sha256: hash.finalize().into(),
+        size,
+    };
     if keep {
         cache.lock().put(key, digest);
     }
@@ -156,7 +167,13 @@ fn key(file: &File, generation: u32) -> Result<Key, HashError> {
 fn is_local(file: &File) -> bool {
     let Ok(found) = statfs::fstatfs(file) else { return false };
     let kind = found.filesystem_type();
-    [statfs::EXT4_SUPER_MAGIC, statfs::XFS_SUPER_MAGIC, statfs::BTRFS_SUPER_MAGIC, statfs::TMPFS_MAGIC].contains(&kind)
+    [
+        statfs::EXT4_SUPER_MAGIC,
+        statfs::XFS_SUPER_MAGIC,
+        statfs::BTRFS_SUPER_MAGIC,
+        statfs::TMPFS_MAGIC,
+    ]
+    .contains(&kind)
 }
 
 fn settled(key: &Key) -> bool {
@@ -182,7 +199,11 @@ impl Cache {
 mod tests {
     use super::*;
 
-    const KEY: FileKey = FileKey { device: 1, inode: 1, generation: 1 };
+    const KEY: FileKey = FileKey {
+        device: 1,
+        inode: 1,
+        generation: 1,
+    };
 
     #[tokio::test]
     async fn content_is_hashed_and_changes_are_seen() {
@@ -192,7 +213,10 @@ mod tests {
         for content in ["one", "two", ""] {
             std::fs::write(&path, content).unwrap();
             let digest = hasher.hash("l", KEY, File::open(&path).unwrap().into()).await.unwrap();
-            assert_eq!(hex::encode(digest.sha256), guard_evidence::statement::sha256_hex(content.as_bytes()));
+            assert_eq!(
+                hex::encode(digest.sha256),
+                guard_evidence::statement::sha256_hex(content.as_bytes())
+            );
             assert_eq!(digest.size, content.len() as u64);
         }
         let directory = File::open(dir.path()).unwrap();
@@ -204,11 +228,18 @@ mod tests {
         let hasher = Hasher::new(Duration::from_millis(50));
         let lane = {
             let mut lanes = hasher.lanes.lock();
-            Arc::clone(lanes.entry("slow".to_owned()).or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))))
+            Arc::clone(
+                lanes
+                    .entry("slow".to_owned())
+                    .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
+            )
         };
         let _all = lane.acquire_many(u32::try_from(PER_LABEL).unwrap()).await.unwrap();
         let file = || File::open("/proc/self/exe").unwrap().into();
-        assert_eq!(hasher.hash("slow", KEY, file()).await, Err(HashError::Late(Duration::from_millis(50))));
+        assert_eq!(
+            hasher.hash("slow", KEY, file()).await,
+            Err(HashError::Late(Duration::from_millis(50)))
+        );
         let other = Hasher::new(Duration::from_secs(60));
         assert!(other.hash("other", KEY, file()).await.is_ok());
     }
@@ -216,9 +247,19 @@ mod tests {
     #[test]
     fn the_cache_is_bounded() {
         let mut cache = Cache::default();
-        let digest = FileDigest { sha256: [0; 32], size: 0 };
+        let digest = FileDigest {
+            sha256: [0; 32],
+            size: 0,
+        };
         for inode in 0..10_000 {
-            let key = Key { device: 1, inode, generation: 0, size: 0, modified: (0, 0), changed: (0, 0) };
+            let key = Key {
+                device: 1,
+                inode,
+                generation: 0,
+                size: 0,
+                modified: (0, 0),
+                changed: (0, 0),
+            };
             cache.put(key, digest);
             cache.put(key, digest);
         }

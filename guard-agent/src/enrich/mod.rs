@@ -92,7 +92,12 @@ impl Enricher {
         let facts = Facts {
             label: label.to_owned(),
             // A name that is no more may be anybody's by now.
-            path: exec.path.as_ref().filter(|_| !exec.unlinked).and_then(|path| path.to_str()).map(str::to_owned),
+            path: exec
+                .path
+                .as_ref()
+                .filter(|_| !exec.unlinked)
+                .and_then(|path| path.to_str())
+                .map(str::to_owned),
             unlinked: exec.unlinked,
             uid: asked.uid,
             gid: asked.gid,
@@ -126,7 +131,11 @@ impl Enricher {
         }
 
         let text = |bytes: &[u8]| Text::from(bytes);
-        let strings = |list: &[Vec<u8>]| list.iter().map(|string| Text::from(string.as_slice())).collect::<Vec<_>>();
+        let strings = |list: &[Vec<u8>]| {
+            list.iter()
+                .map(|string| Text::from(string.as_slice()))
+                .collect::<Vec<_>>()
+        };
         let mut action = ExecAction {
             path: exec.path.as_ref().map(|path| text(path.as_os_str().as_bytes())),
             unlinked: exec.unlinked,
@@ -148,7 +157,13 @@ impl Enricher {
         crate::evidence::fit(&mut action, &mut workload);
         facts.held = Some(HeldFacts {
             argv: (!held.argv.truncated)
-                .then(|| held.argv.strings.iter().map(|word| String::from_utf8(word.clone()).ok()).collect())
+                .then(|| {
+                    held.argv
+                        .strings
+                        .iter()
+                        .map(|word| String::from_utf8(word.clone()).ok())
+                        .collect()
+                })
                 .flatten(),
             cwd: held.cwd.to_str().map(str::to_owned),
             given: held.given.to_str().map(str::to_owned),
@@ -168,7 +183,14 @@ impl Enricher {
             Err(error) => (None, Some(error.to_string())),
         };
         let claims = claims::claims(&held.environment.strings);
-        Enriched { workload, action, claims, facts, expectation, no_content }
+        Enriched {
+            workload,
+            action,
+            claims,
+            facts,
+            expectation,
+            no_content,
+        }
     }
 
     async fn ancestry(&self, pid: u32, root: Option<String>) -> Vec<ProcessFacts> {
@@ -181,6 +203,10 @@ impl Enricher {
             });
             reading.await.ok()
         };
-        tokio::time::timeout(PROC_DEADLINE, work).await.ok().flatten().unwrap_or_default()
+        tokio::time::timeout(PROC_DEADLINE, work)
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 }

@@ -37,14 +37,17 @@ pub(super) fn ancestry(pid: u32, root: Option<&str>) -> Vec<ProcessFacts> {
 }
 
 fn is_below(path: &str, root: &str) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The cgroup v2 path of a process.
 pub(crate) fn cgroup(pid: u32) -> Option<String> {
     let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
     let text = String::from_utf8_lossy(&text);
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_end_matches(" (deleted)").to_owned())
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(|path| path.trim_end_matches(" (deleted)").to_owned())
 }
 
 fn process(pid: u32) -> Option<(ProcessFacts, u32)> {
@@ -93,13 +96,24 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let ticks: u64 = fields.nth(17)?.parse().ok()?;
-    Some(Stat { comm, parent, start_ns: ticks.checked_mul(TICK_NS)? })
+    Some(Stat {
+        comm,
+        parent,
+        start_ns: ticks.checked_mul(TICK_NS)?,
+    })
 }
 
 /// The real user id.
 fn parse_uid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+    let line = status
+        .split(|b| *b == b'\n')
+        .find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(line)
+        .ok()?
+        .split_ascii_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// For the fuzzer.
@@ -133,7 +147,10 @@ mod tests {
     fn hostile_names() {
         let line = b"7 (a) R 1\n(b) S 42 1 1 0 -1 4 0 0 0 0 1 1 1 1 20 0 1 0 500 1 1 1";
         let stat = parse_stat(line).unwrap();
-        assert_eq!((stat.comm.as_slice(), stat.parent, stat.start_ns), (&b"a) R 1\n(b"[..], 42, 500 * TICK_NS));
+        assert_eq!(
+            (stat.comm.as_slice(), stat.parent, stat.start_ns),
+            (&b"a) R 1\n(b"[..], 42, 500 * TICK_NS)
+        );
         for bad in [&b""[..], b"(", b")(", b"1 (x)", b"1 (x) S", b"1 (x) S a b", b"\xff"] {
             assert!(parse_stat(bad).is_none());
         }

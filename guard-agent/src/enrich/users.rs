@@ -27,7 +27,10 @@ struct Read {
 
 impl Users {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, read: Mutex::default() }
+        Self {
+            path,
+            read: Mutex::default(),
+        }
     }
 
     /// The first name with this id.
@@ -50,8 +53,12 @@ fn parse(passwd: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in passwd.split(|b| *b == b'\n') {
         let mut fields = line.split(|b| *b == b':');
-        let (Some(name), Some(_), Some(uid)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let (Ok(name), Ok(uid)) = (std::str::from_utf8(name), std::str::from_utf8(uid)) else { continue };
+        let (Some(name), Some(_), Some(uid)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (Ok(name), Ok(uid)) = (std::str::from_utf8(name), std::str::from_utf8(uid)) else {
+            continue;
+        };
         let Ok(uid) = uid.parse::<u32>() else { continue };
         if !name.is_empty() && name.len() <= 64 {
             names.entry(uid).or_insert_with(|| name.to_owned());
@@ -68,7 +75,11 @@ mod tests {
     fn names() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("passwd");
-        fs::write(&path, b"root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/:\nbroken\nx:y:z\n\xff:x:5:5::/:/\n").unwrap();
+        fs::write(
+            &path,
+            b"root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/:\nbroken\nx:y:z\n\xff:x:5:5::/:/\n",
+        )
+        .unwrap();
         let users = Users::new(path.clone());
         assert_eq!(users.name(0).as_deref(), Some("root"));
         assert_eq!(users.name(5), None);

@@ -14,10 +14,14 @@ const STRING_BYTES: usize = 8_000;
 
 /// Cuts argv, environment and ancestry so that the record fits whatever they contain.
 pub fn fit(action: &mut ExecAction, workload: &mut WorkloadFacts) {
-    for text in [&mut action.given, &mut action.cwd].into_iter().chain(action.path.as_mut()) {
+    for text in [&mut action.given, &mut action.cwd]
+        .into_iter()
+        .chain(action.path.as_mut())
+    {
         cut(text, STRING_BYTES / 2);
     }
-    let left = ACTION_BYTES.saturating_sub(size(&action.given) + size(&action.cwd) + action.path.as_ref().map_or(0, size));
+    let left =
+        ACTION_BYTES.saturating_sub(size(&action.given) + size(&action.cwd) + action.path.as_ref().map_or(0, size));
     let for_environment = left / 4;
     strings(&mut action.environment, for_environment);
     let for_argv = left.saturating_sub(action.environment.iter().map(size).sum());
@@ -145,7 +149,10 @@ mod tests {
                 fit(&mut action, &mut workload);
                 let bytes = serde_json::to_vec(&action).unwrap().len() + serde_json::to_vec(&workload).unwrap().len();
                 assert!(bytes < 45_000, "{fill} {count}×{length}: {bytes}");
-                assert!(action.argv_truncated || length <= 1 && count < 100_000, "{fill} {count}×{length}");
+                assert!(
+                    action.argv_truncated || length <= 1 && count < 100_000,
+                    "{fill} {count}×{length}"
+                );
                 assert!(!workload.ancestry.is_empty());
             }
         }

@@ -84,9 +84,17 @@ impl Drop for Slot {
 type Done = Box<dyn FnOnce(Sealed) + Send>;
 
 enum Job {
-    Write { predicate: Box<Predicate>, slot: Slot, done: Option<Done> },
-    Acknowledge { through: u64 },
-    Stop { done: mpsc::Sender<()> },
+    Write {
+        predicate: Box<Predicate>,
+        slot: Slot,
+        done: Option<Done>,
+    },
+    Acknowledge {
+        through: u64,
+    },
+    Stop {
+        done: mpsc::Sender<()>,
+    },
 }
 
 impl std::fmt::Debug for Job {
@@ -116,7 +124,9 @@ impl Evidence {
             return None;
         }
         let before = self.shared.queued.fetch_add(1, Ordering::AcqRel);
-        let slot = Slot { shared: Arc::clone(&self.shared) };
+        let slot = Slot {
+            shared: Arc::clone(&self.shared),
+        };
         (before < QUEUE).then_some(slot)
     }
 
@@ -124,23 +134,36 @@ impl Evidence {
     #[must_use]
     pub fn reserve_always(&self) -> Slot {
         self.shared.queued.fetch_add(1, Ordering::AcqRel);
-        Slot { shared: Arc::clone(&self.shared) }
+        Slot {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Writes a record with the next group; durable within about 100 ms.
     pub fn write(&self, slot: Slot, predicate: Predicate) {
-        self.send(Job::Write { predicate: Box::new(predicate), slot, done: None });
+        self.send(Job::Write {
+            predicate: Box::new(predicate),
+            slot,
+            done: None,
+        });
     }
 
     /// Writes a record and calls `done`, on the writer's thread, when it is durable.
     pub fn write_then(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
-        self.send(Job::Write { predicate: Box::new(predicate), slot, done: Some(Box::new(done)) });
+        self.send(Job::Write {
+            predicate: Box::new(predicate),
+            slot,
+            done: Some(Box::new(done)),
+        });
     }
 
     /// Writes a lifecycle record with the next group.
     pub fn lifecycle(&self, event: Lifecycle) {
         let header = unsealed();
-        self.write(self.reserve_always(), Predicate::Lifecycle(Box::new(LifecycleRecord { header, event })));
+        self.write(
+            self.reserve_always(),
+            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event })),
+        );
     }
 
     /// Counts a denial for whose record there was no place; the count is recorded when there is one again.

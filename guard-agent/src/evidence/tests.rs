@@ -57,9 +57,10 @@ fn done_comes_when_it_is_durable() {
         header: unsealed(),
         event: Lifecycle::EventsLost { count: 7 },
     }));
-    rig.evidence.write_then(rig.evidence.reserve().unwrap(), record, move |sealed| {
-        send.send((*durable.borrow(), sealed)).unwrap();
-    });
+    rig.evidence
+        .write_then(rig.evidence.reserve().unwrap(), record, move |sealed| {
+            send.send((*durable.borrow(), sealed)).unwrap();
+        });
     let (position, sealed) = receive.recv_timeout(Duration::from_secs(5)).unwrap();
     assert_eq!((position, sealed.header.sequence), (2, 2));
 }

@@ -47,7 +47,10 @@ struct Waiting {
 }
 
 pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
-    let options = Options { segment_bytes: SEGMENT_BYTES.min(config.max_bytes / 4), max_bytes: config.max_bytes };
+    let options = Options {
+        segment_bytes: SEGMENT_BYTES.min(config.max_bytes / 4),
+        max_bytes: config.max_bytes,
+    };
     let signer = format!("host:{}", config.host_id);
     let mut first = Vec::new();
     let opened = match Spool::open(&config.spool_directory, options) {
@@ -94,8 +97,17 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
     let (durable, durable_receiver) = watch::channel(spool.durable());
     let (sender, jobs) = mpsc::channel();
     let reader = Arc::new(Mutex::new(spool.reader(acknowledged + 1)));
-    let evidence = Evidence { sender, shared: Arc::clone(&shared), durable: durable_receiver, reader };
-    let key_pem = config.key.public().to_pem().map_err(|e| EvidenceError::First(e.to_string()))?;
+    let evidence = Evidence {
+        sender,
+        shared: Arc::clone(&shared),
+        durable: durable_receiver,
+        reader,
+    };
+    let key_pem = config
+        .key
+        .public()
+        .to_pem()
+        .map_err(|e| EvidenceError::First(e.to_string()))?;
     let mut writer = Writer {
         key: config.key,
         chain,
@@ -109,13 +121,20 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
     };
     let mut group = Vec::new();
     let lifecycle = |event| Waiting {
-        predicate: Box::new(Predicate::Lifecycle(Box::new(LifecycleRecord { header: unsealed(), event }))),
+        predicate: Box::new(Predicate::Lifecycle(Box::new(LifecycleRecord {
+            header: unsealed(),
+            event,
+        }))),
         _slot: evidence.reserve_always(),
         done: None,
         sealed: None,
     };
     if begins {
-        let why = if first.is_empty() { "first record of this host".to_owned() } else { first.join("; ") };
+        let why = if first.is_empty() {
+            "first record of this host".to_owned()
+        } else {
+            first.join("; ")
+        };
         group.push(lifecycle(Lifecycle::Begun { why, key: key_pem }));
     }
     if let Some(cut) = cut {
@@ -134,13 +153,18 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
 
 /// Reads, raises and stores the number of the epoch, so that none is ever used twice.
 fn next_epoch(path: &Path) -> Result<u64, EvidenceError> {
-    let wrong = |why: String| EvidenceError::Epoch { path: path.to_owned(), why };
+    let wrong = |why: String| EvidenceError::Epoch {
+        path: path.to_owned(),
+        why,
+    };
     let before = match std::fs::read_to_string(path) {
         Ok(text) => text.trim().parse::<u64>().map_err(|e| wrong(e.to_string()))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(wrong(error.to_string())),
     };
-    let epoch = before.checked_add(1).ok_or_else(|| wrong("the epochs are used up".to_owned()))?;
+    let epoch = before
+        .checked_add(1)
+        .ok_or_else(|| wrong("the epochs are used up".to_owned()))?;
     files::replace(path, format!("{epoch}\n").as_bytes(), 0o600).map_err(|e| wrong(e.to_string()))?;
     Ok(epoch)
 }
@@ -148,9 +172,14 @@ fn next_epoch(path: &Path) -> Result<u64, EvidenceError> {
 /// The header of an envelope that we signed ourselves.
 fn header_of(envelope: &[u8], key: &SigningKey) -> Result<Header, String> {
     let public = key.public();
-    let verified = dsse::parse(envelope).and_then(|u| u.verify(&public)).map_err(|e| e.to_string())?;
+    let verified = dsse::parse(envelope)
+        .and_then(|u| u.verify(&public))
+        .map_err(|e| e.to_string())?;
     let statement = Statement::from_payload(&verified.payload).map_err(|e| e.to_string())?;
-    statement.header().cloned().ok_or_else(|| "it has no place in a chain".to_owned())
+    statement
+        .header()
+        .cloned()
+        .ok_or_else(|| "it has no place in a chain".to_owned())
 }
 
 fn set_header(predicate: &mut Predicate, header: Header) {
@@ -180,7 +209,12 @@ impl Writer {
                             // Somebody waits: take what is there already and sync.
                             until = Instant::now();
                         }
-                        group.push(Waiting { predicate, _slot: slot, done, sealed: None });
+                        group.push(Waiting {
+                            predicate,
+                            _slot: slot,
+                            done,
+                            sealed: None,
+                        });
                     }
                     Job::Acknowledge { through } => acknowledged = Some(through.max(acknowledged.unwrap_or(0))),
                     Job::Stop { done } => {
@@ -202,15 +236,24 @@ impl Writer {
                 self.shared.queued.fetch_add(1, Ordering::AcqRel);
                 let event = Lifecycle::EventsLost { count: lost };
                 group.push(Waiting {
-                    predicate: Box::new(Predicate::Lifecycle(Box::new(LifecycleRecord { header: unsealed(), event }))),
-                    _slot: Slot { shared: Arc::clone(&self.shared) },
+                    predicate: Box::new(Predicate::Lifecycle(Box::new(LifecycleRecord {
+                        header: unsealed(),
+                        event,
+                    }))),
+                    _slot: Slot {
+                        shared: Arc::clone(&self.shared),
+                    },
                     done: None,
                     sealed: None,
                 });
             }
             while let Err(error) = self.store(&mut group) {
                 if !self.shared.failing.swap(true, Ordering::AcqRel) {
-                    tracing::error!(error, waiting = group.len(), "evidence cannot be written: everything is denied until it can");
+                    tracing::error!(
+                        error,
+                        waiting = group.len(),
+                        "evidence cannot be written: everything is denied until it can"
+                    );
                 }
                 if stop.is_some() {
                     break;
@@ -297,7 +340,11 @@ impl Writer {
         let header = header_of(&last, &self.key)?;
         self.chain = Chain::resume(&header, &last);
         for waiting in group {
-            if waiting.sealed.as_ref().is_some_and(|sealed| sealed.header.sequence > header.sequence) {
+            if waiting
+                .sealed
+                .as_ref()
+                .is_some_and(|sealed| sealed.header.sequence > header.sequence)
+            {
                 waiting.sealed = None;
             }
         }

@@ -70,12 +70,17 @@ pub struct TlsFiles {
 
 impl std::fmt::Debug for TlsFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsFiles").field("chain_pem", &self.chain_pem).finish_non_exhaustive()
+        f.debug_struct("TlsFiles")
+            .field("chain_pem", &self.chain_pem)
+            .finish_non_exhaustive()
     }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
-    move |source| IdentityError::Io { path: path.to_owned(), source }
+    move |source| IdentityError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 impl Identity {
@@ -88,7 +93,14 @@ impl Identity {
         files::private_directory(state_dir).map_err(at(state_dir))?;
         match Self::load(state_dir)? {
             Some(identity) => Ok(identity),
-            None => Self::create(state_dir, &Ulid::new().to_string(), &system_hostname(), &new_evidence_key(), None, None),
+            None => Self::create(
+                state_dir,
+                &Ulid::new().to_string(),
+                &system_hostname(),
+                &new_evidence_key(),
+                None,
+                None,
+            ),
         }
     }
 
@@ -105,10 +117,13 @@ impl Identity {
             }
             Err(source) => return Err(IdentityError::Io { path: link, source }),
         };
-        let damaged = |path: &Path, why: String| IdentityError::Damaged { path: path.to_owned(), why };
+        let damaged = |path: &Path, why: String| IdentityError::Damaged {
+            path: path.to_owned(),
+            why,
+        };
         let path = directory.join("host.json");
-        let file: HostFile = serde_json::from_slice(&fs::read(&path).map_err(at(&path))?)
-            .map_err(|e| damaged(&path, e.to_string()))?;
+        let file: HostFile =
+            serde_json::from_slice(&fs::read(&path).map_err(at(&path))?).map_err(|e| damaged(&path, e.to_string()))?;
         if Ulid::from_string(&file.host_id).is_err() {
             return Err(damaged(&path, "host_id is not a ULID".to_owned()));
         }
@@ -140,21 +155,33 @@ impl Identity {
             let path = directory.join(file);
             files::replace(&path, bytes, 0o600).map_err(at(&path))
         };
-        let damaged = |why: String| IdentityError::Damaged { path: directory.clone(), why };
+        let damaged = |why: String| IdentityError::Damaged {
+            path: directory.clone(),
+            why,
+        };
         let pem = evidence_key.to_pkcs8_pem().map_err(|e| damaged(e.to_string()))?;
         write("evidence.key", pem.as_bytes())?;
         if let Some(tls) = tls {
             write("tls.pem", format!("{}{}", tls.key_pem, tls.chain_pem).as_bytes())?;
         }
-        let file = HostFile { host_id: host_id.to_owned(), hostname: hostname.to_owned(), enrolment };
-        write("host.json", &serde_json::to_vec_pretty(&file).map_err(|e| damaged(e.to_string()))?)?;
+        let file = HostFile {
+            host_id: host_id.to_owned(),
+            hostname: hostname.to_owned(),
+            enrolment,
+        };
+        write(
+            "host.json",
+            &serde_json::to_vec_pretty(&file).map_err(|e| damaged(e.to_string()))?,
+        )?;
 
         let link = state_dir.join(CURRENT);
         let new_link = state_dir.join(".identity.new");
         let _ = fs::remove_file(&new_link);
         std::os::unix::fs::symlink(&name, &new_link).map_err(at(&new_link))?;
         fs::rename(&new_link, &link).map_err(at(&link))?;
-        fs::File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(at(state_dir))?;
+        fs::File::open(state_dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(at(state_dir))?;
         Self::load(state_dir)?.ok_or_else(|| damaged("it is gone after it was written".to_owned()))
     }
 
@@ -176,7 +203,10 @@ impl Identity {
     /// # Errors
     /// Never for a key that was loaded.
     pub fn evidence_key_again(&self) -> Result<SigningKey, IdentityError> {
-        let damaged = |why: String| IdentityError::Damaged { path: self.directory.join("evidence.key"), why };
+        let damaged = |why: String| IdentityError::Damaged {
+            path: self.directory.join("evidence.key"),
+            why,
+        };
         let pem = self.evidence_key.to_pkcs8_pem().map_err(|e| damaged(e.to_string()))?;
         SigningKey::from_pkcs8_pem(&pem).map_err(|e| damaged(e.to_string()))
     }
@@ -199,7 +229,10 @@ impl Identity {
             path: path.clone(),
             why: "it does not begin with a private key".to_owned(),
         })?;
-        Ok(TlsFiles { chain_pem: chain.to_owned(), key_pem: format!("{key}{end}") })
+        Ok(TlsFiles {
+            chain_pem: chain.to_owned(),
+            key_pem: format!("{key}{end}"),
+        })
     }
 
     /// Replaces the client certificate and its key in one step.
@@ -235,7 +268,11 @@ pub fn new_tls_key() -> Result<(String, String), rcgen::Error> {
 pub fn system_hostname() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() { "unnamed".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "unnamed".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -268,9 +305,17 @@ mod tests {
         assert!(identity.tls().is_err());
         let (key_pem, csr) = new_tls_key().unwrap();
         assert!(csr.starts_with("-----BEGIN CERTIFICATE REQUEST-----"));
-        identity.replace_tls(&TlsFiles { chain_pem: "chain\n".to_owned(), key_pem: key_pem.clone() }).unwrap();
+        identity
+            .replace_tls(&TlsFiles {
+                chain_pem: "chain\n".to_owned(),
+                key_pem: key_pem.clone(),
+            })
+            .unwrap();
         let tls = identity.tls().unwrap();
-        assert_eq!((tls.chain_pem.as_str(), tls.key_pem.as_str()), ("chain\n", key_pem.as_str()));
+        assert_eq!(
+            (tls.chain_pem.as_str(), tls.key_pem.as_str()),
+            ("chain\n", key_pem.as_str())
+        );
         assert!(!format!("{tls:?}").contains("PRIVATE"));
     }
 }

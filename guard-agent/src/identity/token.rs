@@ -60,7 +60,12 @@ impl Token {
         let mut ca_sha256 = [0; 32];
         hex::decode_to_slice(digest, &mut ca_sha256).map_err(|_| TokenError::Digest)?;
         let (host, port) = parse_address(address).ok_or(TokenError::Address)?;
-        Ok(Self { host, port, ca_sha256, secret: secret.to_owned() })
+        Ok(Self {
+            host,
+            port,
+            ca_sha256,
+            secret: secret.to_owned(),
+        })
     }
 
     /// As the console wants it: without address and pin.
@@ -87,7 +92,9 @@ pub(crate) fn parse_address(address: &str) -> Option<(String, u16)> {
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
         None => {
-            rustls_pki_types::ServerName::try_from(host).ok().filter(|_| !host.contains(':'))?;
+            rustls_pki_types::ServerName::try_from(host)
+                .ok()
+                .filter(|_| !host.contains(':'))?;
             host.to_owned()
         }
     };
@@ -120,7 +127,10 @@ mod tests {
             ("[2001:db8::1]:8444", "2001:db8::1"),
         ] {
             let token = Token::parse(&format!("  guard1.{address}.{digest}.s3cret_-\n")).unwrap();
-            assert_eq!((token.host.as_str(), token.port, token.secret()), (host, 8444, "s3cret_-"));
+            assert_eq!(
+                (token.host.as_str(), token.port, token.secret()),
+                (host, 8444, "s3cret_-")
+            );
             assert_eq!(token.address(), address);
             assert!(!format!("{token:?}").contains("s3cret"));
         }

@@ -51,7 +51,10 @@ pub(super) fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Resu
                     && value.len() <= NAME_BYTES
                     && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
                 if !fine {
-                    return Err(wrong(format!("@id(\"{value}\") is not a name"), "use letters, digits, `.`, `_` and `-`"));
+                    return Err(wrong(
+                        format!("@id(\"{value}\") is not a name"),
+                        "use letters, digits, `.`, `_` and `-`",
+                    ));
                 }
                 found.id = Some(value.to_owned());
             }
@@ -62,9 +65,16 @@ pub(super) fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Resu
             }
             "quorum" => {
                 found.asks = true;
-                found.quorum = value.parse().ok().filter(|n| (1..=MAX_QUORUM).contains(n)).ok_or_else(|| {
-                    wrong(format!("@quorum(\"{value}\") is not a number of people"), "write a number from 1 to 16, as in @quorum(\"2\")")
-                })?;
+                found.quorum = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=MAX_QUORUM).contains(n))
+                    .ok_or_else(|| {
+                        wrong(
+                            format!("@quorum(\"{value}\") is not a number of people"),
+                            "write a number from 1 to 16, as in @quorum(\"2\")",
+                        )
+                    })?;
             }
             "timeout" => {
                 found.asks = true;
@@ -89,7 +99,10 @@ pub(super) fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Resu
 }
 
 fn wrong(message: String, remedy: &str) -> Wrong {
-    Wrong { message, remedy: remedy.to_owned() }
+    Wrong {
+        message,
+        remedy: remedy.to_owned(),
+    }
 }
 
 fn text(name: &str, value: &str) -> Result<String, Wrong> {
@@ -97,14 +110,24 @@ fn text(name: &str, value: &str) -> Result<String, Wrong> {
     if fine {
         Ok(value.trim().to_owned())
     } else {
-        Err(wrong(format!("@{name} is empty, longer than {MAX_TEXT} bytes, or has control characters"), "shorten it to one line"))
+        Err(wrong(
+            format!("@{name} is empty, longer than {MAX_TEXT} bytes, or has control characters"),
+            "shorten it to one line",
+        ))
     }
 }
 
 fn list(name: &str, value: &str, separator: char) -> Result<Vec<String>, Wrong> {
-    let parts: Vec<&str> = value.split(separator).map(str::trim).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = value
+        .split(separator)
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect();
     if parts.is_empty() {
-        return Err(wrong(format!("@{name}(\"{value}\") names nothing"), "name at least one, or leave the annotation out"));
+        return Err(wrong(
+            format!("@{name}(\"{value}\") names nothing"),
+            "name at least one, or leave the annotation out",
+        ));
     }
     let mut out: Vec<String> = Vec::new();
     for part in parts {
@@ -142,7 +165,19 @@ mod tests {
         assert_eq!(duration("15m"), Some(Duration::from_secs(900)));
         assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
         assert_eq!(duration("30d"), Some(MAX_TIMEOUT));
-        for bad in ["", "s", "0s", "-1s", "+1s", "15", "15 m", "31d", "1.5h", "99999999999999999999s", "1ä"] {
+        for bad in [
+            "",
+            "s",
+            "0s",
+            "-1s",
+            "+1s",
+            "15",
+            "15 m",
+            "31d",
+            "1.5h",
+            "99999999999999999999s",
+            "1ä",
+        ] {
             assert_eq!(duration(bad), None, "{bad}");
         }
     }
@@ -153,8 +188,16 @@ mod tests {
         assert_eq!(parse("approvers", "a, b,a").unwrap().approvers, ["a", "b"]);
         assert_eq!(parse("risk", "one; two, three").unwrap().risks, ["one", "two, three"]);
         for (name, bad) in [
-            ("approvers", ""), ("approvers", " , "), ("quorum", "0"), ("quorum", "17"), ("quorum", "two"), ("timeout", "soon"),
-            ("id", "a b"), ("id", ""), ("description", "\u{1b}[31m"), ("quorom", "2"),
+            ("approvers", ""),
+            ("approvers", " , "),
+            ("quorum", "0"),
+            ("quorum", "17"),
+            ("quorum", "two"),
+            ("timeout", "soon"),
+            ("id", "a b"),
+            ("id", ""),
+            ("description", "\u{1b}[31m"),
+            ("quorom", "2"),
         ] {
             assert!(parse(name, bad).is_err(), "@{name}({bad})");
         }

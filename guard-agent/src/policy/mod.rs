@@ -97,9 +97,14 @@ pub struct HeldFacts {
 /// The policy's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Allow { rules: Vec<MatchedRule> },
+    Allow {
+        rules: Vec<MatchedRule>,
+    },
     Ask(Ask),
-    Deny { rules: Vec<MatchedRule>, because: String },
+    Deny {
+        rules: Vec<MatchedRule>,
+        because: String,
+    },
     /// The answer depends on what only the held thread tells. Never given when [`Facts::held`] is there.
     Hold,
 }
@@ -122,7 +127,10 @@ pub struct Ask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
     Permitted(Vec<PolicyId>),
-    Forbidden { rules: Vec<PolicyId>, because: String },
+    Forbidden {
+        rules: Vec<PolicyId>,
+        because: String,
+    },
     NoRule,
     /// Depends on facts that are not known yet.
     Unknown,
@@ -141,27 +149,43 @@ impl Policy {
         let unknown = facts.unknown();
         let world = match World::new(&self.names, facts) {
             Ok(world) => world,
-            Err(because) => return Answer::Deny { rules: Vec::new(), because },
+            Err(because) => {
+                return Answer::Deny {
+                    rules: Vec::new(),
+                    because,
+                };
+            }
         };
         match self.look(&world, false, unknown, facts.held.is_some()) {
-            Look::Permitted(rules) => return Answer::Allow { rules: self.shown(&rules) },
+            Look::Permitted(rules) => {
+                return Answer::Allow {
+                    rules: self.shown(&rules),
+                };
+            }
             Look::Unknown => return Answer::Hold,
             Look::Forbidden { .. } | Look::NoRule => {}
         }
         match self.look(&world, true, unknown, facts.held.is_some()) {
             Look::Unknown => Answer::Hold,
-            Look::Forbidden { rules, because } => Answer::Deny { rules: self.shown(&rules), because },
+            Look::Forbidden { rules, because } => Answer::Deny {
+                rules: self.shown(&rules),
+                because,
+            },
             // Whoever is asked decides on what the thread is about to do, so it is held first.
             Look::Permitted(_) if facts.held.is_none() => Answer::Hold,
             Look::Permitted(rules) => self.ask(&rules),
-            Look::NoRule if self.covers(&world.principal) => {
-                Answer::Deny { rules: Vec::new(), because: "no rule permits it".to_owned() }
-            }
+            Look::NoRule if self.covers(&world.principal) => Answer::Deny {
+                rules: Vec::new(),
+                because: "no rule permits it".to_owned(),
+            },
             Look::NoRule if facts.held.is_none() => Answer::Hold,
             Look::NoRule => Answer::Ask(Ask {
                 rules: vec![MatchedRule {
                     id: BUILTIN_ASK.to_owned(),
-                    description: format!("no rule permits anything to {}, so every exec is asked for", facts.label),
+                    description: format!(
+                        "no rule permits anything to {}, so every exec is asked for",
+                        facts.label
+                    ),
                 }],
                 groups: Vec::new(),
                 quorum: 1,
@@ -174,23 +198,31 @@ impl Policy {
 
     /// Whether any rule could permit something to this label, judged by the rules' scopes.
     fn covers(&self, principal: &EntityUid) -> bool {
-        self.rules.values().filter(|rule| rule.effect == Effect::Permit).any(|rule| {
-            match rule.policy.principal_constraint() {
+        self.rules
+            .values()
+            .filter(|rule| rule.effect == Effect::Permit)
+            .any(|rule| match rule.policy.principal_constraint() {
                 PrincipalConstraint::Any => true,
                 PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
                     uid == *principal
                 }
                 PrincipalConstraint::Is(kind) => kind == self.names.workload,
-            }
-        })
+            })
     }
 
     fn look(&self, world: &World, approved: bool, unknown: Reads, held: bool) -> Look {
         let request = match world.request(&self.names, approved) {
             Ok(request) => request,
-            Err(because) => return Look::Forbidden { rules: Vec::new(), because },
+            Err(because) => {
+                return Look::Forbidden {
+                    rules: Vec::new(),
+                    because,
+                };
+            }
         };
-        let response = self.authorizer.is_authorized(&request, &self.known(unknown), &world.entities);
+        let response = self
+            .authorizer
+            .is_authorized(&request, &self.known(unknown), &world.entities);
         let reasons: Vec<PolicyId> = response.diagnostics().reason().cloned().collect();
         // Cedar skips a rule that fails to evaluate. For a forbid that would be an opening.
         let failed: Vec<PolicyId> = response
@@ -202,19 +234,30 @@ impl Policy {
             .filter(|id| self.rules.get(id).is_none_or(|rule| rule.effect == Effect::Forbid))
             .collect();
         if !failed.is_empty() {
-            return Look::Forbidden { rules: failed, because: "a rule that forbids could not be evaluated".to_owned() };
+            return Look::Forbidden {
+                rules: failed,
+                because: "a rule that forbids could not be evaluated".to_owned(),
+            };
         }
         let forbidden = response.decision() == Decision::Deny && !reasons.is_empty();
         if forbidden {
-            return Look::Forbidden { rules: reasons, because: "forbidden by policy".to_owned() };
+            return Look::Forbidden {
+                rules: reasons,
+                because: "forbidden by policy".to_owned(),
+            };
         }
         // What a hold will tell is not known yet; everything else will never be.
-        let later = if held { Reads::NONE } else { unknown.without(Reads::PATH) };
+        let later = if held {
+            Reads::NONE
+        } else {
+            unknown.without(Reads::PATH)
+        };
         let never = unknown.without(later);
         let open = |effect| {
-            self.rules.iter().filter(move |(_, rule)| rule.effect == effect && rule.reads.intersects(unknown)).filter(
-                |(_, rule)| rule.might_apply(&self.authorizer, &request, &world.entities, unknown),
-            )
+            self.rules
+                .iter()
+                .filter(move |(_, rule)| rule.effect == effect && rule.reads.intersects(unknown))
+                .filter(|(_, rule)| rule.might_apply(&self.authorizer, &request, &world.entities, unknown))
         };
         let (undecided, decided): (Vec<_>, Vec<_>) =
             open(Effect::Forbid).partition(|(_, rule)| rule.reads.intersects(later));
@@ -240,13 +283,21 @@ impl Policy {
     fn known(&self, unknown: Reads) -> Arc<PolicySet> {
         let mut sets = self.without.lock();
         Arc::clone(sets.entry(unknown).or_insert_with(|| {
-            let rules = self.rules.values().filter(|rule| !rule.reads.intersects(unknown)).map(|r| r.policy.clone());
+            let rules = self
+                .rules
+                .values()
+                .filter(|rule| !rule.reads.intersects(unknown))
+                .map(|r| r.policy.clone());
             Arc::new(PolicySet::from_policies(rules).unwrap_or_default())
         }))
     }
 
     fn shown(&self, ids: &[PolicyId]) -> Vec<MatchedRule> {
-        let mut shown: Vec<_> = ids.iter().filter_map(|id| self.rules.get(id)).map(|r| r.shown.clone()).collect();
+        let mut shown: Vec<_> = ids
+            .iter()
+            .filter_map(|id| self.rules.get(id))
+            .map(|r| r.shown.clone())
+            .collect();
         shown.sort_by(|a, b| a.id.cmp(&b.id));
         shown
     }
@@ -256,7 +307,11 @@ impl Policy {
         let mut rules: Vec<&Rule> = ids.iter().filter_map(|id| self.rules.get(id)).collect();
         rules.sort_by(|a, b| a.shown.id.cmp(&b.shown.id));
         let mut groups: Option<Vec<String>> = None;
-        for named in rules.iter().map(|rule| &rule.annotations.approvers).filter(|groups| !groups.is_empty()) {
+        for named in rules
+            .iter()
+            .map(|rule| &rule.annotations.approvers)
+            .filter(|groups| !groups.is_empty())
+        {
             groups = Some(match groups {
                 None => named.clone(),
                 Some(so_far) => so_far.into_iter().filter(|group| named.contains(group)).collect(),
@@ -271,11 +326,21 @@ impl Policy {
         }
         let collect = |of: fn(&Annotations) -> &Vec<String>| {
             let mut seen = HashSet::new();
-            rules.iter().flat_map(|rule| of(&rule.annotations)).filter(|x| seen.insert(*x)).cloned().collect()
+            rules
+                .iter()
+                .flat_map(|rule| of(&rule.annotations))
+                .filter(|x| seen.insert(*x))
+                .cloned()
+                .collect()
         };
         Answer::Ask(Ask {
             groups: groups.unwrap_or_default(),
-            quorum: rules.iter().map(|rule| rule.annotations.quorum).max().unwrap_or(1).max(1),
+            quorum: rules
+                .iter()
+                .map(|rule| rule.annotations.quorum)
+                .max()
+                .unwrap_or(1)
+                .max(1),
             timeout: rules.iter().filter_map(|rule| rule.annotations.timeout).min(),
             risks: collect(|a| &a.risks),
             tags: collect(|a| &a.tags),
@@ -292,8 +357,17 @@ impl Rule {
             let response = authorizer.is_authorized(request, set, entities);
             response.decision() == Decision::Allow || response.diagnostics().errors().next().is_some()
         };
-        let scope = if unknown.intersects(Reads::PATH) { &self.scope_any_resource } else { &self.scope };
-        holds(scope) && self.clauses.iter().filter(|(reads, _)| !reads.intersects(unknown)).all(|(_, set)| holds(set))
+        let scope = if unknown.intersects(Reads::PATH) {
+            &self.scope_any_resource
+        } else {
+            &self.scope
+        };
+        holds(scope)
+            && self
+                .clauses
+                .iter()
+                .filter(|(reads, _)| !reads.intersects(unknown))
+                .all(|(_, set)| holds(set))
     }
 }
 
@@ -336,12 +410,20 @@ impl World {
         let principal = uid(&names.workload, &facts.label);
         // No path begins without a slash, so no rule can name this one.
         let resource = uid(&names.executable, facts.path.as_deref().unwrap_or("unknown"));
-        let directories: HashSet<EntityUid> =
-            facts.path.as_deref().map(ancestors).unwrap_or_default().iter().map(|d| uid(&names.directory, d)).collect();
-        let entities =
-            [Entity::new_no_attrs(principal.clone(), HashSet::new()), Entity::new_no_attrs(resource.clone(), directories)];
-        let entities =
-            Entities::from_entities(entities, None).map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
+        let directories: HashSet<EntityUid> = facts
+            .path
+            .as_deref()
+            .map(ancestors)
+            .unwrap_or_default()
+            .iter()
+            .map(|d| uid(&names.directory, d))
+            .collect();
+        let entities = [
+            Entity::new_no_attrs(principal.clone(), HashSet::new()),
+            Entity::new_no_attrs(resource.clone(), directories),
+        ];
+        let entities = Entities::from_entities(entities, None)
+            .map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
 
         let string = |s: &str| RestrictedExpression::new_string(s.to_owned());
         let long = |n: u32| RestrictedExpression::new_long(i64::from(n));
@@ -359,30 +441,51 @@ impl World {
             if let Some(argv) = &held.argv {
                 let words = argv.iter().map(|word| string(word));
                 context.push(("argv", RestrictedExpression::new_set(words)));
-                context.push(("argc", RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX))));
+                context.push((
+                    "argc",
+                    RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX)),
+                ));
                 context.push(("command", string(&guard_evidence::text::shell_words(argv))));
             }
             context.extend(held.cwd.as_deref().map(|cwd| ("cwd", string(cwd))));
             context.extend(held.given.as_deref().map(|given| ("given", string(given))));
             context.extend(held.sha256.as_deref().map(|sha256| ("sha256", string(sha256))));
         }
-        let context = context.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Ok(Self { principal, resource, entities, context })
+        let context = context
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Ok(Self {
+            principal,
+            resource,
+            entities,
+            context,
+        })
     }
 
     fn request(&self, names: &Names, approved: bool) -> Result<Request, String> {
         let approved = ("approved".to_owned(), RestrictedExpression::new_bool(approved));
         let context = Context::from_pairs(self.context.iter().cloned().chain([approved]))
             .map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
-        Request::new(self.principal.clone(), names.exec.clone(), self.resource.clone(), context, None)
-            .map_err(|e| format!("the action cannot be put to the policy: {e}"))
+        Request::new(
+            self.principal.clone(),
+            names.exec.clone(),
+            self.resource.clone(),
+            context,
+            None,
+        )
+        .map_err(|e| format!("the action cannot be put to the policy: {e}"))
     }
 }
 
 /// Every directory above an absolute path: `/usr/bin/git` is in `/usr/bin`, `/usr` and `/`.
 fn ancestors(path: &str) -> Vec<&str> {
-    let mut above: Vec<&str> =
-        path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).filter(|parent| !parent.is_empty()).collect();
+    let mut above: Vec<&str> = path
+        .match_indices('/')
+        .skip(1)
+        .map(|(at, _)| &path[..at])
+        .filter(|parent| !parent.is_empty())
+        .collect();
     if path.starts_with('/') {
         above.push("/");
     }

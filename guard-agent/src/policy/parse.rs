@@ -74,22 +74,30 @@ static CHECKED_SCHEMA: LazyLock<Option<Schema>> =
 pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
     let place = Place { text, file };
     if text.len() > POLICY_BYTES {
-        let message = format!("{} bytes are more than the {POLICY_BYTES} that a policy may have", text.len());
-        return Err(PolicyError { problems: vec![place.whole(message)] });
+        let message = format!(
+            "{} bytes are more than the {POLICY_BYTES} that a policy may have",
+            text.len()
+        );
+        return Err(PolicyError {
+            problems: vec![place.whole(message)],
+        });
     }
     let set = PolicySet::from_str(text).map_err(|errors| {
         let problems = errors.iter().map(|error| place.problem(error, None)).collect();
         PolicyError { problems }
     })?;
-    let schema = CHECKED_SCHEMA
-        .clone()
-        .ok_or_else(|| PolicyError { problems: vec![place.whole("the built-in schema does not parse".to_owned())] })?;
+    let schema = CHECKED_SCHEMA.clone().ok_or_else(|| PolicyError {
+        problems: vec![place.whole("the built-in schema does not parse".to_owned())],
+    })?;
 
     let mut problems: Vec<Problem> = set
         .templates()
         .map(|template| Problem {
             remedy: Some("name the entity itself instead of ?principal or ?resource".to_owned()),
-            ..place.at(place.offset_of(&template.to_string()), "a template cannot be used in a policy file".to_owned())
+            ..place.at(
+                place.offset_of(&template.to_string()),
+                "a template cannot be used in a policy file".to_owned(),
+            )
         })
         .collect();
     let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
@@ -105,11 +113,17 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
     let mut cursor = 0;
     for (n, policy) in policies.into_iter().enumerate() {
         let source = policy.to_cedar().unwrap_or_default();
-        let offset = text.get(cursor..).and_then(|rest| rest.find(&source)).map_or(0, |found| cursor + found);
+        let offset = text
+            .get(cursor..)
+            .and_then(|rest| rest.find(&source))
+            .map_or(0, |found| cursor + found);
         cursor = offset + source.len();
         let name = match annotations::parse(policy.annotations()) {
             Err(wrong) => {
-                problems.push(Problem { remedy: Some(wrong.remedy), ..place.at(offset, wrong.message) });
+                problems.push(Problem {
+                    remedy: Some(wrong.remedy),
+                    ..place.at(offset, wrong.message)
+                });
                 continue;
             }
             Ok(found) => found,
@@ -138,7 +152,9 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
         problems.sort_by_key(|problem| (problem.line, problem.column));
         return Err(PolicyError { problems });
     }
-    let names = names().map_err(|message| PolicyError { problems: vec![place.whole(message)] })?;
+    let names = names().map_err(|message| PolicyError {
+        problems: vec![place.whole(message)],
+    })?;
     Ok(Policy {
         digest: sha256_hex(text.as_bytes()),
         count: u32::try_from(rules.len()).unwrap_or(u32::MAX),
@@ -161,7 +177,9 @@ fn names() -> Result<Names, String> {
 
 /// Takes a rule apart into what can be evaluated with fewer facts.
 fn rule(policy: &cedar_policy::Policy, id: &str, annotations: Annotations, source: &str) -> Result<Rule, String> {
-    let whole = policy.to_json().map_err(|e| format!("the rule cannot be analysed: {e}"))?;
+    let whole = policy
+        .to_json()
+        .map_err(|e| format!("the rule cannot be analysed: {e}"))?;
     let part = |effect_scope: &serde_json::Value, conditions: serde_json::Value| {
         let mut part = effect_scope.clone();
         part["effect"] = json!("permit");
@@ -196,7 +214,10 @@ fn rule(policy: &cedar_policy::Policy, id: &str, annotations: Annotations, sourc
     Ok(Rule {
         policy: policy.clone(),
         effect: policy.effect(),
-        shown: MatchedRule { id: id.to_owned(), description },
+        shown: MatchedRule {
+            id: id.to_owned(),
+            description,
+        },
         annotations,
         reads,
         scope: part(&whole, json!([]))?,
@@ -213,14 +234,26 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn whole(&self, message: String) -> Problem {
-        Problem { file: self.file.to_owned(), line: 0, column: 0, message, remedy: None }
+        Problem {
+            file: self.file.to_owned(),
+            line: 0,
+            column: 0,
+            message,
+            remedy: None,
+        }
     }
 
     fn at(&self, offset: usize, message: String) -> Problem {
         let before = self.text.get(..offset).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Problem { file: self.file.to_owned(), line, column, message, remedy: None }
+        Problem {
+            file: self.file.to_owned(),
+            line,
+            column,
+            message,
+            remedy: None,
+        }
     }
 
     fn offset_of(&self, source: &str) -> usize {
@@ -235,15 +268,24 @@ impl Place<'_> {
             .map(|label| label.offset())
             .or_else(|| fallback.map(|source| self.offset_of(source)));
         let message = error.to_string();
-        let label = error.labels().and_then(|mut labels| labels.next()).and_then(|l| l.label().map(str::to_owned));
+        let label = error
+            .labels()
+            .and_then(|mut labels| labels.next())
+            .and_then(|l| l.label().map(str::to_owned));
         let message = match label {
             Some(label) if !message.contains(&label) => format!("{message} ({label})"),
             _ => message,
         };
         let remedy = error.help().map(|help| help.to_string());
         match offset {
-            Some(offset) => Problem { remedy, ..self.at(offset, message) },
-            None => Problem { remedy, ..self.whole(message) },
+            Some(offset) => Problem {
+                remedy,
+                ..self.at(offset, message)
+            },
+            None => Problem {
+                remedy,
+                ..self.whole(message)
+            },
         }
     }
 }

@@ -90,7 +90,11 @@ mod tests {
     use cedar_policy::Policy;
 
     fn reads(condition: &str) -> Reads {
-        let policy = Policy::parse(None, format!("permit(principal, action, resource) when {{ {condition} }};")).unwrap();
+        let policy = Policy::parse(
+            None,
+            format!("permit(principal, action, resource) when {{ {condition} }};"),
+        )
+        .unwrap();
         of_expression(&policy.to_json().unwrap()["conditions"])
     }
 
@@ -100,8 +104,14 @@ mod tests {
         assert_eq!(reads("context.path like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context[\"path\"] like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context has cwd"), Reads::CWD);
-        assert_eq!(reads("context.argv.contains(\"--force\") || context.uid == 0"), Reads::ARGV);
-        assert_eq!(reads("if context.uid == 0 then context.given == \"x\" else false"), Reads::GIVEN);
+        assert_eq!(
+            reads("context.argv.contains(\"--force\") || context.uid == 0"),
+            Reads::ARGV
+        );
+        assert_eq!(
+            reads("if context.uid == 0 then context.given == \"x\" else false"),
+            Reads::GIVEN
+        );
         assert_eq!(reads("resource in Directory::\"/usr\""), Reads::PATH);
         assert_eq!(reads("resource == Executable::\"/bin/sh\""), Reads::PATH);
         assert_eq!(reads("[context.sha256].contains(\"aa\")"), Reads::SHA256);
@@ -116,7 +126,10 @@ mod tests {
         let context = schema.split("context: {").nth(1).unwrap();
         let names = context.lines().filter_map(|line| {
             let line = line.trim();
-            (!line.starts_with("//")).then(|| line.split_once(':')).flatten().map(|(name, _)| name.trim_end_matches('?'))
+            (!line.starts_with("//"))
+                .then(|| line.split_once(':'))
+                .flatten()
+                .map(|(name, _)| name.trim_end_matches('?'))
         });
         let mut count = 0;
         for name in names {

@@ -63,7 +63,13 @@ fn three_outcomes() {
         ("coder", "/usr/bin/ls", &["ls", "-l"][..], "hold", "allow"),
         ("coder", "/usr/bin/ls", &["ls", "--force"], "hold", "deny"),
         ("coder", "/usr/local/bin/git", &["git", "push", "origin"], "hold", "ask"),
-        ("coder", "/usr/local/bin/git", &["git", "push", "--force"], "hold", "deny"),
+        (
+            "coder",
+            "/usr/local/bin/git",
+            &["git", "push", "--force"],
+            "hold",
+            "deny",
+        ),
         ("coder", "/usr/local/bin/git", &["git", "status"], "hold", "allow"),
         ("coder", "/usr/local/bin/git", &["git", "status now"], "hold", "deny"),
         ("coder", "/usr/local/bin/git", &["git", "fetch"], "hold", "deny"),
@@ -76,7 +82,11 @@ fn three_outcomes() {
         ("other", "/usr/bin/ls", &["ls", "--force"], "hold", "deny"),
     ] {
         let facts = facts(label, path, argv);
-        assert_eq!(word(&policy.evaluate(&before_hold(facts.clone()))), fast, "before the hold: {label} {argv:?}");
+        assert_eq!(
+            word(&policy.evaluate(&before_hold(facts.clone()))),
+            fast,
+            "before the hold: {label} {argv:?}"
+        );
         assert_eq!(word(&policy.evaluate(&facts)), held, "held: {label} {argv:?}");
     }
 }
@@ -90,11 +100,17 @@ fn the_key_alone_answers_when_no_rule_needs_more() {
            forbid(principal == Workload::"data", action, resource) when { context.cwd like "/etc*" };"#,
     );
     let answer = |label, path| policy.evaluate(&before_hold(facts(label, path, &["x"])));
-    assert_eq!(word(&answer("coder", "/usr/bin/ls")), "allow", "an allow that a further permit cannot change");
+    assert_eq!(
+        word(&answer("coder", "/usr/bin/ls")),
+        "allow",
+        "an allow that a further permit cannot change"
+    );
     assert_eq!(word(&answer("coder", "/opt/x")), "hold");
     assert_eq!(word(&answer("coder", "/srv/x")), "hold");
     assert_eq!(word(&answer("data", "/usr/bin/ls")), "hold");
-    let Answer::Allow { rules } = answer("coder", "/usr/bin/ls") else { panic!() };
+    let Answer::Allow { rules } = answer("coder", "/usr/bin/ls") else {
+        panic!()
+    };
     assert_eq!(rules[0].id, "rule-1");
 }
 
@@ -103,7 +119,9 @@ fn an_empty_policy_asks_for_everything() {
     let policy = Policy::empty();
     let facts = facts("any", "/bin/true", &["true"]);
     assert_eq!(policy.evaluate(&before_hold(facts.clone())), Answer::Hold);
-    let Answer::Ask(ask) = policy.evaluate(&facts) else { panic!() };
+    let Answer::Ask(ask) = policy.evaluate(&facts) else {
+        panic!()
+    };
     assert_eq!((ask.quorum, ask.groups.len(), ask.timeout), (1, 0, None));
     assert_eq!(ask.rules[0].id, BUILTIN_ASK);
 }
@@ -123,8 +141,16 @@ fn what_is_not_known_never_allows_and_always_forbids() {
     no_path.path = None;
     assert_eq!(word(&policy.evaluate(&no_path)), "ask");
     no_path.label = "free".to_owned();
-    assert_eq!(word(&policy.evaluate(&no_path)), "deny", "the forbid by directory might apply");
-    assert_eq!(word(&policy.evaluate(&before_hold(no_path.clone()))), "deny", "a hold would not tell the path");
+    assert_eq!(
+        word(&policy.evaluate(&no_path)),
+        "deny",
+        "the forbid by directory might apply"
+    );
+    assert_eq!(
+        word(&policy.evaluate(&before_hold(no_path.clone()))),
+        "deny",
+        "a hold would not tell the path"
+    );
     let mut args = facts("args", "/bin/x", &["ok"]);
     assert_eq!(word(&policy.evaluate(&before_hold(args.clone()))), "hold");
     assert_eq!(word(&policy.evaluate(&args)), "allow");
@@ -151,8 +177,14 @@ fn a_forbid_unless_approved_asks() {
         r#"@id("all") permit(principal, action, resource);
            @id("sudo") forbid(principal, action, resource == Executable::"/usr/bin/sudo") unless { context.approved };"#,
     );
-    assert_eq!(word(&policy.evaluate(&facts("coder", "/usr/bin/sudo", &["sudo"]))), "ask");
-    assert_eq!(word(&policy.evaluate(&before_hold(facts("coder", "/usr/bin/ls", &["ls"])))), "allow");
+    assert_eq!(
+        word(&policy.evaluate(&facts("coder", "/usr/bin/sudo", &["sudo"]))),
+        "ask"
+    );
+    assert_eq!(
+        word(&policy.evaluate(&before_hold(facts("coder", "/usr/bin/ls", &["ls"])))),
+        "allow"
+    );
 }
 
 #[test]
@@ -165,15 +197,23 @@ fn requirements_add_up() {
            @id("c") permit(principal, action, resource in Directory::"/usr/bin") when { context.approved };
            @id("d") @approvers("nobody-else") permit(principal, action, resource in Directory::"/opt") when { context.approved };"#,
     );
-    let Answer::Ask(ask) = policy.evaluate(&facts("l", "/usr/bin/x", &["x"])) else { panic!() };
+    let Answer::Ask(ask) = policy.evaluate(&facts("l", "/usr/bin/x", &["x"])) else {
+        panic!()
+    };
     assert_eq!(ask.groups, ["ops"]);
     assert_eq!(ask.quorum, 2);
     assert_eq!(ask.timeout, Some(Duration::from_secs(900)));
     assert_eq!(ask.risks, ["one", "two"]);
     assert_eq!(ask.tags, ["x", "y"]);
-    assert_eq!(ask.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(
+        ask.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(),
+        ["a", "b", "c"]
+    );
     let answer = policy.evaluate(&facts("l", "/opt/x", &["x"]));
-    assert!(matches!(&answer, Answer::Deny { because, .. } if because.contains("none in common")), "{answer:?}");
+    assert!(
+        matches!(&answer, Answer::Deny { because, .. } if because.contains("none in common")),
+        "{answer:?}"
+    );
 }
 
 #[test]
@@ -181,7 +221,11 @@ fn labels_are_exact() {
     let policy = policy(r#"permit(principal == Workload::"coder", action, resource);"#);
     assert_eq!(word(&policy.evaluate(&facts("coder", "/bin/x", &["x"]))), "allow");
     for other in ["Coder", "coder2", "code", "coder\""] {
-        assert_eq!(word(&policy.evaluate(&facts(other, "/bin/x", &["x"]))), "ask", "{other}");
+        assert_eq!(
+            word(&policy.evaluate(&facts(other, "/bin/x", &["x"]))),
+            "ask",
+            "{other}"
+        );
     }
 }
 
@@ -197,16 +241,36 @@ fn directories() {
 fn errors_have_a_place_and_a_remedy() {
     for (text, line, needle) in [
         ("permit(principal, action, resource)", 1, "unexpected end"),
-        ("// fine\n\npermit(principal, action, resource) when { context.pth == \"x\" };", 3, "pth"),
-        ("permit(principal, action, resource) when {\n  context.uid == \"root\" };", 2, ""),
+        (
+            "// fine\n\npermit(principal, action, resource) when { context.pth == \"x\" };",
+            3,
+            "pth",
+        ),
+        (
+            "permit(principal, action, resource) when {\n  context.uid == \"root\" };",
+            2,
+            "",
+        ),
         ("permit(principal == User::\"x\", action, resource);", 1, "User"),
         ("permit(principal, action == Action::\"write\", resource);", 1, "write"),
-        ("permit(principal, action, resource);\n@quorom(\"2\")\npermit(principal, action, resource);", 2, "@quorom"),
+        (
+            "permit(principal, action, resource);\n@quorom(\"2\")\npermit(principal, action, resource);",
+            2,
+            "@quorom",
+        ),
         ("@timeout(\"soon\") permit(principal, action, resource);", 1, "soon"),
-        ("@id(\"a\") permit(principal, action, resource);\n@id(\"a\") permit(principal, action, resource);", 2, "two rules"),
+        (
+            "@id(\"a\") permit(principal, action, resource);\n@id(\"a\") permit(principal, action, resource);",
+            2,
+            "two rules",
+        ),
         ("@quorum(\"2\") forbid(principal, action, resource);", 1, "asks nobody"),
         ("permit(principal == ?principal, action, resource);", 1, "template"),
-        ("permit(principal, action, resource) when { context.user == \"x\" };", 1, "user"),
+        (
+            "permit(principal, action, resource) when { context.user == \"x\" };",
+            1,
+            "user",
+        ),
         ("\u{0}", 1, ""),
     ] {
         let error = parse(text, "p.cedar").unwrap_err();
@@ -222,7 +286,18 @@ fn errors_have_a_place_and_a_remedy() {
 
 #[test]
 fn any_bytes_parse_or_say_why() {
-    for text in ["", "\n", "//x", "permit", "@", "@id", "{", "\u{202E}", "permit(principal,action,resource)when{1}", "é;é"] {
+    for text in [
+        "",
+        "\n",
+        "//x",
+        "permit",
+        "@",
+        "@id",
+        "{",
+        "\u{202E}",
+        "permit(principal,action,resource)when{1}",
+        "é;é",
+    ] {
         let _ = parse(text, "p");
     }
 }
