@@ -676,9 +676,9 @@ def killed_agent_between_approval_and_comparison(probe):
     shutil.copy(script, big)
     os.chmod(big, 0o755)
     with open(big, "r+b") as file:
-        file.truncate(600 << 20)
+        file.truncate(200 << 20)
     process = start_moved(big)
-    probe.expect(r"^held .*path=\S*checked-big", 30)
+    probe.expect(r"^held .*path=\S*checked-big", 60)
     # The probe hashes it once, then releases; the comparison hashes it again.
     until(lambda: os.path.exists(f"/proc/{process.pid}/exe") and os.readlink(f"/proc/{process.pid}/exe").endswith(("dash", "/sh")),
           "no exec event", 60)
