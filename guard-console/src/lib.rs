@@ -17,4 +17,5 @@ pub mod store;
 pub mod time;
 pub mod ui;
 
+pub use app::asks::fuzz_ask;
 pub use server::{Server, endpoint_table};

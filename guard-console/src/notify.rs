@@ -52,6 +52,8 @@ pub struct Presence {
     pub seen_at: Millis,
     pub enforcing: bool,
     pub lost_events: u64,
+    /// How far the host's clock is ahead of ours, as of its last heartbeat; negative: behind.
+    pub ahead_ms: Millis,
     pub dirty: bool,
 }
 
@@ -64,6 +66,10 @@ impl HostStream {
             presence.enforcing = enforcing;
             presence.lost_events = lost_events;
         }
+    }
+
+    pub fn set_ahead(&self, ahead_ms: Millis) {
+        self.presence.lock().ahead_ms = ahead_ms;
     }
 
     #[must_use]

@@ -16,6 +16,8 @@ use crate::time::{Millis, rfc3339};
 
 /// A decision holds this long from its signature; one that was not delivered by then is signed anew.
 const DECISION_MS: Millis = 5 * 60_000;
+/// A host whose clock is further ahead than this has to mend it.
+const MOST_AHEAD_MS: Millis = 24 * 3_600_000;
 /// One that holds no longer than this is signed anew before it is sent.
 pub(super) const RENEW_MARGIN_MS: Millis = 2 * 60_000;
 /// 16/9 of it, twice base64, plus the host's own words fit a record.
@@ -59,7 +61,7 @@ pub(super) fn why_not(
     if answers.iter().any(|a| a.user_id == actor.user_id) {
         let missing = usize::try_from(request.quorum)
             .unwrap_or(usize::MAX)
-            .saturating_sub(answers.len());
+            .saturating_sub(counted(answers, owner).count());
         return Some(format!(
             "You have approved it; {missing} more {} needed.",
             if missing == 1 { "person is" } else { "people are" }
@@ -149,7 +151,7 @@ impl App {
         let quorum = usize::try_from(request.quorum).unwrap_or(usize::MAX);
         let state = match verdict {
             Verdict::Deny => Some(RequestState::Denied),
-            Verdict::Allow if answers.len() >= quorum => Some(RequestState::Approved),
+            Verdict::Allow if counted(&answers, owner.as_deref()).count() >= quorum => Some(RequestState::Approved),
             Verdict::Allow => None,
         };
         if let Some(state) = state {
@@ -168,7 +170,8 @@ impl App {
                 state,
                 ..request.clone()
             };
-            let (envelope, expires_at) = self.sign_decision(&ended, &answers, owner.as_deref(), now)?;
+            let clock = self.host_clock(&request.host_id, now);
+            let (envelope, expires_at) = self.sign_decision(&ended, &answers, owner.as_deref(), clock)?;
             store::set_decision(&mut change, id, &envelope, expires_at).await?;
         }
         change.commit().await?;
@@ -180,13 +183,22 @@ impl App {
         self.request(actor, id).await
     }
 
-    /// Signs what people decided. One denial outweighs every approval.
+    /// What time a host thinks it is, if it is ahead of us: a decision must not have expired when it arrives. One that is
+    /// behind accepts it a little longer.
+    pub(super) fn host_clock(&self, host_id: &str, now: Millis) -> Millis {
+        now + self
+            .notify
+            .stream(host_id)
+            .map_or(0, |stream| stream.presence().ahead_ms.clamp(0, MOST_AHEAD_MS))
+    }
+
+    /// Signs what people decided, to hold for a while from `clock` on. One denial outweighs every approval.
     pub(super) fn sign_decision(
         &self,
         request: &RequestRow,
         answers: &[AnswerRow],
         owner: Option<&str>,
-        now: Millis,
+        clock: Millis,
     ) -> Result<(Vec<u8>, Millis)> {
         let verdict = match request.state {
             RequestState::Approved => Verdict::Allow,
@@ -206,7 +218,7 @@ impl App {
             issuer: LOCAL_ISSUER.to_owned(),
             subject: username.to_owned(),
         };
-        let expires_at = now + DECISION_MS;
+        let expires_at = clock + DECISION_MS;
         // The host puts this envelope into a record of its own, base64 in base64: what does not fit that is shortened
         // here and stands in full in the console.
         let mut reason_bytes = REASON_BYTES;
@@ -219,8 +231,7 @@ impl App {
                 request_digest: request.digest.clone(),
                 nonce: request.nonce.clone(),
                 verdict,
-                answers: answers
-                    .iter()
+                answers: counted(answers, owner)
                     .map(|a| Answer {
                         who: person(&a.username),
                         name: a.username.clone(),
@@ -240,7 +251,7 @@ impl App {
                     .collect(),
                 quorum: request.quorum,
                 owner: owner.map(person),
-                issued_at: rfc3339(now),
+                issued_at: rfc3339(self.now()),
                 expires_at: rfc3339(expires_at),
             };
             let failed = |e: &dyn std::fmt::Display| Error::internal(format!("cannot sign a decision: {e}"));
@@ -255,6 +266,13 @@ impl App {
             return Ok((envelope, expires_at));
         }
     }
+}
+
+/// Answers that count: who has become the owner since no longer does.
+pub(crate) fn counted<'a>(answers: &'a [AnswerRow], owner: Option<&'a str>) -> impl Iterator<Item = &'a AnswerRow> {
+    answers
+        .iter()
+        .filter(move |answer| owner != Some(answer.username.as_str()))
 }
 
 /// At most `max` bytes of a reason; what is left out is marked.

@@ -6,13 +6,14 @@
 use std::collections::{BTreeSet, HashSet};
 
 use guard_evidence::dsse;
-use guard_evidence::key::PublicKey;
+use guard_evidence::key::{PublicKey, SigningKey};
 use guard_evidence::record::{Predicate, RequestRecord, Statement};
 use guard_evidence::statement::{sha256_hex, what};
 use guard_evidence::text::visible_fold;
 use guard_proto::limits::{NAME_BYTES, PENDING_PER_HOST, RECORD_BYTES};
 use guard_proto::rest::RequestState;
 use guard_proto::v1;
+use prost::Message as _;
 use ulid::Ulid;
 
 use super::card::{self, WHAT_CHARACTERS};
@@ -107,6 +108,43 @@ fn check(host: &HostRow, ask: &v1::Ask) -> std::result::Result<Checked, Refused>
 
 fn is_canonical_ulid(text: &str) -> bool {
     Ulid::from_string(text).is_ok_and(|id| id.to_string() == text)
+}
+
+/// For fuzzing: a question as it arrives, whose record its host has signed.
+pub fn fuzz_ask(data: &[u8]) {
+    let Ok(mut ask) = v1::Ask::decode(data) else { return };
+    let key = SigningKey::from_seed(&[7; 32]);
+    let Ok(record) = dsse::sign(&ask.record, &key) else {
+        return;
+    };
+    ask.record = record;
+    let host = HostRow {
+        id: "01JD0000000000000000000001".to_owned(),
+        name: "build-7".to_owned(),
+        evidence_key: key.public().to_der(),
+        agent_version: String::new(),
+        kernel: String::new(),
+        policy_digest: String::new(),
+        labels: Vec::new(),
+        enforcing: true,
+        enforcing_since: None,
+        last_seen: None,
+        lost_events: 0,
+        enrolled_at: 0,
+        certificate_expires_at: 0,
+        revoked_at: None,
+    };
+    match check(&host, &ask) {
+        Ok(checked) => {
+            let record = &checked.record;
+            assert!(guard_proto::limits::is_label(&record.workload.label));
+            assert_ne!(card::program_key(record), card::action_key(record));
+            let what = what(&record.action, WHAT_CHARACTERS);
+            assert!(!what.chars().any(char::is_control), "{what:?}");
+            assert!(card::Card::read(&ask.record).is_ok(), "what was accepted can be shown");
+        }
+        Err(refused) => assert!(!refused.chars().any(char::is_control), "{refused:?}"),
+    }
 }
 
 impl App {
@@ -263,15 +301,15 @@ impl App {
 
     /// The stored envelope while it holds for a while yet; otherwise the same answers, signed anew.
     async fn current_decision(&self, request: &RequestRow) -> Result<Vec<u8>> {
-        let now = self.now();
+        let clock = self.host_clock(&request.host_id, self.now());
         if let (Some(envelope), Some(expires_at)) = (&request.decision, request.decision_expires_at)
-            && expires_at - now > super::answer::RENEW_MARGIN_MS
+            && expires_at - clock > super::answer::RENEW_MARGIN_MS
         {
             return Ok(envelope.clone());
         }
         let mut change = self.store.change().await?;
         let answers = store::answers_in(&mut change, &request.id).await?;
-        let (envelope, expires_at) = self.sign_decision(request, &answers, request.owner_then.as_deref(), now)?;
+        let (envelope, expires_at) = self.sign_decision(request, &answers, request.owner_then.as_deref(), clock)?;
         store::set_decision(&mut change, &request.id, &envelope, expires_at).await?;
         change.commit().await?;
         Ok(envelope)

@@ -224,6 +224,7 @@ impl App {
             seen_at: now,
             enforcing: hello.enforcing,
             lost_events: host.lost_events,
+            ahead_ms: 0,
             dirty: false,
         })
     }

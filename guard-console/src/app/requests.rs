@@ -2,7 +2,7 @@
 
 use guard_proto::rest::{DecisionView, Page, Request, RequestState};
 
-use super::answer::why_not;
+use super::answer::{counted, why_not};
 use super::card::Card;
 use super::{Actor, App, Error, Permission, Result};
 use crate::store::{AnswerRow, Before, RequestFilter, RequestRow};
@@ -115,7 +115,9 @@ impl From<Details> for Request {
             owner,
             why_not,
         } = details;
-        let approvals = answers.iter().filter(|a| a.verdict == "approve").count();
+        let approvals = counted(&answers, owner.as_deref())
+            .filter(|a| a.verdict == "approve")
+            .count();
         let outcome_detail = match (row.outcome_detail, row.decision_refused) {
             (None, Some(refused)) => Some(format!("the host did not accept the decision: {refused}")),
             (detail, _) => detail,

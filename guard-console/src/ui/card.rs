@@ -9,6 +9,7 @@ use guard_evidence::statement::{Part, Style, sentence};
 use guard_evidence::text::{Text, shell_words, visible, visible_fold};
 use guard_proto::rest::RequestState;
 
+use crate::app::answer::counted;
 use crate::app::card::is_danger_word;
 use crate::app::requests::Details;
 use crate::app::{Error, Result};
@@ -297,7 +298,9 @@ pub(super) fn row(d: &Details) -> Result<String> {
             state => state_word(state).to_owned(),
         },
         quorum: row.quorum,
-        approvals: d.answers.iter().filter(|a| a.verdict == "approve").count(),
+        approvals: counted(&d.answers, d.owner.as_deref())
+            .filter(|a| a.verdict == "approve")
+            .count(),
         why_not: d.why_not.clone().filter(|_| row.state == RequestState::Pending),
     };
     view.render().map_err(Error::from)

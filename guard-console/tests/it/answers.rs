@@ -4,7 +4,7 @@ use guard_evidence::dsse;
 use guard_evidence::key::PublicKey;
 use guard_evidence::record::{Predicate, SignedDecision, Statement, Verdict};
 use guard_proto::v1::host_message::Kind as HostKind;
-use guard_proto::v1::{DecisionReceived, Outcome, Withdraw, outcome, withdraw};
+use guard_proto::v1::{DecisionReceived, Heartbeat, Outcome, Withdraw, outcome, withdraw};
 use serde_json::json;
 
 use crate::support::{Console, Host, Question};
@@ -174,6 +174,54 @@ async fn a_quorum_is_of_distinct_people_and_one_denial_ends_it() {
     bob.answer(&ask.request_id, "deny", "not today").await;
     let signed = read(&host, &session.decision().await.envelope);
     assert_eq!((signed.verdict, signed.answers.len()), (Verdict::Deny, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_became_the_owner_no_longer_counts() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
+    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
+    let carol = console.user(&admin, "carol", &["approver"], &[]).await;
+    let mut host = console.host(&admin, "build-7").await;
+    let mut session = host.connect(&console).await;
+    let (ask, _) = host.ask(&Question::new("coder", &["make"]).quorum(2));
+    session.ask(&ask).await;
+    ann.answer(&ask.request_id, "approve", "").await;
+    admin.put("/api/v1/labels/coder", &json!({"owner": "ann"})).await;
+    let (_, second) = bob.answer(&ask.request_id, "approve", "").await;
+    assert_eq!((&second["state"], &second["approvals"]), (&json!("pending"), &json!(1)));
+    session.silent().await;
+    let (_, third) = carol.answer(&ask.request_id, "approve", "").await;
+    assert_eq!(third["state"], "approved");
+    let signed = read(&host, &session.decision().await.envelope);
+    let people: Vec<&str> = signed.answers.iter().map(|a| a.who.subject.as_str()).collect();
+    assert_eq!(people, ["bob", "carol"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_clock_is_ahead_can_use_its_decision() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
+    let mut host = console.host(&admin, "build-7").await;
+    let mut session = host.connect(&console).await;
+    let ahead = 3_600_000;
+    let at_ms = guard_console::time::now() + ahead;
+    session
+        .say(HostKind::Heartbeat(Heartbeat {
+            at_ms,
+            pending: 0,
+            lost_events: 0,
+            enforcing: true,
+        }))
+        .await;
+    let (ask, _) = host.ask(&Question::new("coder", &["make"]));
+    session.ask(&ask).await;
+    ann.answer(&ask.request_id, "approve", "").await;
+    let signed = read(&host, &session.decision().await.envelope);
+    let expires = guard_console::time::parse_rfc3339(&signed.expires_at).unwrap();
+    assert!(expires > guard_console::time::now() + ahead + 120_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

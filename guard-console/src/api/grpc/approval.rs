@@ -160,6 +160,9 @@ impl Session {
         match message.kind {
             Some(HostKind::Heartbeat(heartbeat)) => {
                 stream.seen(now, Some((heartbeat.enforcing, heartbeat.lost_events)));
+                if heartbeat.at_ms > 0 {
+                    stream.set_ahead(heartbeat.at_ms.saturating_sub(now));
+                }
                 return Ok(None);
             }
             _ => stream.seen(now, None),
