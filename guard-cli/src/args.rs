@@ -314,7 +314,8 @@ pub(crate) enum Evidence {
     Verify {
         /// A folder or tar file.
         bundle: PathBuf,
-        /// Trusted keys, got by a way of their own: a trust file, or a folder with `trust.json`.
+        /// Trusted keys, got by a way of their own: a trust file, or a folder with `trust.json`. Without it: those that
+        /// the console of this sign-in vouched for at the last export.
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
         /// You asked for a part of the log (by host, label or time): do not call the rest missing.

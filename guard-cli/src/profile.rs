@@ -51,12 +51,20 @@ pub(crate) fn path(profile: &str) -> Result<PathBuf, Failure> {
                 .next("export HOME=/path/to/your/home"),
         );
     };
-    let name = if profile == "default" {
-        "credentials.json".to_owned()
+    Ok(config.join("guard").join(file_name("credentials", profile)))
+}
+
+fn file_name(what: &str, profile: &str) -> String {
+    if profile == "default" {
+        format!("{what}.json")
     } else {
-        format!("credentials.{profile}.json")
-    };
-    Ok(config.join("guard").join(name))
+        format!("{what}.{profile}.json")
+    }
+}
+
+/// Where the keys are kept that the profile's console vouched for.
+pub(crate) fn trust_path(profile: &str) -> Result<PathBuf, Failure> {
+    Ok(path(profile)?.with_file_name(file_name("trust", profile)))
 }
 
 /// The saved sign-in, or `None` if there is none.
@@ -92,19 +100,29 @@ pub(crate) fn load(profile: &str) -> Result<Option<Credentials>, Failure> {
 /// Saves a sign-in: whole or not at all, readable by its user only.
 pub(crate) fn save(profile: &str, credentials: &Credentials) -> Result<PathBuf, Failure> {
     let path = path(profile)?;
+    let mut text = serde_json::to_vec_pretty(credentials).map_err(|e| Failure::unknown(e.to_string()))?;
+    text.push(b'\n');
+    write(&path, &text)?;
+    Ok(path)
+}
+
+/// Keeps the console's trust file beside the sign-in, as [`save`] does.
+pub(crate) fn save_trust(profile: &str, trust: &[u8]) -> Result<(), Failure> {
+    write(&trust_path(profile)?, trust)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let write = || -> io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         // Made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer_pretty(&mut file, credentials)?;
-        file.write_all(b"\n")?;
+        file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(&path)?;
+        file.persist(path)?;
         Ok(())
     };
-    write().map_err(|e| Failure::unknown(format!("cannot save the sign-in to {}: {e}", path.display())))?;
-    Ok(path)
+    write().map_err(|e| Failure::unknown(format!("cannot save {}: {e}", path.display())))
 }
 
 /// Forgets the sign-in. Whether there was one.

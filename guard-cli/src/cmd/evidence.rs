@@ -10,14 +10,14 @@ use guard_evidence::dsse;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::{defuse, visible};
-use guard_evidence::trust::{TRUST_BYTES, Trust};
+use guard_evidence::trust::{HostTrust, TRUST_BYTES, Trust};
 use guard_evidence::verify::{Asked, Level, Report, Section, Status, TrustSource};
 use guard_proto::rest::RecordView;
 
 use crate::args::{Evidence, EvidenceFilter, EvidenceList, Global, Output};
 use crate::client::{Client, segment};
 use crate::failure::{Failure, NO, UNKNOWN};
-use crate::output;
+use crate::{output, profile};
 
 pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, Failure> {
     match command {
@@ -174,6 +174,8 @@ async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<
     let bad = |e: bundle::BundleError| Failure::unknown(format!("the bundle that {} sent: {e}", client.base()));
     bundle::unpack(io::BufReader::new(tar), &unpacked).map_err(bad)?;
     let bundle = Bundle::open(&unpacked).map_err(bad)?;
+    // From the console itself, over the pinned connection: what `verify` on this machine compares the bundle with.
+    profile::save_trust(&global.profile, &client.bytes("/trust").await?)?;
     fs::rename(&unpacked, dir).map_err(at)?;
     match global.output {
         Output::Json => output::json(
@@ -183,7 +185,7 @@ async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<
         Output::Table => {
             output::line(&format!("{} records in {shown}", bundle.manifest.records))?;
             output::note(&format!(
-                "  → guard evidence verify {shown} --trust TRUST.json   (TRUST.json: guard evidence trust, kept apart)"
+                "  → guard evidence verify {shown}   (elsewhere: with --trust TRUST.json, made by guard evidence trust)"
             ));
         }
     }
@@ -205,7 +207,14 @@ fn verify(global: &Global, path: &Path, trust: Option<&Path>, part: bool) -> Res
     };
     let report = opened.map_or_else(
         |e| guard_evidence::verify::unreadable(&e),
-        |bundle| judge(&bundle, given.as_ref(), part),
+        |bundle| {
+            let kept = if given.is_none() {
+                kept_trust(global, &bundle)
+            } else {
+                None
+            };
+            judge(&bundle, given.as_ref().or(kept.as_ref()), part)
+        },
     );
     drop(unpacked);
     match global.output {
@@ -232,6 +241,22 @@ fn judge(bundle: &Bundle, given: Option<&Trust>, part: bool) -> Report {
         Ok(trust) => guard_evidence::verify::verify(bundle, &trust, TrustSource::Bundle, asked),
         Err(why) => guard_evidence::verify::without_trust(&why),
     }
+}
+
+/// The keys that the console of this sign-in vouched for when it was last asked, if they can speak for this bundle.
+fn kept_trust(global: &Global, bundle: &Bundle) -> Option<Trust> {
+    let path = profile::trust_path(&global.profile).ok()?;
+    let kept = read_trust(&path).ok()?;
+    let inside = Trust::parse(&bundle.trust().ok()?).ok()?;
+    let knows = |host: &HostTrust| kept.hosts.iter().any(|known| known.id == host.id);
+    if kept.console.origin != inside.console.origin || !inside.hosts.iter().all(knows) {
+        return None;
+    }
+    output::note(&format!(
+        "  keys: as the console vouched for them, in {}",
+        path.display()
+    ));
+    Some(kept)
 }
 
 fn read_trust(path: &Path) -> Result<Trust, Failure> {
