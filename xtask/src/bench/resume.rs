@@ -75,6 +75,7 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<[Se
 
     let holding = holding(&stage)?;
     let kernel = stage.vm.sh("uname -r")?.text();
+    let load = load();
     let accel = stage.vm.sh("systemd-detect-virt || true")?.text();
     let plain = if plain_again.median() > plain.median() {
         plain_again
@@ -82,9 +83,16 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<[Se
         plain
     };
     Ok([
-        resume_section(&kernel, &accel, &plain, &fast, &by_key, &approved),
+        resume_section(&kernel, &accel, &load, &plain, &fast, &by_key, &approved),
         size_section(&kernel, programs, idle, holding)?,
     ])
+}
+
+/// Whoever reads nanoseconds must know what else this machine did.
+fn load() -> String {
+    let said = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{} on {cpus} CPUs", said.split(' ').next().unwrap_or("unknown"))
 }
 
 fn records(stage: &Stage) -> Result<Vec<Record>> {
@@ -155,6 +163,7 @@ fn resident(stage: &Stage) -> Result<u64> {
 fn resume_section(
     kernel: &str,
     accel: &str,
+    load: &str,
     plain: &Values,
     fast: &Values,
     by_key: &Values,
@@ -164,7 +173,7 @@ fn resume_section(
         "Kernel {kernel}, guest with two CPUs ({accel}), Guard enforcing. `resume` is the enforcement records' `resume_ns`: from \
          the moment the agent has the verdict to the moment it sees that the kernel has acted (for an approved exec: compared \
          at the exec event). `plain` is vfork + exec + exit + wait of a static binary outside every label, measured before and \
-         after in the same guest (the slower one counts). A person's own time is in no figure. Command: `cargo xtask bench`.\n\n\
+         after in the same guest (the slower one counts). A person's own time is in no figure. Load of the machine at the end: {load}. Command: `cargo xtask bench`.\n\n\
          | nanoseconds | number | median | 95 % | median to plain |\n\
          | --- | ---: | ---: | ---: | ---: |\n"
     );
