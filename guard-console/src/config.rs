@@ -13,10 +13,10 @@ const DEFAULT_HOST_PORT: u16 = 8444;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}: {source}", path.display())]
-    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("cannot read {}: {why}", path.display())]
+    Read { path: PathBuf, why: std::io::Error },
+    #[error("{}: {why}", path.display())]
+    Parse { path: PathBuf, why: toml::de::Error },
     #[error("{0:?} is not a host name or address; write it without port, for example console.example.org")]
     Name(String),
     #[error("{0:?} is not HOST:PORT, for example console.example.org:8444")]
@@ -56,13 +56,13 @@ pub struct Config {
 /// # Errors
 /// Unreadable file, unknown key, wrong type: with file and line.
 pub fn read(path: &Path) -> Result<RawConfig, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    let text = std::fs::read_to_string(path).map_err(|why| ConfigError::Read {
         path: path.to_owned(),
-        source,
+        why,
     })?;
-    parse(&text).map_err(|source| ConfigError::Parse {
+    parse(&text).map_err(|why| ConfigError::Parse {
         path: path.to_owned(),
-        source,
+        why,
     })
 }
 

@@ -22,18 +22,18 @@ pub const KEPT_FILES: &[(&str, Readers)] = &[
 
 /// An error that names the file and what was tried.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {}: {source}", path.display())]
+#[error("cannot {what} {}: {why}", path.display())]
 pub struct DataDirError {
     what: &'static str,
     path: PathBuf,
-    source: io::Error,
+    why: io::Error,
 }
 
 fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {
-    move |source| DataDirError {
+    move |why| DataDirError {
         what,
         path: path.to_owned(),
-        source,
+        why,
     }
 }
 
