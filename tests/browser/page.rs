@@ -116,14 +116,14 @@ fn approve_and_deny() -> Result<()> {
         .context("approved by a click, and it did not run")?;
     let request = scene.follow(&request.id, "ran", Request::settled)?;
     check!(request.decisions[0].channel == "web", "{request:?}");
-    browser.wait_text(&card_of, &["ran"])?;
+    browser.wait_text(&card_of, &["It ran."])?;
 
     let running = scene.start_labelled(CODER, &["/usr/bin/touch", "/root/never"])?;
     let request = scene.held(CODER, "never")?;
     let card_of = desk.open_card(&request)?;
     browser.fill(&format!("{card_of} [name=reason]"), "not on a Friday")?;
     browser.click(&format!("{card_of} [data-answer=deny]:not([disabled])"))?;
-    browser.wait_text(&card_of, &["denied", "not on a Friday"])?;
+    browser.wait_text(&card_of, &["denied", "not on a Friday", "Operation not permitted"])?;
     browser.screenshot("queue-denied")?;
     expect_status(&end(running)?, 126)?;
     check!(

@@ -224,16 +224,16 @@ fn spent_token() -> Result<()> {
     check!(parts.first() == Some(&"guard1"), "{}", parts[0]);
     let enroll = |name: &str, token: &str| -> Result<xtask::vm::Output> {
         scene.vm.write(format!("{token}\n").as_bytes(), "/root/token", 0o600)?;
-        scene.vm.script(&format!(
-            "mkdir -p /root/{name}; sed 's|^state_dir.*||' /etc/guard/agent.toml >/root/{name}/agent.toml; \
-             sed -i '1i state_dir = \"/root/{name}/state\"' /root/{name}/agent.toml"
-        ))?;
+        let text = format!("state_dir = \"/root/{name}/state\"\n");
+        scene
+            .vm
+            .write(text.as_bytes(), &format!("/root/{name}/agent.toml"), 0o644)?;
         let config = format!("/root/{name}/agent.toml");
         scene.vm.run(&[
             "guard-agent",
+            "enroll",
             "--config",
             &config,
-            "enroll",
             "--token-file",
             "/root/token",
         ])
@@ -288,16 +288,12 @@ fn malformed_configuration() -> Result<()> {
     ];
     for (name, text, line) in broken {
         scene.vm.write(text.as_bytes(), "/root/agent.toml", 0o644)?;
-        let output = scene
-            .vm
-            .run(&["guard-agent", "--config", "/root/agent.toml", "check"])?;
+        let output = scene.vm.run(&["guard-agent", "run", "--config", "/root/agent.toml"])?;
         check!(output.status != 0 && output.status < 101, "{name}: {output}");
         expect_error_says(&output, &[&format!("/root/agent.toml:{line}"), "→"]).context(name)?;
     }
     scene.vm.sh("head -c 300 /dev/urandom >/root/agent.toml")?;
-    let output = scene
-        .vm
-        .run(&["guard-agent", "--config", "/root/agent.toml", "check"])?;
+    let output = scene.vm.run(&["guard-agent", "run", "--config", "/root/agent.toml"])?;
     check!(
         output.status != 0 && output.status < 101,
         "bytes that are no text: {output}"
@@ -305,7 +301,7 @@ fn malformed_configuration() -> Result<()> {
     expect_error_says(&output, &["/root/agent.toml"])?;
     let output = scene
         .vm
-        .run(&["guard-agent", "--config", "/root/not-there.toml", "check"])?;
+        .run(&["guard-agent", "run", "--config", "/root/not-there.toml"])?;
     check!(output.status != 0, "{output}");
     expect_error_says(&output, &["/root/not-there.toml"])?;
     // And the service does not come up with it: enforcement that is on stays on.
