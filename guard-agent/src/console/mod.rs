@@ -17,7 +17,7 @@ use guard_proto::v1::approval_client::ApprovalClient;
 use guard_proto::v1::console_message::Kind;
 use rand::Rng as _;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::engine::{Event, FromConsole};
@@ -31,6 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const GOOD_STREAM: Duration = Duration::from_secs(30);
 /// Without any answer to the first message the console is not one.
 const WELCOME: Duration = Duration::from_secs(20);
+/// Messages for a console that reads slowly; room for every question of a host and more.
+const QUEUE: usize = 16_384;
 /// A renewal that failed is tried again after this.
 const RENEW_RETRY: Duration = Duration::from_secs(600);
 
@@ -135,13 +137,13 @@ impl Client {
             .max_decoding_message_size(GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(GRPC_MESSAGE_BYTES);
 
-        let (send, receive) = mpsc::unbounded_channel();
+        let (send, receive) = mpsc::channel(QUEUE);
         let connected = FromConsole::Connected { stream, send };
         // The engine's Hello has to be in the queue before the call: the server answers after it.
         self.events
             .send(Event::Console(connected))
             .map_err(|_| StreamError::Engine)?;
-        let call = client.session(UnboundedReceiverStream::new(receive));
+        let call = client.session(ReceiverStream::new(receive));
         let mut messages = tokio::time::timeout(WELCOME, call)
             .await
             .map_err(|_| StreamError::Silent)??

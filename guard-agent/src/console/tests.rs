@@ -55,7 +55,7 @@ fn say_hello(mut events: mpsc::UnboundedReceiver<Event>) -> mpsc::UnboundedRecei
                     protocol_version: 1,
                     ..v1::Hello::default()
                 });
-                send.send(v1::HostMessage { kind: Some(hello) }).unwrap();
+                send.try_send(v1::HostMessage { kind: Some(hello) }).unwrap();
                 streams.push(send.clone());
             }
             if send.send(message).is_err() {

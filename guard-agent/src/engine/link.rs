@@ -20,7 +20,7 @@ pub enum FromConsole {
     /// A stream is open; messages go through `send`.
     Connected {
         stream: u64,
-        send: mpsc::UnboundedSender<HostMessage>,
+        send: mpsc::Sender<HostMessage>,
     },
     Disconnected {
         stream: u64,
@@ -31,13 +31,13 @@ pub enum FromConsole {
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    open: Option<(u64, mpsc::UnboundedSender<HostMessage>)>,
+    open: Option<(u64, mpsc::Sender<HostMessage>)>,
     lasting: VecDeque<(Instant, Kind)>,
 }
 
 impl Link {
     /// Hello, then what may have been lost with the stream before.
-    pub(super) fn connected(&mut self, stream: u64, send: mpsc::UnboundedSender<HostMessage>, hello: Kind) {
+    pub(super) fn connected(&mut self, stream: u64, send: mpsc::Sender<HostMessage>, hello: Kind) {
         self.open = Some((stream, send));
         self.send(hello);
         self.lasting.retain(|(since, _)| since.elapsed() < LASTS);
@@ -53,11 +53,13 @@ impl Link {
         }
     }
 
-    /// Sends while there is a stream.
-    pub(super) fn send(&self, kind: Kind) {
-        if let Some((_, send)) = &self.open {
-            // The client reports a broken stream itself.
-            let _ = send.send(HostMessage { kind: Some(kind) });
+    /// Sends while there is a stream. A console that does not read loses it: on the next one everything is said again.
+    pub(super) fn send(&mut self, kind: Kind) {
+        if let Some((stream, send)) = &self.open
+            && let Err(mpsc::error::TrySendError::Full(_)) = send.try_send(HostMessage { kind: Some(kind) })
+        {
+            tracing::warn!(stream, "the console does not read; its stream is ended");
+            self.open = None;
         }
     }
 
@@ -71,14 +73,17 @@ impl Link {
     }
 
     /// A decision that came before: says again what was said then.
-    pub(super) fn answered_again(&self, request_id: &str) -> bool {
+    pub(super) fn answered_again(&mut self, request_id: &str) -> bool {
         let said = self.lasting.iter().rev().find_map(|(_, kind)| match kind {
-            Kind::DecisionReceived(received) if received.accepted && received.request_id == request_id => Some(kind),
+            Kind::DecisionReceived(received) if received.accepted && received.request_id == request_id => {
+                Some(kind.clone())
+            }
             _ => None,
         });
+        let known = said.is_some();
         if let Some(said) = said {
-            self.send(said.clone());
+            self.send(said);
         }
-        said.is_some()
+        known
     }
 }

@@ -9,9 +9,11 @@
 //!                                                         └─ Recording ─ Asking ─ Deciding ─ Released ─ Enforced
 //! ```
 
+mod ends;
 mod link;
 mod question;
 mod records;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 use guard_evidence::chain::Sealed;
 use guard_evidence::key::PublicKey;
 use guard_evidence::record::{HostFacts, Lifecycle, MatchedRule, Verdict, WorkloadFacts};
-use guard_proto::control::{PendingAction, RunEvent};
+use guard_proto::control::RunEvent;
 use guard_proto::limits::PENDING_PER_HOST;
 use guard_proto::v1;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +46,7 @@ pub use link::FromConsole;
 use link::Link;
 use question::Question;
 use records::Decided;
+pub use waiting::Waiting;
 
 /// How often the console hears that we live.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -76,13 +79,6 @@ pub enum Event {
     Pending {
         reply: oneshot::Sender<Vec<Waiting>>,
     },
-}
-
-/// An action that waits, and whose it is.
-#[derive(Debug, Clone)]
-pub struct Waiting {
-    pub uid: u32,
-    pub action: PendingAction,
 }
 
 /// Counts since the agent's start, read by others.
@@ -491,40 +487,6 @@ impl Engine {
             );
             self.parts.evidence.write(slot, record);
         }
-    }
-
-    fn pending(&self) -> Vec<Waiting> {
-        let mut waiting: Vec<Waiting> = self
-            .actions
-            .values()
-            .filter(|action| action.stage.is_waiting())
-            .map(|action| {
-                let (request, what, how) = match &action.stage {
-                    Stage::Recording(q) | Stage::Asking(q) | Stage::Deciding(q, _) => {
-                        (q.id.to_string(), q.what.clone(), Some(q.how))
-                    }
-                    Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(*how)),
-                    _ => (String::new(), action.what_by_key(), None),
-                };
-                Waiting {
-                    uid: action.asked.uid,
-                    action: PendingAction {
-                        request,
-                        label: action.label.clone(),
-                        tid: action.asked.id.tid,
-                        what,
-                        waiting_ms: millis(action.since),
-                        held: match how {
-                            Some(HeldHow::Parked(_)) => "parked".to_owned(),
-                            Some(HeldHow::Traced) => "traced".to_owned(),
-                            None => "stopping".to_owned(),
-                        },
-                    },
-                }
-            })
-            .collect();
-        waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.action.waiting_ms));
-        waiting
     }
 
     fn heartbeat(&mut self) {

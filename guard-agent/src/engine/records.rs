@@ -51,21 +51,9 @@ pub(super) fn key_action(exec: &AskedExec) -> PolicyAction {
 }
 
 pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
-    let mut risks = question.ask.risks.clone();
+    // What follows from the rest of the record (root, a deleted file …) is for whoever shows it to say.
+    let risks = question.ask.risks.iter().take(RISKS).cloned().collect();
     let action = &question.enriched.action;
-    for (applies, risk) in [
-        (
-            action.unlinked,
-            "the executable has no name any more (deleted or in memory only)",
-        ),
-        (question.enriched.workload.uid == 0, "runs as root"),
-        (action.argv_truncated, "the command is too long to be shown whole"),
-    ] {
-        if applies {
-            risks.push(risk.to_owned());
-        }
-    }
-    risks.truncate(RISKS);
     Predicate::Request(Box::new(RequestRecord {
         header: unsealed(),
         request_id: question.id.to_string(),

@@ -18,7 +18,7 @@ struct World {
     from_kernel: mpsc::UnboundedSender<FromKernel>,
     to_kernel: std_mpsc::Receiver<ToKernel>,
     events: mpsc::UnboundedSender<Event>,
-    host: mpsc::UnboundedReceiver<v1::HostMessage>,
+    host: mpsc::Receiver<v1::HostMessage>,
     key: SigningKey,
     stats: Arc<Stats>,
     watchers: Watchers,
@@ -84,7 +84,7 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
         from_kernel,
         to_kernel,
         events,
-        host: mpsc::unbounded_channel().1,
+        host: mpsc::channel(1).1,
         key,
         stats,
         watchers,
@@ -96,7 +96,7 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
 
 impl World {
     fn connect(&mut self, stream: u64) {
-        let (send, receive) = mpsc::unbounded_channel();
+        let (send, receive) = mpsc::channel(16_384);
         self.host = receive;
         self.events
             .send(Event::Console(FromConsole::Connected { stream, send }))

@@ -439,13 +439,21 @@ impl World {
         context.extend(facts.container.as_deref().map(|id| ("container", string(id))));
         if let Some(held) = &facts.held {
             if let Some(argv) = &held.argv {
-                let words = argv.iter().map(|word| string(word));
-                context.push(("argv", RestrictedExpression::new_set(words)));
+                context.push((
+                    "argv",
+                    RestrictedExpression::new_set(argv.iter().map(|word| string(word))),
+                ));
                 context.push((
                     "argc",
                     RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX)),
                 ));
-                context.push(("command", string(&guard_evidence::text::shell_words(argv))));
+                context.push(("argv0", string(argv.first().map_or("", String::as_str))));
+                context.extend(
+                    facts
+                        .path
+                        .as_deref()
+                        .map(|path| ("command", string(&command(path, argv)))),
+                );
             }
             context.extend(held.cwd.as_deref().map(|cwd| ("cwd", string(cwd))));
             context.extend(held.given.as_deref().map(|given| ("given", string(given))));
@@ -476,6 +484,15 @@ impl World {
         )
         .map_err(|e| format!("the action cannot be put to the policy: {e}"))
     }
+}
+
+/// The executable's own name and the words after `argv[0]`, which is whatever the caller chose.
+fn command(path: &str, argv: &[String]) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let words: Vec<&str> = std::iter::once(name)
+        .chain(argv.iter().skip(1).map(String::as_str))
+        .collect();
+    guard_evidence::text::shell_words(&words)
 }
 
 /// Every directory above an absolute path: `/usr/bin/git` is in `/usr/bin`, `/usr` and `/`.

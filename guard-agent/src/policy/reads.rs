@@ -75,7 +75,8 @@ pub(super) fn of_expression(expression: &Value) -> Reads {
 fn of_attribute(name: &str) -> Reads {
     match name {
         "path" => Reads::PATH,
-        "argv" | "argc" | "command" => Reads::ARGV,
+        "argv" | "argc" | "argv0" => Reads::ARGV,
+        "command" => Reads::PATH | Reads::ARGV,
         "cwd" => Reads::CWD,
         "given" => Reads::GIVEN,
         "sha256" => Reads::SHA256,
@@ -136,6 +137,6 @@ mod tests {
             count += 1;
             assert_ne!(of_attribute(name), Reads::ALL, "{name}");
         }
-        assert_eq!(count, 15);
+        assert_eq!(count, 16);
     }
 }

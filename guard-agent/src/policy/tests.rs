@@ -217,6 +217,31 @@ fn requirements_add_up() {
 }
 
 #[test]
+fn a_command_begins_with_the_executable_whatever_it_is_called() {
+    let policy = policy(
+        r#"permit(principal, action, resource) when { context.command == "git status" };
+           forbid(principal, action, resource) when { context.command like "git push *" };
+           permit(principal, action, resource == Executable::"/usr/bin/busybox") when { context.argv0 == "ls" };"#,
+    );
+    for (path, argv, expected) in [
+        ("/usr/bin/git", &["git", "status"][..], "allow"),
+        ("/usr/bin/git", &["/usr/bin/git", "status"], "allow"),
+        ("/usr/bin/git", &["ls", "status"], "allow"),
+        ("/usr/bin/git", &["harmless", "push", "--force"], "deny"),
+        ("/usr/bin/rm", &["git", "status"], "deny"),
+        ("/usr/bin/git", &[], "deny"),
+        ("/usr/bin/busybox", &["ls"], "allow"),
+        ("/usr/bin/busybox", &["wget"], "deny"),
+    ] {
+        assert_eq!(
+            word(&policy.evaluate(&facts("coder", path, argv))),
+            expected,
+            "{path} {argv:?}"
+        );
+    }
+}
+
+#[test]
 fn labels_are_exact() {
     let policy = policy(r#"permit(principal == Workload::"coder", action, resource);"#);
     assert_eq!(word(&policy.evaluate(&facts("coder", "/bin/x", &["x"]))), "allow");

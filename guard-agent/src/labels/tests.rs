@@ -1,0 +1,128 @@
+use super::*;
+use crate::testing::{Rig, rig};
+use std::sync::mpsc;
+
+fn labels(rig: &Rig, own: &str, patterns: &[(&str, &str)]) -> (Labels, mpsc::Receiver<ToKernel>) {
+    let (kernel, sent) = KernelHandle::pair_for_tests();
+    let patterns = patterns
+        .iter()
+        .map(|(n, c)| LabelPattern {
+            name: (*n).to_owned(),
+            cgroup: (*c).to_owned(),
+        })
+        .collect();
+    (
+        Labels::at(&rig.cgroups, &rig.state, patterns, own, kernel, rig.evidence.clone()).unwrap(),
+        sent,
+    )
+}
+
+fn make(rig: &Rig, path: &str) -> u64 {
+    let directory = rig.cgroups.join(&path[1..]);
+    fs::create_dir_all(&directory).unwrap();
+    fs::metadata(directory).unwrap().ino()
+}
+
+#[test]
+fn patterns_and_outermost() {
+    let rig = rig();
+    let outer = make(&rig, "/system.slice/agent-1.service");
+    make(&rig, "/system.slice/agent-1.service/inner");
+    make(&rig, "/system.slice/ssh.service");
+    let (labels, sent) = labels(
+        &rig,
+        "/system.slice/guard.service",
+        &[("coder", "/system.slice/agent-*.service"), ("inner", "/**/inner")],
+    );
+    labels.scan();
+    labels.scan();
+    let messages: Vec<_> = sent.try_iter().collect();
+    assert!(
+        matches!(messages[..], [ToKernel::Label { cgroup, label: LabelId(1) }] if cgroup == outer),
+        "{messages:?}"
+    );
+    assert_eq!(
+        labels.above("/system.slice/agent-1.service/inner/x").unwrap().1,
+        "coder"
+    );
+    assert_eq!(labels.above("/system.slice/agent-10.service"), None);
+    assert_eq!(labels.name(LabelId(1)).as_deref(), Some("coder"));
+    assert!(matches!(
+        labels.add("other", "/system.slice/agent-1.service/inner", Source::Command),
+        Err(LabelError::Inner { .. })
+    ));
+    let new = make(&rig, "/system.slice/agent-2.service");
+    labels.made(new, Path::new("/system.slice/agent-2.service"));
+    assert!(matches!(sent.try_recv(), Ok(ToKernel::Label { cgroup, .. }) if cgroup == new));
+    assert_eq!(labels.list().len(), 2);
+    fs::remove_dir(rig.cgroups.join("system.slice/agent-2.service")).unwrap();
+    labels.scan();
+    assert!(matches!(sent.try_recv(), Ok(ToKernel::Unlabel { cgroup }) if cgroup == new));
+}
+
+#[test]
+fn the_agent_never_labels_itself() {
+    let rig = rig();
+    make(&rig, "/system.slice/guard.service");
+    make(&rig, "/system.slice/guard.service/below");
+    let (labels, sent) = labels(&rig, "/system.slice/guard.service", &[("all", "/**")]);
+    labels.scan();
+    for path in ["/system.slice", "/system.slice/guard.service"] {
+        assert!(
+            matches!(labels.add("x", path, Source::Command), Err(LabelError::Own(_))),
+            "{path}"
+        );
+    }
+    // What is below the agent's own cgroup is not the agent.
+    let messages: Vec<_> = sent.try_iter().collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+}
+
+#[test]
+fn ids_outlive_the_agent() {
+    let rig = rig();
+    make(&rig, "/a");
+    make(&rig, "/b");
+    let (first, _sent) = labels(&rig, "/x", &[]);
+    first.add("one", "/a", Source::Command).unwrap();
+    first.add("two", "/b", Source::Command).unwrap();
+    let (second, _sent) = labels(&rig, "/x", &[]);
+    assert_eq!(second.name(LabelId(1)).as_deref(), Some("one"));
+    assert_eq!(second.name(LabelId(2)).as_deref(), Some("two"));
+    fs::write(rig.state.join("labels.json"), "{").unwrap();
+    let (kernel, _sent) = KernelHandle::pair_for_tests();
+    assert!(Labels::at(&rig.cgroups, &rig.state, vec![], "/x", kernel, rig.evidence.clone()).is_err());
+}
+
+#[test]
+fn bad_names_and_paths() {
+    let rig = rig();
+    make(&rig, "/a");
+    let (labels, _sent) = labels(&rig, "/x", &[]);
+    assert!(matches!(
+        labels.add("Bad", "/a", Source::Command),
+        Err(LabelError::Name(_))
+    ));
+    for path in ["", "/", "a", "/a/", "/a/../b", "/./a", "//a", "/a\0"] {
+        assert!(
+            matches!(labels.add("ok", path, Source::Command), Err(LabelError::Path(_))),
+            "{path}"
+        );
+    }
+    assert!(matches!(
+        labels.add("ok", "/none", Source::Command),
+        Err(LabelError::Gone(..))
+    ));
+    assert!(matches!(labels.remove("/a"), Err(LabelError::NotLabelled(_))));
+}
+
+#[tokio::test]
+async fn who_labels_hears_when_it_is_in_force() {
+    let rig = rig();
+    let id = make(&rig, "/a");
+    let (labels, _sent) = labels(&rig, "/x", &[]);
+    let wait = labels.add("ok", "/a", Source::Run).unwrap();
+    labels.applied(id, &Ok(()));
+    assert_eq!(wait.await.unwrap(), Ok(()));
+    assert_eq!(labels.add("ok", "/a", Source::Run).unwrap().await.unwrap(), Ok(()));
+}
