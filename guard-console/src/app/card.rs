@@ -62,9 +62,6 @@ impl Card {
             .map(|r| guard_evidence::text::visible_fold(r, 200))
             .collect();
         let exec = self.exec();
-        if self.record.workload.uid == 0 {
-            risks.push("It runs as root.".to_owned());
-        }
         if exec.unlinked {
             risks.push("The program's file was deleted: nobody can look at it later.".to_owned());
         }
@@ -86,24 +83,31 @@ fn payload(envelope: &[u8]) -> std::result::Result<Vec<u8>, String> {
     STANDARD.decode(envelope.payload).map_err(|e| e.to_string())
 }
 
-/// Same label and program.
+/// Same label and program, by its path as the kernel walked it.
 pub(crate) fn program_key(record: &RequestRecord) -> String {
     let Action::Exec(exec) = &record.action;
-    let path = exec.path.as_ref().unwrap_or(&exec.given);
-    key(&[record.workload.label.as_bytes(), b"exec", path.as_bytes()])
+    key(&[record.workload.label.as_bytes(), b"exec", &program(exec)])
 }
 
-/// Same label, program, arguments and directory.
+/// Same label, program with the same content, arguments and directory.
 pub(crate) fn action_key(record: &RequestRecord) -> String {
     let Action::Exec(exec) = &record.action;
-    let path = exec.path.as_ref().unwrap_or(&exec.given);
     key(&[
         record.workload.label.as_bytes(),
         b"exec",
-        path.as_bytes(),
+        &program(exec),
+        exec.sha256.as_deref().unwrap_or_default().as_bytes(),
         exec.argv_sha256.as_bytes(),
         exec.cwd.as_bytes(),
     ])
+}
+
+/// Never the name that the workload gave: it could name a program that was approved often.
+fn program(exec: &ExecAction) -> Vec<u8> {
+    match &exec.path {
+        Some(path) => path.as_bytes().to_vec(),
+        None => format!("{}:{}:{}", exec.device, exec.inode, exec.generation).into_bytes(),
+    }
 }
 
 fn key(parts: &[&[u8]]) -> String {
