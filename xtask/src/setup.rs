@@ -50,6 +50,14 @@ const NEEDS: &[Need] = &[
     need("chromium-driver", "chromedriver", "browser test"),
     need("python3", "python3", "evidence checked by tools that are not ours"),
     need("python3-venv", "", "evidence checked by tools that are not ours"),
+    need("golang-go", "go", "evidence checked by tools that are not ours"),
+    need(
+        "golang-golang-x-mod-dev",
+        "",
+        "evidence checked by tools that are not ours",
+    ),
+    need("openssl", "openssl", "evidence checked by tools that are not ours"),
+    need("jq", "jq", "evidence checked by tools that are not ours"),
 ];
 
 /// The version of bpf-linker that the BPF programs are linked with.
@@ -86,6 +94,7 @@ pub fn setup() -> Result<()> {
     components()?;
     linker(true)?;
     install_cargo_deny()?;
+    install_verifiers()?;
     run::progress("everything needed is there");
     Ok(())
 }
@@ -309,6 +318,50 @@ fn install_cargo_deny() -> Result<()> {
     )?;
     fs::rename(&new, &dir)?;
     Ok(())
+}
+
+/// DSSE as others implement it.
+const VERIFIERS: &str = "securesystemslib[crypto]==1.6.0";
+
+fn verifiers_dir() -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("tools")
+        .join(format!("verifiers-{}", run::key([VERIFIERS]))))
+}
+
+/// A Python that has the verifiers which are not ours; `None` before [`setup`].
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn verifiers() -> Result<Option<PathBuf>> {
+    let python = verifiers_dir()?.join("bin/python3");
+    Ok(python.exists().then_some(python))
+}
+
+fn install_verifiers() -> Result<()> {
+    if verifiers()?.is_some() {
+        return Ok(());
+    }
+    let dir = verifiers_dir()?;
+    run::say("installing verifiers of evidence that are not ours");
+    // Not moved afterwards: a virtual environment names its own place. The marker is the interpreter, so a broken
+    // attempt is taken away first.
+    let attempt = || -> Result<()> {
+        run::quiet(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+        run::quiet(
+            Command::new(dir.join("bin/pip"))
+                .args([
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--only-binary=:all:",
+                ])
+                .arg(VERIFIERS),
+        )
+    };
+    attempt().inspect_err(|_| {
+        let _ = fs::remove_dir_all(&dir);
+    })
 }
 
 /// A bpf-linker of the person's own, when version and LLVM are right.

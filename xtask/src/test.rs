@@ -422,6 +422,9 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     if run::on_path("chromium") && run::on_path("chromedriver") {
         command.env("GUARD_BROWSER_TESTS", "1");
     }
+    if let Some(python) = setup::verifiers()? {
+        command.env("GUARD_PYTHON", python);
+    }
     if with.full {
         command.env("GUARD_TEST_FULL", "1");
     }
