@@ -145,7 +145,6 @@ fn deny_needs_reason() -> Result<()> {
         400,
         &["reason"],
     )?;
-    scene.guard_login(&scene.approver)?;
     let output = scene.guard(&scene.approver, &["requests", "deny", &request.id])?;
     expect_status(&output, 2)?;
     guard_tests::scene::expect_error_says(&output, &["reason"])?;

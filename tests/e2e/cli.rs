@@ -48,7 +48,6 @@ fn json(output: &Output) -> Result<Value> {
 
 fn requests() -> Result<()> {
     let scene = Scene::new()?;
-    scene.guard_login(&scene.approver)?;
     let guard = |args: &[&str]| scene.guard(&scene.approver, args);
     let empty = guard(&["requests", "list", "-o", "json"])?.success()?;
     check!(json(&empty)?["items"].as_array().is_some_and(Vec::is_empty), "{empty}");
@@ -95,9 +94,7 @@ fn requests() -> Result<()> {
 
 fn exit_statuses() -> Result<()> {
     let scene = Scene::new()?;
-    for person in [&scene.approver, &scene.owner] {
-        scene.guard_login(person)?;
-    }
+    scene.guard_login(&scene.owner)?;
     let running = scene.start_labelled(CODER, &["/bin/echo", "x"])?;
     let request = scene.held(CODER, "echo x")?;
     let own = scene.guard(&scene.owner, &["requests", "approve", &request.id])?;
@@ -212,7 +209,6 @@ fn help() -> Result<()> {
 
 fn pipes() -> Result<()> {
     let scene = Scene::new()?;
-    scene.guard_login(&scene.approver)?;
     let running = scene.start_labelled(CODER, &["/bin/echo", "x"])?;
     let request = scene.held(CODER, "echo x")?;
     for args in [
@@ -240,10 +236,7 @@ fn pipes() -> Result<()> {
 
 fn watch() -> Result<()> {
     let scene = Scene::new()?;
-    scene.guard_login(&scene.approver)?;
-    let mut watching = scene
-        .vm
-        .start_command(&["guard", "--as", &scene.approver.name, "requests", "watch"])?;
+    let mut watching = scene.vm.start_command(&["guard", "requests", "watch"])?;
     let running = scene.start_labelled(CODER, &["/bin/echo", "watched"])?;
     let request = scene.held(CODER, "watched")?;
     guard_tests::scene::until_line(&mut watching, "watched")?;

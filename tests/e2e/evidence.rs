@@ -226,7 +226,6 @@ fn links() -> Result<()> {
     let mut kinds: Vec<&str> = page.items.iter().map(|record| record.kind.as_str()).collect();
     kinds.sort_unstable();
     check!(kinds == ["decision", "enforcement", "request"], "{kinds:?}");
-    scene.guard_login(scene.admin())?;
     let mut found = std::collections::HashMap::new();
     for record in &page.items {
         let shown = scene
@@ -273,7 +272,7 @@ fn damaged_spool() -> Result<()> {
     scene.agent_until(|agent| agent.held == 1)?;
     scene.vm.script(
         "set -e; systemctl kill -s KILL guard-agent; systemctl stop guard-agent; \
-         f=$(find /var/lib/guard-agent -path '*spool*' -type f -size +0 | sort | tail -1); test -n \"$f\"; truncate -s -7 \"$f\"; \
+         f=$(find /var/lib/guard-agent -name '*.seg' -size +0 | sort | tail -1); test -n \"$f\"; truncate -s -7 \"$f\"; \
          systemctl start guard-console; systemctl start guard-agent",
     )?;
     let request = scene.held(CODER, "kept in the spool")?;

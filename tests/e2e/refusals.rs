@@ -215,7 +215,6 @@ fn foreign_certificate() -> Result<()> {
 
 fn spent_token() -> Result<()> {
     let scene = Scene::new()?;
-    scene.guard_login(scene.admin())?;
     let made = scene
         .guard(scene.admin(), &["tokens", "create", "-o", "json"])?
         .success()?;

@@ -139,7 +139,6 @@ impl Scene {
     /// # Errors
     /// When it fails.
     pub fn export(&self, dir: &str) -> Result<()> {
-        self.guard_login(self.admin())?;
         self.guard(self.admin(), &["evidence", "export", dir])?
             .success()
             .context("guard evidence export")

@@ -36,6 +36,8 @@ pub struct Person {
     /// Made for one run.
     pub password: String,
     token: String,
+    /// Of `guard`, for its option `--as`.
+    profile: String,
 }
 
 impl Person {
@@ -154,8 +156,8 @@ impl Stage {
     pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Self> {
         let guarded = guard::boot(change)?;
         let vm = guarded.vm;
-        let admin = sign_in(&vm, &guarded.administrator)?;
-        let approver = sign_in(&vm, &guarded.approver)?;
+        let admin = signed_in(&vm, &guarded.administrator, "admin")?;
+        let approver = signed_in(&vm, &guarded.approver, "default")?;
         let feed = Feed::start(&vm, &admin.token)?;
         Ok(Self {
             vm,
@@ -353,12 +355,12 @@ impl Stage {
         self.feed.all()
     }
 
-    /// Runs `guard` as this person, signed in by [`Stage::guard_login`].
+    /// Runs `guard` as this person; others than administrator and approver have used [`Stage::guard_login`].
     ///
     /// # Errors
     /// When the guest is gone.
     pub fn guard(&self, who: &Person, args: &[&str]) -> Result<Output> {
-        let mut argv = vec!["guard", "--as", &who.name];
+        let mut argv = vec!["guard", "--as", &who.profile];
         argv.extend(args);
         self.vm.start_command(&argv)?.wait_within(PATIENCE)
     }
@@ -400,6 +402,23 @@ impl Stage {
     }
 }
 
+/// Takes over the sign-in that the guest was saved with: hashing a password is slow on purpose.
+fn signed_in(vm: &Vm, credentials: &Credentials, profile: &str) -> Result<Person> {
+    let saved = vm
+        .run(&["cat", &format!("/root/.config/guard/credentials.{profile}.json")])?
+        .success()?;
+    let saved: Value = serde_json::from_slice(&saved.stdout)?;
+    Ok(Person {
+        name: credentials.username.clone(),
+        password: credentials.password.clone(),
+        token: saved["token"]
+            .as_str()
+            .context("a saved sign-in without a token")?
+            .to_owned(),
+        profile: profile.to_owned(),
+    })
+}
+
 fn sign_in(vm: &Vm, credentials: &Credentials) -> Result<Person> {
     let answer = call(vm, None, "POST", "/sessions", Some(&json!(credentials)))?
         .success()
@@ -412,6 +431,7 @@ fn sign_in(vm: &Vm, credentials: &Credentials) -> Result<Person> {
         name: credentials.username.clone(),
         password: credentials.password.clone(),
         token,
+        profile: credentials.username.clone(),
     })
 }
 
