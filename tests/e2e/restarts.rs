@@ -146,7 +146,7 @@ fn units() -> Result<()> {
         );
         scene
             .vm
-            .script(&format!("systemd-analyze verify {unit}.service"))
+            .script(&format!("systemd-analyze verify --man=no {unit}.service"))
             .context("systemd-analyze verify")?;
     }
     let user = scene.vm.script("ps -o user= -C guard-console | sort -u")?;

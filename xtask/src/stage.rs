@@ -404,9 +404,12 @@ impl Stage {
 
 /// Takes over the sign-in that the guest was saved with: hashing a password is slow on purpose.
 fn signed_in(vm: &Vm, credentials: &Credentials, profile: &str) -> Result<Person> {
-    let saved = vm
-        .run(&["cat", &format!("/root/.config/guard/credentials.{profile}.json")])?
-        .success()?;
+    let file = if profile == "default" {
+        "credentials.json".into()
+    } else {
+        format!("credentials.{profile}.json")
+    };
+    let saved = vm.run(&["cat", &format!("/root/.config/guard/{file}")])?.success()?;
     let saved: Value = serde_json::from_slice(&saved.stdout)?;
     Ok(Person {
         name: credentials.username.clone(),
