@@ -51,8 +51,9 @@ pub(super) fn key_action(exec: &AskedExec) -> PolicyAction {
 }
 
 pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
-    // What follows from the rest of the record (root, a deleted file …) is for whoever shows it to say.
-    let risks = question.ask.risks.iter().take(RISKS).cloned().collect();
+    // What else follows from the record (a deleted file, a command cut short …) is for whoever shows it to say.
+    let root = (question.enriched.workload.uid == 0).then(|| "runs as root".to_owned());
+    let risks = question.ask.risks.iter().cloned().chain(root).take(RISKS).collect();
     let action = &question.enriched.action;
     Predicate::Request(Box::new(RequestRecord {
         header: unsealed(),
