@@ -87,7 +87,7 @@ fn labelled(scene: &Scene, cgroup: &str) -> Result<Option<(String, String)>> {
             .success()?
             .stdout,
     )?;
-    let items = list["items"].as_array().context("no items")?;
+    let items = list["host"].as_array().context("no host part")?;
     let found = items.iter().find(|item| {
         item["cgroup"]
             .as_str()
