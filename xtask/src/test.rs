@@ -250,7 +250,9 @@ fn bold(text: &str) -> String {
 fn row(name: &str, time: Duration, counts: Counts, note: &str) -> String {
     let (word, colour) = match counts {
         Counts { failed: 1.., .. } => ("FAILED", 31),
-        Counts { passed: 0, skipped: 0, .. } => ("none", 33),
+        Counts {
+            passed: 0, skipped: 0, ..
+        } => ("none", 33),
         Counts { passed: 0, .. } => ("skipped", 33),
         _ => ("ok", 32),
     };
