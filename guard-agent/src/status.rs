@@ -42,7 +42,7 @@ fn ask(socket: &Path) -> Result<AgentStatus, String> {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .map_err(no_agent)?;
-    let mut line = serde_json::to_vec(&ControlRequest::Status).map_err(|e| e.to_string())?;
+    let mut line = serde_json::to_vec(&ControlRequest::Status {}).map_err(|e| e.to_string())?;
     line.push(b'\n');
     stream.write_all(&line).map_err(no_agent)?;
     let mut answer = String::new();

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// From `guard` to the agent.
+/// From `guard` to the agent. Variants without fields have braces: with them an unknown field is an error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
@@ -27,11 +27,11 @@ pub enum ControlRequest {
     LabelRemove {
         cgroup: String,
     },
-    LabelList,
-    Status,
-    Doctor,
+    LabelList {},
+    Status {},
+    Doctor {},
     /// Actions waiting on this host, whoever is asked.
-    Pending,
+    Pending {},
     /// Parse and check a policy text without applying it.
     PolicyValidate {
         text: String,
@@ -159,4 +159,17 @@ pub struct PendingAction {
     pub waiting_ms: u64,
     /// `traced` or `parked`.
     pub held: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_nobody_knows_is_refused() {
+        for line in [r#"{"do":"status","extra":1}"#, r#"{"do":"watch","run":"a","extra":1}"#] {
+            serde_json::from_str::<ControlRequest>(line).unwrap_err();
+        }
+        serde_json::from_str::<ControlRequest>(r#"{"do":"status"}"#).unwrap();
+    }
 }

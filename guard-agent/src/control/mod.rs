@@ -239,13 +239,13 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::LabelRemove { cgroup } => {
             root_only(peer, "take a label away", label_remove(context, cgroup)).await
         }
-        ControlRequest::LabelList => {
+        ControlRequest::LabelList {} => {
             let labels = context.labels.clone();
             blocking(move || ControlReply::Labels { items: labels.list() }).await
         }
-        ControlRequest::Status => ControlReply::Status(Box::new(status(context))),
-        ControlRequest::Doctor => blocking(|| ControlReply::Doctor { findings: findings() }).await,
-        ControlRequest::Pending => pending(context, peer).await,
+        ControlRequest::Status {} => ControlReply::Status(Box::new(status(context))),
+        ControlRequest::Doctor {} => blocking(|| ControlReply::Doctor { findings: findings() }).await,
+        ControlRequest::Pending {} => pending(context, peer).await,
         ControlRequest::PolicyValidate { text } => {
             blocking(move || match policy::parse(&text, "policy") {
                 Ok(_) => ControlReply::Done,

@@ -14,7 +14,7 @@ use crate::failure::{Failure, NO, UNKNOWN};
 use crate::{output, socket};
 
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
-    let (findings, from_agent) = match socket::ask(&ControlRequest::Doctor) {
+    let (findings, from_agent) = match socket::ask(&ControlRequest::Doctor {}) {
         Ok(ControlReply::Doctor { findings }) => (findings, None),
         Ok(_) => return Err(socket::unexpected()),
         Err(failure) => (without_agent(Path::new("/")), Some(failure)),

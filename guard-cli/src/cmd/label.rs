@@ -60,7 +60,7 @@ fn local(request: &ControlRequest) -> Result<(), Failure> {
 }
 
 async fn list(global: &Global) -> Result<ExitCode, Failure> {
-    let here: Result<Vec<LabelledCgroup>, Failure> = match socket::ask(&ControlRequest::LabelList) {
+    let here: Result<Vec<LabelledCgroup>, Failure> = match socket::ask(&ControlRequest::LabelList {}) {
         Ok(ControlReply::Labels { items }) => Ok(items),
         Ok(_) => Err(socket::unexpected()),
         Err(failure) => Err(failure),

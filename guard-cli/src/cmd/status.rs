@@ -12,7 +12,7 @@ use crate::failure::{Failure, NO, UNKNOWN};
 use crate::{output, profile, socket};
 
 pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
-    let agent: Result<AgentStatus, Failure> = match socket::ask(&ControlRequest::Status) {
+    let agent: Result<AgentStatus, Failure> = match socket::ask(&ControlRequest::Status {}) {
         Ok(ControlReply::Status(status)) => Ok(*status),
         Ok(_) => Err(socket::unexpected()),
         Err(failure) => Err(failure),

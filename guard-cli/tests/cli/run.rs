@@ -154,7 +154,7 @@ fn an_agent_that_goes_away_does_not_stop_the_command() {
     let home = tempfile::tempdir().unwrap();
     let (socket, _seen) = agent::start(home.path(), |request| match request {
         // The connection of a watcher ends when its script panics.
-        ControlRequest::Status => std::panic::panic_any("away"),
+        ControlRequest::Status {} => std::panic::panic_any("away"),
         other => friendly(other),
     });
     let mut child = guard(
@@ -173,7 +173,7 @@ fn an_agent_that_goes_away_does_not_stop_the_command() {
 fn labels_policies_and_doctor() {
     let home = tempfile::tempdir().unwrap();
     let (socket, seen) = agent::start(home.path(), |request| match request {
-        ControlRequest::LabelList => vec![ControlReply::Labels {
+        ControlRequest::LabelList {} => vec![ControlReply::Labels {
             items: vec![LabelledCgroup {
                 label: "coder".to_owned(),
                 cgroup: "/a\u{1b}b".to_owned(),
@@ -181,7 +181,7 @@ fn labels_policies_and_doctor() {
                 processes: 3,
             }],
         }],
-        ControlRequest::Doctor => vec![ControlReply::Doctor {
+        ControlRequest::Doctor {} => vec![ControlReply::Doctor {
             findings: vec![Finding {
                 name: "BPF LSM".to_owned(),
                 state: FindingState::Bad,
