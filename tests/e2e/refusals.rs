@@ -179,6 +179,8 @@ fn foreign_certificate() -> Result<()> {
     )?;
     let refused = host_api(&scene, "first", "/root/foreign.pem", "/root/foreign.key", PREFACE)?;
     check!(refused.starts_with("refused"), "a foreign certificate: {refused}");
+    // One well-formed, empty message.
+    scene.vm.script("head -c 5 /dev/zero >/root/message")?;
     for service in [
         "/guard.v1.Approval/Session",
         "/guard.v1.Approval/Renew",
@@ -198,7 +200,7 @@ fn foreign_certificate() -> Result<()> {
             "-H",
             "te: trailers",
             "--data-binary",
-            "",
+            "@/root/message",
             "-D",
             "-",
             &format!("https://localhost:8444{service}"),
