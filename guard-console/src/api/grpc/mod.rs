@@ -14,6 +14,7 @@ use guard_proto::limits::GRPC_MESSAGE_BYTES;
 use guard_proto::v1::approval_server::ApprovalServer;
 use guard_proto::v1::enrolment_server::EnrolmentServer;
 use guard_proto::v1::evidence_server::EvidenceServer;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 
@@ -40,24 +41,33 @@ pub async fn serve(
         .add_service(
             EnrolmentServer::new(enrolment::Service { app: app.clone() }).max_decoding_message_size(GRPC_MESSAGE_BYTES),
         )
-        .add_service(
+        .add_service(InterceptedService::new(
             ApprovalServer::new(approval::Service { app: app.clone() }).max_decoding_message_size(GRPC_MESSAGE_BYTES),
-        )
-        .add_service(
+            certified,
+        ))
+        .add_service(InterceptedService::new(
             EvidenceServer::new(evidence::Service { app: app.clone() }).max_decoding_message_size(GRPC_MESSAGE_BYTES),
-        )
+            certified,
+        ))
         .serve_with_incoming_shutdown(listener::accept(tcp, tls, stopping.clone()), stopping.cancelled_owned())
         .await
 }
 
+/// Before a byte of the message is looked at.
+fn certified(request: Request<()>) -> Result<Request<()>, Status> {
+    identity(&request)?;
+    Ok(request)
+}
+
+fn identity<T>(request: &Request<T>) -> Result<HostIdentity, Status> {
+    let peer = request.extensions().get::<Peer>();
+    peer.and_then(|peer| peer.host.clone())
+        .ok_or_else(|| Status::unauthenticated("this service needs the certificate that enrolment gave the host"))
+}
+
 /// The verified host at the other end, if the console still knows and admits it.
 async fn host<T>(app: &App, request: &Request<T>) -> Result<(HostRow, HostIdentity), Status> {
-    let peer = request.extensions().get::<Peer>();
-    let Some(identity) = peer.and_then(|peer| peer.host.clone()) else {
-        return Err(Status::unauthenticated(
-            "this service needs the certificate that enrolment gave the host",
-        ));
-    };
+    let identity = identity(request)?;
     // A long-lived connection outlives the check that its handshake made.
     if identity.not_after_ms <= crate::time::now() {
         return Err(Status::unauthenticated(
