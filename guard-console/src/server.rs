@@ -161,6 +161,7 @@ fn router(app: Arc<App>) -> Router {
         .merge(pages)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(rest::take_left_over))
         .layer(middleware::map_response(security_headers))
         .with_state(app)
 }

@@ -1,18 +1,54 @@
 //! Bodies and queries, parsed once: what is wrong comes back as a problem that names the field.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use guard_proto::limits::HTTP_BODY_BYTES;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use crate::api::problem::problem;
 
 /// A body that trickles in slower than this is given up.
 const READ: Duration = Duration::from_secs(20);
+/// How much of a body that nobody reads is still taken before the answer goes out.
+const LEFT_OVER: usize = 16 * HTTP_BODY_BYTES;
+
+/// Takes what the handler left of the body before the answer goes out: a refusal (413, 415, 401) that overtakes the
+/// body resets an HTTP/2 stream, and many clients then report the reset and lose the answer. Nothing of it is kept.
+pub async fn take_left_over(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if axum::body::HttpBody::is_end_stream(&body) {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let body = Arc::new(Mutex::new(body.into_data_stream()));
+    let shared = || {
+        let body = Arc::clone(&body);
+        futures::stream::poll_fn(move |cx| body.lock().poll_next_unpin(cx))
+    };
+    let handled = Request::from_parts(parts, Body::from_stream(shared()));
+    let response = next.run(handled).await;
+    let drain = async {
+        let mut left = shared();
+        let mut taken = 0;
+        while let Some(Ok(chunk)) = left.next().await {
+            taken += chunk.len();
+            if taken > LEFT_OVER {
+                break;
+            }
+        }
+    };
+    // Too slow or too much: the answer goes out all the same, and the rest is reset.
+    let _elapsed = tokio::time::timeout(READ, drain).await;
+    response
+}
 
 /// A JSON body.
 #[derive(Debug)]

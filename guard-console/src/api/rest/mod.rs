@@ -10,7 +10,7 @@ use super::endpoint::{Access, Endpoints};
 use crate::app::Permission;
 
 pub(crate) use body::read as read_body;
-pub use body::{Fields, Json};
+pub use body::{Fields, Json, take_left_over};
 pub(crate) use requests::{cursor, last_event_id};
 
 /// Every REST endpoint.
