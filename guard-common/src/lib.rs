@@ -7,6 +7,8 @@
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod protect;
+
 /// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
 /// they read differently.
 pub const ABI_VERSION: u16 = 1;
@@ -367,6 +369,23 @@ pub struct Offsets {
     pub css_parent: u32,
     pub cgroup_root_hierarchy: u32,
     pub kernfs_id: u32,
+    pub dentry_inode: u32,
+    pub inode_mode: u32,
+    pub inode_rdev: u32,
+    pub file_mode: u32,
+    pub sb_root: u32,
+    pub sb_bdev: u32,
+    pub sb_magic: u32,
+    pub socket_sk: u32,
+    pub unix_sock_path: u32,
+    pub msghdr_name: u32,
+    pub msghdr_namelen: u32,
+    pub task_mm: u32,
+    pub mm_exe_file: u32,
+    pub proc_inode_pid: u32,
+    pub proc_inode_vfs: u32,
+    pub pid_tasks: u32,
+    pub task_pid_links: u32,
 }
 
 macro_rules! layout {
@@ -396,7 +415,13 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 39 * 4,
+    Offsets = 56 * 4,
+    protect::FileId = 16,
+    protect::Protected = 8,
+    protect::NameKey = 2 * protect::NAME_BYTES,
+    protect::AddressKey = 24,
+    protect::RefusedKey = 8,
+    protect::Refused = 32,
 }
 
 const _: () = {

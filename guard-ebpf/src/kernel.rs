@@ -52,6 +52,23 @@ static OFFSETS: Offsets = Offsets {
     css_parent: 0,
     cgroup_root_hierarchy: 0,
     kernfs_id: 0,
+    dentry_inode: 0,
+    inode_mode: 0,
+    inode_rdev: 0,
+    file_mode: 0,
+    sb_root: 0,
+    sb_bdev: 0,
+    sb_magic: 0,
+    socket_sk: 0,
+    unix_sock_path: 0,
+    msghdr_name: 0,
+    msghdr_namelen: 0,
+    task_mm: 0,
+    mm_exe_file: 0,
+    proc_inode_pid: 0,
+    proc_inode_vfs: 0,
+    pid_tasks: 0,
+    task_pid_links: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.

@@ -50,6 +50,23 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         css_parent: at("cgroup_subsys_state", "parent", pointer)?,
         cgroup_root_hierarchy: at("cgroup_root", "hierarchy_id", 4)?,
         kernfs_id: at("kernfs_node", "id", 8)?,
+        dentry_inode: at("dentry", "d_inode", pointer)?,
+        inode_mode: at("inode", "i_mode", 2)?,
+        inode_rdev: at("inode", "i_rdev", 4)?,
+        file_mode: at("file", "f_mode", 4)?,
+        sb_root: at("super_block", "s_root", pointer)?,
+        sb_bdev: at("super_block", "s_bdev", pointer)?,
+        sb_magic: at("super_block", "s_magic", 8)?,
+        socket_sk: at("socket", "sk", pointer)?,
+        unix_sock_path: at("unix_sock", "path", 0)?,
+        msghdr_name: at("msghdr", "msg_name", pointer)?,
+        msghdr_namelen: at("msghdr", "msg_namelen", 4)?,
+        task_mm: at("task_struct", "mm", pointer)?,
+        mm_exe_file: at("mm_struct", "exe_file", pointer)?,
+        proc_inode_pid: at("proc_inode", "pid", pointer)?,
+        proc_inode_vfs: at("proc_inode", "vfs_inode", 0)?,
+        pid_tasks: at("pid", "tasks", 0)?,
+        task_pid_links: at("task_struct", "pid_links", 0)?,
     })
 }
 

@@ -1,0 +1,110 @@
+//! Layouts of what no decision opens for a labelled task: files, names, addresses, and the counts of refusals.
+//!
+//! Owns layouts and constants, as the crate does. It must never hold logic.
+
+/// `Protected::flags` and the value of a name.
+pub mod flag {
+    /// Labelled tasks do not reach it, reads included.
+    pub const HIDE: u32 = 1;
+    /// Labelled tasks may read it, not change it.
+    pub const KEEP: u32 = 2;
+    /// A home directory: where names with [`FIRST`], [`BELOW_HOME`] and [`TWO_BELOW_HOME`] count.
+    pub const HOME: u32 = 4;
+    /// A name: directly in a home, labelled tasks may make a directory of it, but put nothing else in its place.
+    pub const FIRST: u32 = 8;
+    /// A name: another entry exists for it together with its parent's name.
+    pub const PAIR: u32 = 16;
+    /// A name: counts only directly in a home.
+    pub const BELOW_HOME: u32 = 32;
+    /// A name: counts only in a directory that is directly in a home.
+    pub const TWO_BELOW_HOME: u32 = 64;
+}
+
+/// What was protected: `Protected::kind`, `RefusedKey::kind`.
+pub mod kind {
+    /// A saved sign-in of a person who may approve.
+    pub const SIGN_IN: u32 = 1;
+    pub const BROWSER: u32 = 2;
+    /// State, configuration, policy, keys, socket and pins of the agent.
+    pub const AGENT: u32 = 3;
+    /// State of a console on this host.
+    pub const CONSOLE: u32 = 4;
+    /// Executables and unit files of Guard.
+    pub const PROGRAM: u32 = 5;
+    /// Named in the agent's configuration.
+    pub const CONFIGURED: u32 = 6;
+    pub const ADDRESS: u32 = 7;
+    /// Memory, descriptors or registers of a process outside the workload.
+    pub const PROCESS: u32 = 8;
+    /// A signal, limit or priority for one of Guard's processes.
+    pub const SIGNAL: u32 = 9;
+    pub const BPF: u32 = 10;
+    /// A disk or the machine's memory, where every file can be read.
+    pub const DEVICE: u32 = 11;
+    /// Input typed into somebody's terminal.
+    pub const TERMINAL: u32 = 12;
+    /// A file of a disk by number instead of name.
+    pub const NAMELESS: u32 = 13;
+    /// What /proc shows of a process outside the workload.
+    pub const PROCESS_READ: u32 = 14;
+}
+
+/// An inode.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FileId {
+    /// `super_block.s_dev` in the kernel's encoding.
+    pub device: u32,
+    pub generation: u32,
+    pub inode: u64,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Protected {
+    /// Of [`flag`].
+    pub flags: u32,
+    /// One of [`kind`].
+    pub kind: u32,
+}
+
+/// Bytes of a name in a key, NUL included; a longer name never matches.
+pub const NAME_BYTES: usize = 32;
+
+/// A name that is protected before there is an inode for it; padded with NULs.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct NameKey {
+    /// All zero: any parent.
+    pub parent: [u8; NAME_BYTES],
+    pub name: [u8; NAME_BYTES],
+}
+
+/// Where the console listens.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct AddressKey {
+    /// IPv4 as ::ffff:a.b.c.d; all zero stands for every loopback and unspecified address.
+    pub address: [u8; 16],
+    /// In host order.
+    pub port: u32,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct RefusedKey {
+    pub label: u32,
+    /// One of [`kind`].
+    pub kind: u32,
+}
+
+/// How often, and by whom last.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refused {
+    pub count: u64,
+    pub tgid: u32,
+    pub uid: u32,
+    pub comm: [u8; 16],
+}
