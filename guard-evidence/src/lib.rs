@@ -6,6 +6,7 @@
 
 pub mod bundle;
 pub mod chain;
+pub mod change;
 pub mod checkpoint;
 pub mod dsse;
 pub mod key;

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{ChangeRecord, ChangesHead};
 use crate::text::Text;
 
 /// `_type` of every statement.
@@ -52,6 +53,9 @@ pub enum Predicate {
     /// Start, stop, policy, labels, lost events, recovery. Signed by the host or the console.
     #[serde(rename = "urn:guard:record:lifecycle:v1")]
     Lifecycle(Box<LifecycleRecord>),
+    /// A change of who may decide. Signed by the console.
+    #[serde(rename = "urn:guard:record:change:v1")]
+    Change(Box<ChangeRecord>),
     /// People's answer as the console signs it for the host. Not a link of a chain by itself.
     #[serde(rename = "urn:guard:decision:v1")]
     SignedDecision(Box<SignedDecision>),
@@ -252,6 +256,9 @@ pub struct SignedDecision {
     /// The label's owner at that time: issuer and subject, to be compared with the answers'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<PersonId>,
+    /// Which changes of owners, roles and groups the console knew when the people decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangesHead>,
     pub issued_at: String,
     /// The host refuses it afterwards.
     pub expires_at: String,
@@ -393,5 +400,24 @@ pub enum Lifecycle {
     DecisionRefused {
         request_id: String,
         because: String,
+    },
+    /// A labelled process tried to reach what no decision opens: the agent, the console, an approver's sign-in. At most
+    /// one for each label, object and minute.
+    TheftRefused {
+        label: String,
+        /// `sign-in`, `browser profile`, `agent's files`, `console's address`, `process outside` …
+        object: String,
+        /// Attempts since the last such record.
+        count: u64,
+        /// Of the last attempt. `comm` is a claim of the workload.
+        pid: u32,
+        uid: u32,
+        comm: Text,
+    },
+    /// No agent ran from one time to the other (RFC 3339), but the kernel programs stayed attached all the while: enforcement was
+    /// on. After a time without them there is `EnforcementOn` alone.
+    AgentAway {
+        from: String,
+        to: String,
     },
 }

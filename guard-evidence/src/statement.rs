@@ -87,6 +87,7 @@ impl Statement {
             Predicate::Decision(r) => Some(&r.header),
             Predicate::Enforcement(r) => Some(&r.header),
             Predicate::Lifecycle(r) => Some(&r.header),
+            Predicate::Change(r) => Some(&r.header),
             Predicate::SignedDecision(_) => None,
         }
     }
@@ -103,6 +104,7 @@ impl Statement {
                 Lifecycle::DecisionRefused { request_id, .. } => Some(request_id),
                 _ => None,
             },
+            Predicate::Change(_) => None,
         }
     }
 
@@ -113,14 +115,17 @@ impl Statement {
             Predicate::Request(r) => Some(&r.workload.label),
             Predicate::Enforcement(r) => Some(&r.label),
             Predicate::Lifecycle(r) => match &r.event {
-                Lifecycle::LabelAdded { label, .. } | Lifecycle::LabelRemoved { label, .. } => Some(label),
+                Lifecycle::LabelAdded { label, .. }
+                | Lifecycle::LabelRemoved { label, .. }
+                | Lifecycle::TheftRefused { label, .. } => Some(label),
                 _ => None,
             },
+            Predicate::Change(r) => r.change.label(),
             Predicate::Decision(_) | Predicate::SignedDecision(_) => None,
         }
     }
 
-    /// `request`, `decision`, `enforcement`, `lifecycle` or `signed_decision`.
+    /// `request`, `decision`, `enforcement`, `lifecycle`, `change` or `signed_decision`.
     #[must_use]
     pub fn kind_name(&self) -> &'static str {
         match &self.predicate {
@@ -128,6 +133,7 @@ impl Statement {
             Predicate::Decision(_) => "decision",
             Predicate::Enforcement(_) => "enforcement",
             Predicate::Lifecycle(_) => "lifecycle",
+            Predicate::Change(_) => "change",
             Predicate::SignedDecision(_) => "signed_decision",
         }
     }
@@ -190,6 +196,7 @@ fn subject(predicate: &Predicate) -> Subject {
             _ => record(&r.header),
         },
         Predicate::Lifecycle(r) => record(&r.header),
+        Predicate::Change(r) => named(r.change.subject()),
     }
 }
 
@@ -374,6 +381,7 @@ pub fn summary(statement: &Statement) -> String {
             format!("{}: {what} ({})", effect_words(&r.effect), visible(&r.label))
         }
         Predicate::Lifecycle(r) => lifecycle_words(&r.event),
+        Predicate::Change(r) => r.summary(),
         Predicate::SignedDecision(d) => {
             let names: Vec<String> = d.answers.iter().map(|a| visible_fold(&a.name, 64)).collect();
             format!(
@@ -455,6 +463,31 @@ fn lifecycle_words(event: &Lifecycle) -> String {
                 visible(request_id)
             )
         }
+        Lifecycle::TheftRefused {
+            label,
+            object,
+            count,
+            pid,
+            uid,
+            comm,
+        } => {
+            let times = if *count == 1 {
+                "once".to_owned()
+            } else {
+                format!("{count} times")
+            };
+            format!(
+                "{} tried {times} to reach {} (last: {}, pid {pid}, uid {uid}); refused",
+                visible(label),
+                visible_fold(object, 64),
+                comm.fold(32)
+            )
+        }
+        Lifecycle::AgentAway { from, to } => format!(
+            "the agent was away from {} to {}; the kernel programs stayed in force",
+            visible_fold(from, 40),
+            visible_fold(to, 40)
+        ),
     }
 }
 

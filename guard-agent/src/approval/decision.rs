@@ -206,6 +206,7 @@ mod tests {
             answers: people.iter().map(|name| person(name)).collect(),
             quorum: 1,
             owner: None,
+            changes: None,
             issued_at: "2026-11-21T10:00:00.000Z".to_owned(),
             expires_at: "2026-11-21T10:05:00.000Z".to_owned(),
         }

@@ -257,6 +257,7 @@ impl World {
             }],
             quorum: ask.quorum,
             owner: None,
+            changes: None,
             issued_at: crate::clock::rfc3339(now),
             expires_at: crate::clock::rfc3339(now + Duration::from_secs(60)),
         };

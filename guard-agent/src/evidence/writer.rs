@@ -188,8 +188,8 @@ fn set_header(predicate: &mut Predicate, header: Header) {
         Predicate::Decision(record) => record.header = header,
         Predicate::Enforcement(record) => record.header = header,
         Predicate::Lifecycle(record) => record.header = header,
-        // People's answer has no header; it only ever travels inside a decision record.
-        Predicate::SignedDecision(_) => {}
+        // People's answer has no header, it only ever travels inside a decision record; changes are the console's.
+        Predicate::SignedDecision(_) | Predicate::Change(_) => {}
     }
 }
 

@@ -251,6 +251,7 @@ impl App {
                     .collect(),
                 quorum: request.quorum,
                 owner: owner.map(person),
+                changes: None,
                 issued_at: rfc3339(self.now()),
                 expires_at: rfc3339(expires_at),
             };

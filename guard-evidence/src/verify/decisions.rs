@@ -98,7 +98,7 @@ pub(super) fn check(records: &[Record], trust: &Trust, section: &mut Section) {
                     section,
                 );
             }
-            Predicate::Lifecycle(_) | Predicate::SignedDecision(_) => {}
+            Predicate::Lifecycle(_) | Predicate::Change(_) | Predicate::SignedDecision(_) => {}
         }
     }
     counts.open = requests.keys().filter(|key| !enforced.contains(*key)).count() as u64;

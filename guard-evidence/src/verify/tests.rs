@@ -120,6 +120,7 @@ impl World {
             answers: vec![answer("alice", digest)],
             quorum: 1,
             owner: Some(person("owner")),
+            changes: None,
             issued_at: "2026-11-21T10:00:01.000Z".to_owned(),
             expires_at: "2026-11-21T10:01:00.000Z".to_owned(),
         }
