@@ -23,6 +23,7 @@ pub mod bench;
 pub mod build;
 pub mod demo;
 pub mod fuzz;
+pub mod install;
 pub mod kernel_tests;
 pub mod paths;
 pub mod run;

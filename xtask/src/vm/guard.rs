@@ -13,25 +13,9 @@ use anyhow::{Context, Result, bail};
 use super::{Prepare, Vm, VmOptions};
 use crate::build::{self, Profile};
 use crate::stage::Credentials;
-use crate::{paths, run};
+use crate::{install, paths, run};
 
 const PROVISION: &str = include_str!("../../guest/provision.sh");
-
-/// What goes where, besides the programs.
-const FILES: [(&str, &str); 3] = [
-    (
-        "packaging/systemd/guard-agent.service",
-        "etc/systemd/system/guard-agent.service",
-    ),
-    (
-        "packaging/systemd/guard-console.service",
-        "etc/systemd/system/guard-console.service",
-    ),
-    (
-        "packaging/sysusers.d/guard-console.conf",
-        "etc/sysusers.d/guard-console.conf",
-    ),
-];
 
 /// Certificates of hosts are short-lived, and people's sessions end.
 const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
@@ -100,13 +84,16 @@ fn check_token(address: &str, token: &str) -> Result<()> {
 }
 
 fn boot_with(change: impl FnOnce(&mut VmOptions<'_>), step: &dyn Fn(&Vm) -> Result<()>, name: &str) -> Result<Vm> {
-    let programs = if std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1") {
+    let programs = if build::is_built() {
         paths::target().join(Profile::Dev.directory())
     } else {
         build::all(Profile::Dev)?
     };
     let image = image(&paths::cache()?, &programs)?;
     let mut options = VmOptions::systemd();
+    if let Some(series) = std::env::var_os("GUARD_VM_KERNEL") {
+        options.kernel = series.to_string_lossy().parse()?;
+    }
     change(&mut options);
     options.prepare = Some(Prepare {
         key: run::key([PROVISION, name]),
@@ -128,7 +115,7 @@ fn provision(vm: &Vm, what: &str) -> Result<()> {
 /// The image of everything that is installed; kept until one of the files changes.
 fn image(cache: &Path, programs: &Path) -> Result<PathBuf> {
     let programs = build::PROGRAMS.map(|name| (programs.join(name), format!("usr/bin/{name}")));
-    let files = FILES.map(|(from, to)| (paths::repo().join(from), to.to_owned()));
+    let files = install::FILES.map(|(from, to)| (paths::repo().join(from), to.to_owned()));
     let mut parts: Vec<OsString> = Vec::new();
     for (from, to) in programs.iter().chain(&files) {
         let meta = from
