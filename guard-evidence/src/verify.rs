@@ -3,6 +3,7 @@
 //! Owns the judgement. It is given a bundle's folder and the keys that the auditor trusts. It must never believe
 //! anything in the bundle that no trusted key vouches for, and says which record is wrong and why.
 
+mod changes;
 mod decisions;
 mod report;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
     let mut signatures = Section::new("signatures");
     let mut log = Section::new("log");
     let mut sequence = Section::new("sequence");
+    let mut changes = Section::new("changes");
     let mut decisions = Section::new("decisions");
 
     check_files(bundle, trust, &mut files);
@@ -66,7 +68,8 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
     let records = check_records(bundle, trust, checkpoint.as_ref(), &mut signatures, &mut log);
     check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
     check_sequence(bundle, &records, &mut sequence);
-    decisions::check(&records, trust, &mut decisions);
+    let known = changes::check(&records, &mut changes);
+    decisions::check(&records, trust, &known, &mut decisions);
 
     let mut keys = Section::new("trust");
     match source {
@@ -86,7 +89,7 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
             );
         }
     }
-    Report::new(vec![files, signatures, log, sequence, decisions, keys])
+    Report::new(vec![files, signatures, log, sequence, changes, decisions, keys])
 }
 
 /// The report on a bundle that cannot even be opened.

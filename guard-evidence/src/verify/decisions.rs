@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::changes::Changes;
 use super::{Level, Record, Section};
 use crate::dsse;
 use crate::key::TrustedKey;
 use crate::record::{
-    DecidedBy, DecisionRecord, Effect, EnforcementRecord, Predicate, RequestRecord, SignedDecision, Statement, Verdict,
+    DecidedBy, DecisionRecord, Effect, EnforcementRecord, PersonId, Predicate, RequestRecord, SignedDecision,
+    Statement, Verdict,
 };
 use crate::text::{visible, visible_fold};
 use crate::trust::Trust;
@@ -30,7 +32,7 @@ struct Counts {
     open: u64,
 }
 
-pub(super) fn check(records: &[Record], trust: &Trust, section: &mut Section) {
+pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, section: &mut Section) {
     let console: Vec<TrustedKey> = trust
         .console
         .decision_keys
@@ -58,14 +60,18 @@ pub(super) fn check(records: &[Record], trust: &Trust, section: &mut Section) {
             }
             Predicate::Decision(decision) => {
                 let request = requests.get(&(signer, decision.request_id.as_str())).copied();
-                let result = check_decision(record, decision, request, trust, &console);
-                decisions.insert(
-                    (signer, &record.payload_digest),
-                    Decided {
-                        decision,
-                        holds: result.is_ok(),
-                    },
-                );
+                let result = check_decision(record, decision, request, trust, &console).and_then(|signed| {
+                    match (signed, request) {
+                        (Some(signed), Some((_, request))) => check_people(record, &signed, request, changes, section),
+                        _ => Ok(()),
+                    }
+                });
+                let holds = match &result {
+                    Ok(()) => Holds::Yes,
+                    Err(Wrong::Missing(_)) => Holds::CannotTell,
+                    Err(Wrong::Invalid(_)) => Holds::No,
+                };
+                decisions.insert((signer, &record.payload_digest), Decided { decision, holds });
                 tell(result, record, section);
             }
             Predicate::Enforcement(enforcement) => {
@@ -112,7 +118,15 @@ pub(super) fn check(records: &[Record], trust: &Trust, section: &mut Section) {
 #[derive(Clone, Copy)]
 struct Decided<'r> {
     decision: &'r DecisionRecord,
-    holds: bool,
+    holds: Holds,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Yes,
+    No,
+    /// A record that it needs is not there.
+    CannotTell,
 }
 
 fn tell(result: Result<(), Wrong>, record: &Record, section: &mut Section) {
@@ -152,7 +166,7 @@ fn check_decision(
     request: Option<(&Record, &RequestRecord)>,
     trust: &Trust,
     console: &[TrustedKey],
-) -> Result<(), Wrong> {
+) -> Result<Option<Box<SignedDecision>>, Wrong> {
     let id = visible_fold(&decision.request_id, 64);
     let Some((request_record, request)) = request else {
         return Err(Wrong::Missing(format!(
@@ -164,7 +178,7 @@ fn check_decision(
     }
     let envelope = match &decision.by {
         DecidedBy::People { envelope } => envelope,
-        DecidedBy::Timeout | DecidedBy::Host { .. } if decision.verdict == Verdict::Deny => return Ok(()),
+        DecidedBy::Timeout | DecidedBy::Host { .. } if decision.verdict == Verdict::Deny => return Ok(None),
         DecidedBy::Timeout => return invalid(format!("allows request {id} because time passed")),
         DecidedBy::Host { .. } => return invalid(format!("allows request {id} without people or policy")),
     };
@@ -174,10 +188,77 @@ fn check_decision(
     let verified = dsse::verify(&bytes, console).map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
     let statement = Statement::from_payload(&verified.payload)
         .map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
-    let Predicate::SignedDecision(signed) = &statement.predicate else {
+    let Predicate::SignedDecision(signed) = statement.predicate else {
         return invalid("what the console signed is not a decision");
     };
-    check_signed(record, decision, request_record, request, signed, trust).map_err(Wrong::Invalid)
+    check_signed(record, decision, request_record, request, &signed, trust).map_err(Wrong::Invalid)?;
+    Ok(Some(signed))
+}
+
+/// Whether owner, roles and groups were those that the console had recorded when it signed.
+fn check_people(
+    record: &Record,
+    signed: &SignedDecision,
+    request: &RequestRecord,
+    changes: &Changes,
+    section: &mut Section,
+) -> Result<(), Wrong> {
+    let Some(head) = &signed.changes else {
+        if changes.began_before(record.index) {
+            return Err(Wrong::Missing(
+                "does not say which changes of owners and roles the console knew".to_owned(),
+            ));
+        }
+        return Ok(());
+    };
+    let Some(view) = changes.at(head, record.index) else {
+        let text = "names a change of owners and roles that is not before it in the log".to_owned();
+        return Err(if changes.is_whole() && changes.began_before(record.index) {
+            Wrong::Invalid(text)
+        } else {
+            Wrong::Missing(text)
+        });
+    };
+    if !changes.is_whole() {
+        return Err(Wrong::Missing(
+            "cannot be held against owners and roles: some of their changes are not in the bundle".to_owned(),
+        ));
+    }
+    let label = &request.workload.label;
+    let name = |who: Option<&PersonId>| who.map_or_else(|| "nobody".to_owned(), |who| visible_fold(&who.subject, 64));
+    let owner = view.owner(label);
+    if signed.owner.as_ref() != owner {
+        return invalid(format!(
+            "was decided as if {} owned {}, but the log says {}",
+            name(signed.owner.as_ref()),
+            visible_fold(label, 64),
+            name(owner)
+        ));
+    }
+    for answer in &signed.answers {
+        let who = visible_fold(&answer.name, 64);
+        let Some(account) = view.account(&answer.who) else {
+            return invalid(format!("was decided by {who}, who had no account"));
+        };
+        if account.disabled {
+            return invalid(format!("was decided by {who}, whose account was disabled"));
+        }
+        let known = |said: &[String], recorded: &[String]| said.iter().all(|one| recorded.contains(one));
+        if !known(&answer.roles, &account.facts.roles) || !known(&answer.groups, &account.facts.groups) {
+            return invalid(format!("gives {who} roles or groups that the log does not"));
+        }
+        if time(&answer.at).is_some_and(|at| view.owned_lately(label, &answer.who, at)) {
+            section.add(
+                Level::Note,
+                format!(
+                    "was decided by {who}, who had owned {} within the day before",
+                    visible_fold(label, 64)
+                ),
+                Some(record),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Everything that the console's signature must cover.
@@ -282,8 +363,16 @@ fn check_enforcement(
                     "was allowed for request {id}, but the decision that it names is not before it in the bundle"
                 )));
             };
-            if !holds {
-                return invalid(format!("was allowed for request {id} by a decision that does not hold"));
+            match holds {
+                Holds::Yes => {}
+                Holds::No => {
+                    return invalid(format!("was allowed for request {id} by a decision that does not hold"));
+                }
+                Holds::CannotTell => {
+                    return Err(Wrong::Missing(format!(
+                        "was allowed for request {id} by a decision of which it cannot be told whether it holds"
+                    )));
+                }
             }
             if decision.verdict != Verdict::Allow {
                 return invalid(format!(

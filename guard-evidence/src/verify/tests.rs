@@ -1,5 +1,7 @@
 //! A small world of one console and two hosts, and everything that can be wrong with what they wrote.
 
+mod people;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,7 @@ struct World {
     console_key: SigningKey,
     log_key: SigningKey,
     chain: Chain,
+    console_chain: Chain,
     clock: u64,
     log: Vec<Vec<u8>>,
 }
@@ -39,6 +42,7 @@ impl World {
             console_key: SigningKey::from_seed(&[2; 32]),
             log_key: SigningKey::from_seed(&[3; 32]),
             chain: Chain::begin(format!("host:{HOST}"), 1),
+            console_chain: Chain::begin(format!("console:{CONSOLE}"), 1),
             clock: 0,
             log: Vec::new(),
         };
