@@ -47,6 +47,8 @@ pub mod kind {
     pub const NAMELESS: u32 = 13;
     /// What /proc shows of a process outside the workload.
     pub const PROCESS_READ: u32 = 14;
+    /// A way out of its cgroup.
+    pub const CGROUP: u32 = 15;
 }
 
 /// An inode.

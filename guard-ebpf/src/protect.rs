@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! What no decision opens: a labelled task never reaches the console, the agent, or an approver's sign-in.
+//!
+//! Owns the hooks that refuse it; given PROTECTED, NAMES and ADDRESSES, which the agent fills. It must never hold
+//! anybody, and never look further at a task that has no label.
+//!
+//! A directory that is hidden is closed for every way through it (`inode_permission`) and for whatever hangs below it,
+//! however it is reached (the walk up from a file that is opened or used). Names cover what does not exist yet.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+use guard_common::errno;
+use guard_common::protect::{AddressKey, NameKey, Protected, Refused, RefusedKey, flag, kind};
+
+use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
+use crate::scope::Label;
+use crate::{kernel, scope};
+
+/// Levels that the walk up takes. Nobody who is labelled can make a way down below a hidden directory.
+const DEPTH: usize = 48;
+const MAY_WRITE: u32 = 2;
+const MAY_APPEND: u32 = 8;
+const FMODE_WRITE: u32 = 2;
+const S_IFMT: u16 = 0o170_000;
+const S_IFREG: u16 = 0o100_000;
+const S_IFDIR: u16 = 0o040_000;
+const S_IFBLK: u16 = 0o060_000;
+const S_IFCHR: u16 = 0o020_000;
+const PROC_MAGIC: u64 = 0x9fa0;
+const PTRACE_MODE_ATTACH: u32 = 2;
+const PTRACE_MODE_NOAUDIT: u32 = 4;
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
+const AF_UNSPEC: u16 = 0;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Nothing was found.
+const NONE: Protected = Protected { flags: 0, kind: 0 };
+
+#[inline(always)]
+fn label() -> Option<Label> {
+    scope::label(kernel::current())
+}
+
+/// Counts what is refused.
+#[inline(always)]
+pub fn count_refused(label: &Label, kind: u32) {
+    let key = RefusedKey {
+        label: label.label,
+        kind,
+    };
+    if REFUSED.get_ptr_mut(key).is_none() {
+        // Somebody else may have been quicker.
+        let _ = REFUSED.insert(key, Refused::default(), 1);
+    }
+    if let Some(refused) = REFUSED.get_ptr_mut(key) {
+        // SAFETY: a live map value. Its fields but the count may be of different attempts: they are a hint for people.
+        unsafe {
+            (*refused).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            (*refused).uid = bpf_get_current_uid_gid() as u32;
+            bpf_get_current_comm((&raw mut (*refused).comm).cast(), 16);
+            add(&raw mut (*refused).count, 1);
+        }
+    }
+}
+
+/// The verifier wants constants: 0 or EPERM.
+macro_rules! refuse_if {
+    ($label:expr, $found:expr) => {{
+        let found: u32 = $found;
+        if found == 0 {
+            0
+        } else {
+            count_refused(&$label, found);
+            -errno::EPERM
+        }
+    }};
+}
+
+// ---- files ----
+
+#[inline(always)]
+fn of_inode(inode: u64) -> Protected {
+    if inode == 0 {
+        return NONE;
+    }
+    // SAFETY: copied at once.
+    match unsafe { PROTECTED.get(kernel::file_id(inode)) } {
+        Some(found) => *found,
+        None => NONE,
+    }
+}
+
+#[inline(always)]
+fn is_home(dentry: u64) -> bool {
+    of_inode(kernel::dentry_inode(dentry)).flags & flag::HOME != 0
+}
+
+/// What a name is by itself or together with its parent's.
+#[inline(always)]
+fn of_name(dentry: u64, parent: u64) -> Protected {
+    let mut key = NameKey::default();
+    kernel::dentry_name(dentry, &mut key.name);
+    // SAFETY: copied at once, as below.
+    let Some(mut found) = (unsafe { NAMES.get(key) }).copied() else {
+        return NONE;
+    };
+    if found.flags & flag::PAIR != 0 {
+        kernel::dentry_name(parent, &mut key.parent);
+        // SAFETY: as above.
+        if let Some(pair) = unsafe { NAMES.get(key) } {
+            found = *pair;
+        }
+    }
+    if found.flags & flag::BELOW_HOME != 0 && !is_home(parent) {
+        return NONE;
+    }
+    if found.flags & flag::TWO_BELOW_HOME != 0 && !is_home(kernel::dentry_parent(parent)) {
+        return NONE;
+    }
+    found
+}
+
+/// The first of `flags` from the dentry up; names count too if `names` is set.
+#[inline(always)]
+fn above(dentry: u64, flags: u32, names: bool) -> u32 {
+    let mut here = dentry;
+    for _ in 0..DEPTH {
+        let found = of_inode(kernel::dentry_inode(here));
+        if found.flags & flags != 0 {
+            return found.kind;
+        }
+        let parent = kernel::dentry_parent(here);
+        if parent == here || parent == 0 {
+            break;
+        }
+        if names {
+            let found = of_name(here, parent);
+            if found.flags & flags != 0 {
+                return found.kind;
+            }
+        }
+        here = parent;
+    }
+    0
+}
+
+/// Disks and the machine's memory: whoever reads them reads every file.
+#[inline(always)]
+fn is_raw(inode: u64, mode: u16) -> bool {
+    match mode & S_IFMT {
+        S_IFBLK => true,
+        // mem, kmem, port
+        S_IFCHR => matches!(kernel::inode_device_number(inode), 0x10_0001 | 0x10_0002 | 0x10_0004),
+        _ => false,
+    }
+}
+
+/// An inode on the way of a path or at its end.
+#[lsm(hook = "inode_permission")]
+pub fn guard_protect_inode(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let inode = kernel::argument(&context, 0);
+    let mask = kernel::argument(&context, 1) as u32;
+    let found = of_inode(inode);
+    let writes = mask & (MAY_WRITE | MAY_APPEND) != 0;
+    let refused = found.flags & flag::HIDE != 0 || writes && found.flags & flag::KEEP != 0;
+    refuse_if!(label, if refused { found.kind } else { 0 })
+}
+
+#[lsm(hook = "file_open")]
+pub fn guard_protect_open(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let file = kernel::argument(&context, 0);
+    refuse_if!(label, opened(file))
+}
+
+#[inline(always)]
+fn opened(file: u64) -> u32 {
+    let inode = kernel::file_inode(file);
+    let mode = kernel::inode_mode(inode);
+    if is_raw(inode, mode) {
+        return kind::DEVICE;
+    }
+    let writes = kernel::file_mode(file) & FMODE_WRITE != 0;
+    let dentry = kernel::file_dentry(file);
+    let superblock = kernel::inode_super(inode);
+    if kernel::super_magic(superblock) == PROC_MAGIC {
+        return of_proc(inode, dentry, writes);
+    }
+    let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
+    let found = above(dentry, flags, true);
+    if found != 0 {
+        return found;
+    }
+    // Opened by handle: the kernel has no name for it, so nobody knows where it is.
+    let nameless = mode & S_IFMT == S_IFREG
+        && kernel::dentry_parent(dentry) == dentry
+        && kernel::super_on_disk(superblock)
+        && kernel::super_root(superblock) != dentry
+        && kernel::inode_links(inode) != 0;
+    if nameless { kind::NAMELESS } else { 0 }
+}
+
+/// What /proc shows of others' memory, and every change of others through /proc. The rest asks `ptrace_access_check`,
+/// but newer kernels let CAP_PERFMON read these without.
+#[inline(always)]
+fn of_proc(inode: u64, dentry: u64, writes: bool) -> u32 {
+    let mut name = [0u8; 32];
+    kernel::dentry_name(dentry, &mut name);
+    let start = u64::from_le_bytes([name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7]]);
+    let task = kernel::proc_task(inode);
+    if task == 0 {
+        return if start == word(b"kcore") { kind::DEVICE } else { 0 };
+    }
+    let memory = start == word(b"environ")
+        || start == word(b"mem")
+        || start == word(b"maps")
+        || start == word(b"smaps")
+        || start == word(b"smaps_ro")
+        || start == word(b"numa_map")
+        || start == word(b"pagemap")
+        || start == word(b"auxv");
+    if !writes && !memory {
+        return 0;
+    }
+    match label() {
+        Some(label) if !inside(&label, task) => {
+            if writes || is_guard(task) {
+                kind::PROCESS
+            } else {
+                kind::PROCESS_READ
+            }
+        }
+        _ => 0,
+    }
+}
+
+/// The first eight bytes of a name.
+const fn word(name: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let mut at = 0;
+    while at < name.len() {
+        bytes[at] = name[at];
+        at += 1;
+    }
+    u64::from_le_bytes(bytes)
+}
+
+/// A descriptor that was opened before the label, or was handed over.
+#[inline(always)]
+fn used(file: u64, writes: bool) -> u32 {
+    let inode = kernel::file_inode(file);
+    let mode = kernel::inode_mode(inode);
+    let sort = mode & S_IFMT;
+    if sort == S_IFREG || sort == S_IFDIR {
+        let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
+        return above(kernel::file_dentry(file), flags, false);
+    }
+    if is_raw(inode, mode) { kind::DEVICE } else { 0 }
+}
+
+#[lsm(hook = "file_permission")]
+pub fn guard_protect_use(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let mask = kernel::argument(&context, 1) as u32;
+    refuse_if!(
+        label,
+        used(kernel::argument(&context, 0), mask & (MAY_WRITE | MAY_APPEND) != 0)
+    )
+}
+
+#[lsm(hook = "mmap_file")]
+pub fn guard_protect_map(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let file = kernel::argument(&context, 0);
+    if file == 0 {
+        return 0;
+    }
+    // A shared mapping for writing needs a descriptor for writing, which was looked at.
+    refuse_if!(label, used(file, false))
+}
+
+/// A name is made, moved or taken away, or what it names is changed.
+#[inline(always)]
+fn changed(dentry: u64) -> u32 {
+    above(dentry, flag::HIDE | flag::KEEP, true)
+}
+
+/// Something else than a directory comes to be under this name, or the name goes away: the first part of a protected
+/// path in a home must stay the directory that it is.
+#[inline(always)]
+fn replaced(dentry: u64) -> u32 {
+    let found = changed(dentry);
+    if found != 0 {
+        return found;
+    }
+    let parent = kernel::dentry_parent(dentry);
+    let found = of_name(dentry, parent);
+    if found.flags & flag::FIRST != 0 && is_home(parent) {
+        found.kind
+    } else {
+        0
+    }
+}
+
+macro_rules! name_hook {
+    ($($hook:literal $program:ident $check:ident $($argument:literal)+;)*) => {
+        $(
+            #[lsm(hook = $hook)]
+            pub fn $program(context: LsmContext) -> i32 {
+                let Some(label) = label() else { return 0 };
+                $(
+                    let found = $check(kernel::argument(&context, $argument));
+                    if found != 0 {
+                        return refuse_if!(label, found);
+                    }
+                )+
+                0
+            }
+        )*
+    };
+}
+
+name_hook! {
+    "path_unlink" guard_protect_unlink changed 1;
+    "path_rmdir" guard_protect_rmdir changed 1;
+    "path_mkdir" guard_protect_mkdir changed 1;
+    "path_mknod" guard_protect_mknod replaced 1;
+    "path_symlink" guard_protect_symlink replaced 1;
+    "path_link" guard_protect_link replaced 0 2;
+    "path_rename" guard_protect_rename replaced 1 3;
+}
+
+macro_rules! path_hook {
+    ($($hook:literal $program:ident;)*) => {
+        $(
+            #[lsm(hook = $hook)]
+            pub fn $program(context: LsmContext) -> i32 {
+                let Some(label) = label() else { return 0 };
+                refuse_if!(label, changed(kernel::path_dentry(kernel::argument(&context, 0))))
+            }
+        )*
+    };
+}
+
+path_hook! {
+    "path_chmod" guard_protect_chmod;
+    "path_chown" guard_protect_chown;
+    "path_truncate" guard_protect_truncate;
+}
+
+/// ftruncate(2), on kernels that do not send it to `path_truncate`.
+#[lsm(hook = "file_truncate")]
+pub fn guard_protect_ftruncate(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    refuse_if!(label, used(kernel::argument(&context, 0), true))
+}
+
+// ---- addresses and sockets ----
+
+/// The console's address, whichever way it is written.
+#[inline(always)]
+fn address(address: u64, length: u32, message: bool) -> u32 {
+    if address == 0 || length < 16 {
+        return 0;
+    }
+    let bytes = kernel::socket_address(address, length);
+    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
+    let mut key = AddressKey {
+        address: [0; 16],
+        port: u16::from_be_bytes([bytes[2], bytes[3]]) as u32,
+        reserved: 0,
+    };
+    let v4 = |key: &mut AddressKey, a: u8, b: u8, c: u8, d: u8| {
+        if a == 127 || a | b | c | d == 0 {
+            return;
+        }
+        key.address[10] = 0xff;
+        key.address[11] = 0xff;
+        key.address[12] = a;
+        key.address[13] = b;
+        key.address[14] = c;
+        key.address[15] = d;
+    };
+    // sendmsg(2) without a family means IPv4 to some.
+    if family == AF_INET || message && family == AF_UNSPEC {
+        v4(&mut key, bytes[4], bytes[5], bytes[6], bytes[7]);
+    } else if family == AF_INET6 && length >= 24 {
+        let mut head = 0u8;
+        for at in 8..18 {
+            head |= bytes[at];
+        }
+        let mapped = head == 0 && bytes[18] == 0xff && bytes[19] == 0xff;
+        let mut middle = 0u8;
+        for at in 18..23 {
+            middle |= bytes[at];
+        }
+        if mapped {
+            v4(&mut key, bytes[20], bytes[21], bytes[22], bytes[23]);
+        } else if head | middle != 0 || bytes[23] > 1 {
+            key.address.copy_from_slice(&bytes[8..24]);
+        }
+    } else {
+        return 0;
+    }
+    // SAFETY: copied at once.
+    match unsafe { ADDRESSES.get(key) } {
+        Some(found) => *found,
+        None => 0,
+    }
+}
+
+#[lsm(hook = "socket_connect")]
+pub fn guard_protect_connect(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let length = kernel::argument(&context, 2) as u32;
+    refuse_if!(label, address(kernel::argument(&context, 1), length, false))
+}
+
+#[lsm(hook = "socket_sendmsg")]
+pub fn guard_protect_send(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let (to, length) = kernel::message_address(kernel::argument(&context, 1));
+    refuse_if!(label, address(to, length, true))
+}
+
+/// The socket that was really reached, whatever it was called.
+#[inline(always)]
+fn peer(sock: u64) -> u32 {
+    let dentry = kernel::unix_dentry(sock);
+    if dentry == 0 {
+        0
+    } else {
+        above(dentry, flag::HIDE, false)
+    }
+}
+
+#[lsm(hook = "unix_stream_connect")]
+pub fn guard_protect_stream(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    refuse_if!(label, peer(kernel::argument(&context, 1)))
+}
+
+#[lsm(hook = "unix_may_send")]
+pub fn guard_protect_datagram(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    refuse_if!(label, peer(kernel::socket_sock(kernel::argument(&context, 1))))
+}
+
+// ---- processes ----
+
+/// Whether a task belongs to the same workload.
+#[inline(always)]
+fn inside(label: &Label, task: u64) -> bool {
+    if task == kernel::current() {
+        return true;
+    }
+    scope::label(task).is_some_and(|other| other.label == label.label)
+}
+
+/// Runs one of Guard's programs.
+#[inline(always)]
+fn is_guard(task: u64) -> bool {
+    if let Some(config) = CONFIG.get(0)
+        && config.agent_tgid == kernel::tgid(task)
+    {
+        return true;
+    }
+    of_inode(kernel::executable_inode(task)).kind == kind::PROGRAM
+}
+
+#[lsm(hook = "ptrace_access_check")]
+pub fn guard_protect_trace(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let task = kernel::argument(&context, 0);
+    let mode = kernel::argument(&context, 1) as u32;
+    if inside(&label, task) {
+        return 0;
+    }
+    if mode & PTRACE_MODE_NOAUDIT != 0 && mode & PTRACE_MODE_ATTACH == 0 {
+        // ps(1) asks so for every process; the answer only leaves addresses out.
+        return -errno::EPERM;
+    }
+    let grave = mode & PTRACE_MODE_ATTACH != 0 || is_guard(task);
+    refuse_if!(label, if grave { kind::PROCESS } else { kind::PROCESS_READ })
+}
+
+macro_rules! guard_hook {
+    ($($hook:literal $program:ident;)*) => {
+        $(
+            #[lsm(hook = $hook)]
+            pub fn $program(context: LsmContext) -> i32 {
+                let Some(label) = label() else { return 0 };
+                let task = kernel::argument(&context, 0);
+                let refused = !inside(&label, task) && is_guard(task);
+                refuse_if!(label, if refused { kind::SIGNAL } else { 0 })
+            }
+        )*
+    };
+}
+
+guard_hook! {
+    "task_kill" guard_protect_kill;
+    "task_setrlimit" guard_protect_limit;
+    "task_setscheduler" guard_protect_scheduler;
+    "task_setnice" guard_protect_nice;
+}
+
+/// Maps and programs can be had by number, past every pin.
+#[lsm(hook = "bpf")]
+pub fn guard_protect_bpf(_context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    refuse_if!(label, kind::BPF)
+}
+
+/// Input that is typed into the terminal for its owner: an approver's shell would run it.
+#[inline(always)]
+fn typed(context: &LsmContext) -> i32 {
+    let command = kernel::argument(context, 1) as u32;
+    if command != TIOCSTI && command != TIOCLINUX {
+        return 0;
+    }
+    let Some(label) = label() else { return 0 };
+    refuse_if!(label, kind::TERMINAL)
+}
+
+#[lsm(hook = "file_ioctl")]
+pub fn guard_protect_ioctl(context: LsmContext) -> i32 {
+    typed(&context)
+}
+
+/// The same from a 32-bit process, on kernels that tell them apart.
+#[lsm(hook = "file_ioctl_compat")]
+pub fn guard_protect_ioctl32(context: LsmContext) -> i32 {
+    typed(&context)
+}
