@@ -254,6 +254,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         facts.taken_over_questions,
         started.elapsed().as_millis()
     );
+    println!("offsets {:?}", facts.offsets);
     for (folder, label) in labels {
         let cgroup = std::fs::metadata(&folder)?.ino();
         handle.send(ToKernel::Label {

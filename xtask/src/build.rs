@@ -100,6 +100,11 @@ pub fn bpf() -> Result<PathBuf> {
     Ok(object)
 }
 
+/// Whether the environment says that everything is built (`GUARD_BUILT=1`), so that nothing is to be built a second time.
+pub fn is_built() -> bool {
+    std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1")
+}
+
 /// Builds the BPF object and then the programs; returns the directory that they are in.
 ///
 /// # Errors

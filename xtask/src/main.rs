@@ -38,13 +38,27 @@ enum Command {
         #[arg(long, conflicts_with = "release")]
         bpf: bool,
     },
+    /// Build what is shipped and install it where a package would; starts nothing.
+    Install {
+        /// Below this directory instead of on this machine.
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+        /// The quick profile that the tests use instead of the optimised one.
+        #[arg(long)]
+        dev: bool,
+    },
     /// Run every check; the last line is `N passed, N failed, N skipped`.
     Test {
         /// Also the long ones.
         #[arg(long)]
         full: bool,
-        /// Only steps, or else tests, whose name contains this.
-        filter: Option<String>,
+        /// Kernel series of the kernel cases: 6.1, 6.12, 6.18, 7.2 or newest (may be given several times); otherwise every series.
+        /// A single one is that of the end-to-end guests too.
+        #[arg(long = "kernel", value_name = "KERNEL")]
+        kernels: Vec<Kernel>,
+        /// Steps, by name or its beginning: only those. Other words: only the tests whose name contains one of them.
+        #[arg(value_name = "STEP|WORD")]
+        names: Vec<String>,
     },
     /// Hold a labelled agent in a virtual machine and let a person answer; show what happened and its evidence.
     Demo {
@@ -93,7 +107,7 @@ const BROKEN: u8 = 3;
     A single argument is a line for bash; several are a program and its arguments."
 )]
 struct VmArgs {
-    /// Kernel series: 6.1, 6.12, 6.18 or 7.2.
+    /// Kernel series: 6.1, 6.12, 6.18, 7.2, or newest: the highest that the archive has.
     #[arg(long, default_value = Kernel::DEFAULT.series)]
     kernel: Kernel,
     /// Put a file or directory into /mnt/copy (may be given several times).
@@ -157,7 +171,10 @@ fn main() -> ExitCode {
         Command::Setup => asked(xtask::setup::setup),
         Command::Build { bpf: true, .. } => asked(|| build::bpf().map(drop)),
         Command::Build { release, .. } => asked(|| build(release)),
-        Command::Test { full, filter } => test(&TestOptions { full, filter }),
+        Command::Install { root, dev } => {
+            asked(|| xtask::install::install(&root, if dev { Profile::Dev } else { Profile::Release }))
+        }
+        Command::Test { full, kernels, names } => test(&TestOptions { full, kernels, names }),
         Command::Demo { auto } => demo(auto),
         Command::Bench {
             quick,

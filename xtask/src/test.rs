@@ -14,16 +14,19 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile, cargo};
 use crate::fuzz::{self, FuzzOptions};
+use crate::kernel_tests::{self, Outcome, Report};
 use crate::vm::Kernel;
-use crate::{kernel_tests, paths, run, setup};
+use crate::{paths, run, setup};
 
 /// What `cargo xtask test` is asked.
 #[derive(Debug)]
 pub struct TestOptions {
     /// Also the long ones.
     pub full: bool,
-    /// Only the steps whose name contains this, or, when there is none, the tests whose name contains it.
-    pub filter: Option<String>,
+    /// For the kernel cases; none: every series. A single one is that of the end-to-end guests too.
+    pub kernels: Vec<Kernel>,
+    /// Names of steps, or their beginnings: only those. Other words: only the tests whose name contains one of them.
+    pub names: Vec<String>,
 }
 
 /// How many checks went which way.
@@ -90,8 +93,10 @@ struct Step {
 /// What a step is given.
 struct With<'a> {
     full: bool,
-    /// A filter for names of tests.
-    filter: Option<&'a str>,
+    /// For the kernel cases.
+    kernels: &'a [Kernel],
+    /// Only tests whose name contains one of these; none: all.
+    names: &'a [&'a str],
 }
 
 const STEPS: &[Step] = &[
@@ -103,7 +108,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         kind: Kind::Base,
-        run: |_| passed(build::all(Profile::Dev).map(drop)),
+        run: |_| build_all(),
     },
     Step {
         name: "fmt",
@@ -157,6 +162,15 @@ const STEPS: &[Step] = &[
     },
 ];
 
+/// The steps whose name begins with a word.
+fn steps_named(word: &str) -> Vec<&'static str> {
+    STEPS
+        .iter()
+        .map(|step| step.name)
+        .filter(|name| name.starts_with(word))
+        .collect()
+}
+
 fn passed(result: Result<()>) -> Result<Done> {
     result.map(|()| Done::Counts(Counts::PASSED))
 }
@@ -166,20 +180,27 @@ fn passed(result: Result<()>) -> Result<Done> {
 /// # Errors
 /// When the results cannot be written.
 pub fn test(options: &TestOptions) -> Result<bool> {
-    let filter = options.filter.as_deref();
-    let named: BTreeSet<&str> = STEPS
+    let named: BTreeSet<&str> = options.names.iter().flat_map(|word| steps_named(word)).collect();
+    let names: Vec<&str> = options
+        .names
         .iter()
-        .map(|step| step.name)
-        .filter(|name| filter.is_some_and(|filter| name.contains(filter)))
+        .map(String::as_str)
+        .filter(|word| steps_named(word).is_empty())
         .collect();
+    let kernels = if options.kernels.is_empty() {
+        Kernel::all()
+    } else {
+        &options.kernels
+    };
     let with = With {
         full: options.full,
-        filter: if named.is_empty() { filter } else { None },
+        kernels,
+        names: &names,
     };
-    let asked_for = |step: &Step| match filter {
-        None => true,
-        Some(_) if named.is_empty() => step.kind == Kind::Tests,
-        Some(_) => named.contains(step.name),
+    let asked_for = |step: &Step| match (named.is_empty(), names.is_empty()) {
+        (true, true) => true,
+        (true, false) => step.kind == Kind::Tests,
+        (false, _) => named.contains(step.name),
     };
     let uses_build = STEPS.iter().any(|step| asked_for(step) && step.kind != Kind::Sources);
     let wanted = |step: &Step| asked_for(step) || (step.kind == Kind::Base && (step.name == "setup" || uses_build));
@@ -221,8 +242,8 @@ pub fn test(options: &TestOptions) -> Result<bool> {
     if total.failed == 0 && !selected.any() {
         writeln!(
             out,
-            "no step and no test has a name that contains {:?}",
-            filter.unwrap_or_default()
+            "no step is called like, and no test has in its name: {}",
+            options.names.join(", ")
         )?;
         total.failed += 1;
     }
@@ -296,6 +317,13 @@ fn check(command: &mut Command) -> Result<()> {
     } else {
         bail!("`{}` failed", run::shown(command))
     }
+}
+
+fn build_all() -> Result<Done> {
+    if build::is_built() {
+        return Ok(Done::Skipped("GUARD_BUILT=1 says that everything is built".into()));
+    }
+    passed(build::all(Profile::Dev).map(drop))
 }
 
 fn fmt() -> Result<Done> {
@@ -406,12 +434,26 @@ fn fuzz(full: bool) -> Result<Done> {
 }
 
 fn kernel(with: &With<'_>) -> Result<Done> {
-    let cases = kernel_tests::run(Kernel::DEFAULT, with.filter)?;
-    Ok(Done::Counts(Counts {
-        passed: cases.passed,
-        failed: cases.failed,
-        skipped: cases.skipped,
-    }))
+    let reports = kernel_tests::run(with.kernels, with.names, with.full)?;
+    let mut counts = Counts::default();
+    let mut out = std::io::stdout();
+    for report in &reports {
+        counts.add(kernel_counts(report));
+        writeln!(out, "{report}")?;
+    }
+    Ok(Done::Counts(counts))
+}
+
+fn kernel_counts(report: &Report) -> Counts {
+    match &report.outcome {
+        Outcome::Ran(cases) => Counts {
+            passed: cases.passed,
+            failed: cases.failed,
+            skipped: cases.skipped,
+        },
+        Outcome::Gone => Counts::SKIPPED,
+        Outcome::Broken(_) => Counts::FAILED,
+    }
 }
 
 /// Runs tests of the workspace and counts them.
@@ -431,8 +473,15 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     if with.full {
         command.env("GUARD_TEST_FULL", "1");
     }
-    if let Some(filter) = with.filter {
-        command.args(["--", filter]);
+    if let [kernel] = with.kernels {
+        command.env("GUARD_VM_KERNEL", kernel.series);
+    }
+    if !with.names.is_empty() {
+        // The harness of tests with guests takes one name on its command line.
+        command.env("GUARD_TEST_NAMES", with.names.join(" "));
+        if which.contains(&"--workspace") {
+            command.arg("--").args(with.names);
+        }
     }
     let mut counts = Counts::default();
     let well = stream(&mut command, |line| {

@@ -19,37 +19,49 @@ pub struct Kernel {
     suites: &'static [&'static str],
     /// The suite of the security archive that carries it.
     security: Option<&'static str>,
-    /// Package names up to the version: all of them are needed.
-    packages: &'static [&'static str],
+    /// Ways to get it, the first one best: package names up to the version, all of which are needed.
+    packages: &'static [&'static [&'static str]],
 }
+
+/// One package has all of it.
+const WHOLE: &[&str] = &["linux-image-"];
+/// In newer suites the image package is empty and depends on these.
+const PARTS: &[&str] = &["linux-binary-", "linux-modules-", "linux-base-"];
 
 const TABLE: [Kernel; 4] = [
     Kernel {
         series: "6.1",
         suites: &["bookworm"],
         security: Some("bookworm-security"),
-        packages: &["linux-image-"],
+        packages: &[WHOLE],
     },
     Kernel {
         series: "6.12",
         suites: &["trixie"],
         security: Some("trixie-security"),
-        packages: &["linux-image-"],
+        packages: &[WHOLE],
     },
     Kernel {
         series: "6.18",
         suites: &["trixie-backports"],
         security: None,
-        packages: &["linux-image-"],
+        packages: &[WHOLE],
     },
-    // In newer suites the image package is empty and depends on these.
     Kernel {
         series: "7.2",
         suites: &["sid"],
         security: None,
-        packages: &["linux-binary-", "linux-modules-", "linux-base-"],
+        packages: &[PARTS],
     },
 ];
+
+/// The highest series that the archive has, whichever that is.
+const NEWEST: Kernel = Kernel {
+    series: "newest",
+    suites: &["trixie-backports", "sid"],
+    security: None,
+    packages: &[PARTS, WHOLE],
+};
 
 impl Kernel {
     /// The kernel of `cargo xtask vm` without `--kernel`.
@@ -67,11 +79,15 @@ impl FromStr for Kernel {
     fn from_str(text: &str) -> Result<Self> {
         TABLE
             .iter()
+            .chain([&NEWEST])
             .find(|kernel| kernel.series == text)
             .copied()
             .ok_or_else(|| {
                 let known: Vec<_> = TABLE.iter().map(|kernel| kernel.series).collect();
-                anyhow!("no kernel series {text}: the tested ones are {}", known.join(", "))
+                anyhow!(
+                    "no kernel series {text}: the tested ones are {} (or newest: the highest of the archive)",
+                    known.join(", ")
+                )
             })
     }
 }
@@ -87,6 +103,31 @@ pub struct Fetched {
     pub modules: PathBuf,
     /// The same as an erofs image of `lib/modules`.
     pub modules_image: PathBuf,
+}
+
+/// The archive no longer has a series.
+#[derive(Debug)]
+struct Gone(&'static str);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "gone: the archive has no {} cloud kernel any more", self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+/// The release of a kernel that is in the cache or can be brought there; `None` when the archive no longer has the series.
+///
+/// # Errors
+/// When the archive cannot be reached, or a package does not unpack.
+pub fn available(kernel: Kernel) -> Result<Option<String>> {
+    let cache = crate::paths::cache()?;
+    match fetch(&cache, kernel) {
+        Ok(fetched) => Ok(Some(fetched.release)),
+        Err(error) if error.is::<Gone>() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Brings a kernel into the cache, or finds it there.
@@ -136,8 +177,7 @@ fn build(work: &Path, kernel: Kernel) -> Result<()> {
     run::quiet(apt.command("apt-get").arg("update"))?;
     let names = run::output(apt.command("apt-cache").args(["pkgnames", "linux-"]))?;
     let names = String::from_utf8_lossy(&names);
-    let (release, packages) = choose(&names, kernel)
-        .ok_or_else(|| anyhow!("gone: the archive has no {} cloud kernel any more", kernel.series))?;
+    let (release, packages) = choose(&names, kernel).ok_or(Gone(kernel.series))?;
     run::progress(format!("downloading {}", packages.join(" ")));
     run::quiet(apt.command("apt-get").arg("download").args(&packages).current_dir(work))?;
     let unpacked = work.join("unpacked");
@@ -185,30 +225,35 @@ pub(super) fn tool(name: &str) -> PathBuf {
 
 /// The release and packages of the newest kernel of the series among package names, one per line.
 fn choose(names: &str, kernel: Kernel) -> Option<(String, Vec<String>)> {
-    let first = kernel.packages.first()?;
-    let release = names
-        .lines()
-        .filter_map(|name| name.strip_prefix(first))
-        .filter(|release| {
-            release.ends_with("-cloud-amd64")
-                && release
+    let of_series = |release: &str| {
+        release.ends_with("-cloud-amd64")
+            && (kernel == NEWEST && release.starts_with(|first: char| first.is_ascii_digit())
+                || release
                     .strip_prefix(kernel.series)
-                    .is_some_and(|rest| rest.starts_with(['.', '-', '+', '~']))
+                    .is_some_and(|rest| rest.starts_with(['.', '-', '+', '~'])))
+    };
+    let (release, packages) = kernel
+        .packages
+        .iter()
+        // Of equal ones the last is the maximum, and the first way is the best.
+        .rev()
+        .filter_map(|packages| {
+            let release = names
+                .lines()
+                .filter_map(|name| name.strip_prefix(packages.first()?))
+                .filter(|release| of_series(release))
+                .filter(|release| {
+                    packages
+                        .iter()
+                        .all(|prefix| names.lines().any(|name| name.strip_prefix(prefix) == Some(release)))
+                })
+                .max_by_key(|release| version(release))?;
+            Some((release, packages))
         })
-        .filter(|release| {
-            kernel
-                .packages
-                .iter()
-                .all(|prefix| names.lines().any(|name| name.strip_prefix(prefix) == Some(release)))
-        })
-        .max_by_key(|release| version(release))?;
+        .max_by_key(|(release, _)| version(release))?;
     Some((
         release.to_owned(),
-        kernel
-            .packages
-            .iter()
-            .map(|prefix| format!("{prefix}{release}"))
-            .collect(),
+        packages.iter().map(|prefix| format!("{prefix}{release}")).collect(),
     ))
 }
 
@@ -361,9 +406,24 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_is_the_highest_of_any_series_and_in_parts_when_there_are_any() {
+        let kernel: Kernel = "newest".parse().unwrap();
+        let names = "linux-image-6.18.9-cloud-amd64\nlinux-image-10.1.2-cloud-amd64\nlinux-image-cloud-amd64\n";
+        assert_eq!(choose(names, kernel).unwrap().1, ["linux-image-10.1.2-cloud-amd64"]);
+        let names = format!(
+            "{names}linux-binary-10.1.2-cloud-amd64\nlinux-modules-10.1.2-cloud-amd64\nlinux-base-10.1.2-cloud-amd64\n"
+        );
+        assert_eq!(choose(&names, kernel).unwrap().1[0], "linux-binary-10.1.2-cloud-amd64");
+        assert_eq!(choose("", kernel), None);
+    }
+
+    #[test]
     fn an_unknown_series_names_the_known_ones() {
         let text = "5.4".parse::<Kernel>().unwrap_err().to_string();
-        assert_eq!(text, "no kernel series 5.4: the tested ones are 6.1, 6.12, 6.18, 7.2");
+        assert_eq!(
+            text,
+            "no kernel series 5.4: the tested ones are 6.1, 6.12, 6.18, 7.2 (or newest: the highest of the archive)"
+        );
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Vm {
 
         let vm = match &state {
             None => {
-                let vm = Self::start(&machine, None)?;
+                let vm = Self::start_anew(&machine)?;
                 vm.prepare(options)?;
                 vm
             }
@@ -209,7 +209,7 @@ impl Vm {
                     if is_fresh(path, max_age) {
                         Self::start(&machine, Some(path))?
                     } else {
-                        let vm = Self::start(&machine, None)?;
+                        let vm = Self::start_anew(&machine)?;
                         vm.prepare(options)?;
                         vm.qemu.save(path)?;
                         prune(path);
@@ -233,6 +233,24 @@ impl Vm {
             begun.elapsed().as_secs_f64()
         ));
         Ok(vm)
+    }
+
+    /// Boots. An emulated kernel with several CPUs now and then panics while it patches its own text (jump labels): as long as
+    /// nothing of ours has run in the guest, that says nothing about us, and it is booted again.
+    fn start_anew(machine: &qemu::Machine<'_>) -> Result<Self> {
+        const AGAIN: usize = 2;
+        for _ in 0..AGAIN {
+            match Self::start(machine, None) {
+                Err(error) if machine.accel == qemu::Accel::Tcg && panicked(&format!("{error:#}")) => {
+                    run::say(format!(
+                        "the emulated kernel {} panicked while it booted; booting it again",
+                        machine.kernel.release
+                    ));
+                }
+                other => return other,
+            }
+        }
+        Self::start(machine, None)
     }
 
     fn start(machine: &qemu::Machine<'_>, state: Option<&Path>) -> Result<Self> {
@@ -399,6 +417,11 @@ impl RunDir {
     }
 }
 
+/// Whether a console's text has a kernel's last words.
+fn panicked(console: &str) -> bool {
+    console.contains("Kernel panic - not syncing") || console.contains("---[ end trace")
+}
+
 const RUN_PREFIX: &str = "guard-vm-";
 
 /// Removes directories of runs that were killed.
@@ -481,5 +504,20 @@ fn write_out(out: &mut dyn Write, bytes: &[u8]) -> Result<()> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot pass on the command's output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_panic_is_told_from_a_guest_that_hangs() {
+        assert!(panicked(
+            "[    5.2] ---[ end trace 0000000000000000 ]---\n[    5.3] Kernel panic - not syncing: Fatal exception"
+        ));
+        assert!(!panicked(
+            "the guest took no commands within 180 s: the guest is gone or silent; its console is empty"
+        ));
     }
 }
