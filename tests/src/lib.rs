@@ -46,8 +46,8 @@ pub const BROWSER: Needs = Needs {
 /// Runs the cases as `cargo test` would; each that cannot run is counted and says why.
 pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // A guest has two CPUs and so has many a machine: more at once only makes all of them slow.
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(1));
+    // A guest has two CPUs but waits much of the time; more than two at once only make all of them slow.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2));
     let missing = std::env::var_os(needs.variable).is_none_or(|value| value != "1");
     let names = std::env::var("GUARD_TEST_NAMES").unwrap_or_default();
     let trials = cases

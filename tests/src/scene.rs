@@ -44,10 +44,8 @@ impl Scene {
     /// # Errors
     /// When it cannot be had.
     pub fn with(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Self> {
-        let stage = Stage::boot(change)?;
+        let (stage, owner) = Stage::boot_with_owner(change)?;
         let approver = stage.approver().clone();
-        let owner = stage.person("owner", &["approver"], &["code-push"])?;
-        stage.set_owner(CODER, &owner)?;
         Ok(Self { stage, approver, owner })
     }
 

@@ -2,7 +2,8 @@
 # Installs Guard in a test guest the way a person does on a real host: units, first administrator, people, enrolment.
 # Leaves the sign-ins in /root/.config/guard (profiles: default is the approver, admin is the administrator) and
 # their names and passwords in /root/guard-vm/NAME.json (mode 0600).
-# provision.sh whole | install | join: everything; only the files; enrolment with the token in /root/guard-vm/token.
+# provision.sh whole | people | console | install | join: everything; the same with the people of most tests; all but the start of the
+# agent; only the files; enrolment with the token in /root/guard-vm/token.
 set -Eeuo pipefail
 umask 077
 url=https://localhost:8443
@@ -44,11 +45,23 @@ set_up_console() {
     guard --as admin tokens create --description "test guest" --out /root/guard-vm/token >/dev/null 2>&1
 }
 
-join() {
+# Somebody who may approve, but owns the label coder.
+add_owner() {
+    step "make the owner of coder and sign in"
+    person owner
+    guard --as admin users add owner --role approver --group code-push --password-file /root/guard-vm/owner.password >/dev/null
+    guard --as admin label set-owner coder owner >/dev/null
+    curl --silent --show-error --fail --cacert "$ca" --json @/root/guard-vm/owner.json "$url/api/v1/sessions" >/root/guard-vm/owner.session
+}
+
+enrol() {
     step "enrol this host"
     guard-agent enroll --token-file /root/guard-vm/token >/dev/null
     rm /root/guard-vm/token
+}
 
+join() {
+    enrol
     step "start the agent"
     systemctl start guard-agent
 }
@@ -71,6 +84,18 @@ whole)
     set_up_console
     join
     wait_until_enforcing
+    ;;
+people)
+    install_files
+    set_up_console
+    join
+    add_owner
+    wait_until_enforcing
+    ;;
+console)
+    install_files
+    set_up_console
+    enrol
     ;;
 install) install_files ;;
 join) join ;;

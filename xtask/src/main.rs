@@ -270,7 +270,7 @@ fn vm(args: &VmArgs) -> Result<ExitCode> {
         let token = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         guard::boot_for_console(|options| apply(args, options), address, &token)?
     } else {
-        guard::boot(|options| apply(args, options))?.vm
+        guard::boot(|options| apply(args, options))?
     };
     for &(host, guest) in &args.forward {
         vm.forward(host, guest)?;

@@ -154,10 +154,22 @@ impl Stage {
     /// # Errors
     /// When the guest does not come up, or the console refuses.
     pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Self> {
-        let guarded = guard::boot(change)?;
-        let vm = guarded.vm;
-        let admin = signed_in(&vm, &guarded.administrator, "admin")?;
-        let approver = signed_in(&vm, &guarded.approver, "default")?;
+        let vm = guard::boot(change)?;
+        let [admin, approver] = saved(&vm, &["admin", "approver"])?;
+        Self::of(vm, admin, approver)
+    }
+
+    /// Like [`Stage::boot`], with the owner of `coder`, who may approve too and is in the group `code-push`.
+    ///
+    /// # Errors
+    /// As [`Stage::boot`].
+    pub fn boot_with_owner(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<(Self, Person)> {
+        let vm = guard::boot_with_owner(change)?;
+        let [admin, approver, owner] = saved(&vm, &["admin", "approver", "owner"])?;
+        Ok((Self::of(vm, admin, approver)?, owner))
+    }
+
+    fn of(vm: Vm, admin: Person, approver: Person) -> Result<Self> {
         let feed = Feed::start(&vm, &admin.token)?;
         Ok(Self {
             vm,
@@ -402,24 +414,47 @@ impl Stage {
     }
 }
 
-/// Takes over the sign-in that the guest was saved with: hashing a password is slow on purpose.
-fn signed_in(vm: &Vm, credentials: &Credentials, profile: &str) -> Result<Person> {
-    let file = if profile == "default" {
-        "credentials.json".into()
-    } else {
-        format!("credentials.{profile}.json")
+/// Takes over the people and their sign-ins that the guest was saved with: hashing a password is slow on purpose.
+fn saved<const N: usize>(vm: &Vm, names: &[&str; N]) -> Result<[Person; N]> {
+    const READ: &str = r#"set -e
+for name; do
+    cat "/root/guard-vm/$name.json"
+    case $name in
+    admin) cat /root/.config/guard/credentials.admin.json ;;
+    approver) cat /root/.config/guard/credentials.json ;;
+    *) cat "/root/guard-vm/$name.session" ;;
+    esac
+done"#;
+    #[derive(Deserialize)]
+    struct Session {
+        token: String,
+    }
+    let mut argv = vec!["bash", "-c", READ, "read"];
+    argv.extend(names);
+    let text = vm.run(&argv)?.success()?.stdout;
+    let mut values = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
+    let mut next = || {
+        values
+            .next()
+            .context("a saved sign-in is missing")?
+            .context("a saved sign-in is no JSON")
     };
-    let saved = vm.run(&["cat", &format!("/root/.config/guard/{file}")])?.success()?;
-    let saved: Value = serde_json::from_slice(&saved.stdout)?;
-    Ok(Person {
-        name: credentials.username.clone(),
-        password: credentials.password.clone(),
-        token: saved["token"]
-            .as_str()
-            .context("a saved sign-in without a token")?
-            .to_owned(),
-        profile: profile.to_owned(),
-    })
+    let mut people = Vec::new();
+    for name in names {
+        let who: Credentials = serde_json::from_value(next()?)?;
+        let session: Session = serde_json::from_value(next()?)?;
+        people.push(Person {
+            profile: if *name == "approver" {
+                "default".into()
+            } else {
+                who.username.clone()
+            },
+            name: who.username,
+            password: who.password,
+            token: session.token,
+        });
+    }
+    people.try_into().map_err(|_| anyhow!("not everybody was saved"))
 }
 
 fn sign_in(vm: &Vm, credentials: &Credentials) -> Result<Person> {

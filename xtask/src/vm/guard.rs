@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 
 use super::{Prepare, Vm, VmOptions};
 use crate::build::{self, Profile};
-use crate::stage::Credentials;
 use crate::{install, paths, run};
 
 const PROVISION: &str = include_str!("../../guest/provision.sh");
@@ -20,34 +19,29 @@ const PROVISION: &str = include_str!("../../guest/provision.sh");
 /// Certificates of hosts are short-lived, and people's sessions end.
 const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
 
-/// A guest that enforces.
-#[derive(Debug)]
-pub struct Guarded {
-    /// The guest. Root's `guard` is signed in as the approver; `guard --as admin` as the administrator.
-    pub vm: Vm,
-    /// The first administrator, who may not approve.
-    pub administrator: Credentials,
-    /// An approver who owns no label.
-    pub approver: Credentials,
-}
-
 /// Builds what changed, then boots or restores a guest with Guard enforcing. `change` sees the options first: kernel,
-/// copied files, network.
+/// copied files, network. Root's `guard` is signed in as the approver, who owns no label; `guard --as admin` as the administrator.
 ///
 /// # Errors
 /// When something does not build, or the guest does not come as far as enforcing; the text says at which step.
-pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Guarded> {
-    let vm = boot_with(change, &|vm| provision(vm, "whole"), "whole")?;
-    let person = |name: &str| -> Result<Credentials> {
-        let text = vm.run(&["cat", &format!("/root/guard-vm/{name}.json")])?.success()?;
-        serde_json::from_slice(&text.stdout).with_context(|| format!("the guest's {name} is not as expected"))
-    };
-    let (administrator, approver) = (person("admin")?, person("approver")?);
-    Ok(Guarded {
-        vm,
-        administrator,
-        approver,
-    })
+pub fn boot(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Vm> {
+    boot_with(change, &|vm| provision(vm, "whole"), "whole")
+}
+
+/// Like [`boot`], and a third person is there and signed in: one who may approve but owns the label `coder`.
+///
+/// # Errors
+/// As [`boot`].
+pub fn boot_with_owner(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Vm> {
+    boot_with(change, &|vm| provision(vm, "people"), "people")
+}
+
+/// Like [`boot`] without the start of the agent, for hosts where it cannot.
+///
+/// # Errors
+/// As [`boot`].
+pub fn boot_without_agent(change: impl FnOnce(&mut VmOptions<'_>)) -> Result<Vm> {
+    boot_with(change, &|vm| provision(vm, "console"), "console")
 }
 
 /// Boots a guest whose agent belongs to a console elsewhere: `address` is HOST:PORT of its API for hosts as the guest
