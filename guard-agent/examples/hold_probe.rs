@@ -2,7 +2,8 @@
 //! VMs are written on top of it.
 //!
 //! ```text
-//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--run SECONDS] --label DIR[=N]... [RULE]...
+//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--run SECONDS]
+//!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
 //! ```
@@ -138,6 +139,7 @@ impl Probe {
             FromKernel::CgroupMade { id, path } => println!("cgroup made {id} {}", path.display()),
             FromKernel::CgroupGone { id } => println!("cgroup gone {id}"),
             FromKernel::Labelled { cgroup, result } => println!("labelled {cgroup} {result:?}"),
+            FromKernel::Passed { asked, end, .. } => println!("passed seq={} end={end:?}", asked.id.sequence),
             FromKernel::Lost { count } => println!("lost {count}"),
         }
         Ok(())
@@ -166,6 +168,9 @@ impl Probe {
             .iter()
             .map(|string| String::from_utf8_lossy(string).escape_debug().to_string())
             .collect();
+        if let Some(tracer) = &held.tracer {
+            println!("tracer tid={} pid={} comm={}", held.id.tid, tracer.pid, tracer.comm.escape_ascii());
+        }
         println!(
             "held seq={} tid={} path={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
             held.id.sequence,
@@ -206,6 +211,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut labels = Vec::new();
     let mut rules = Vec::new();
     let mut until = None;
+    let mut settings = guard_agent::protect::Settings {
+        config_file: "/etc/guard/agent.toml".into(),
+        policy_file: "/etc/guard/policy.cedar".into(),
+        state_dir: "/var/lib/guard-agent".into(),
+        socket: "/run/guard/agent.sock".into(),
+        pin_directory: PathBuf::new(),
+        paths: Vec::new(),
+        addresses: Vec::new(),
+        console: None,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -226,6 +241,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let (folder, number) = value.split_once('=').unwrap_or((&value, "1"));
                 labels.push((PathBuf::from(folder), number.parse::<u32>()?));
             }
+            "--protect" => {
+                let value = value()?;
+                if value.starts_with(['/', '~']) {
+                    settings.paths.push(value.into());
+                } else {
+                    settings.addresses.push(value);
+                }
+            }
             "--doctor" => {
                 for finding in kernel::doctor() {
                     println!("{:?} {} {}", finding.state, finding.name, finding.text);
@@ -244,7 +267,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let started = Instant::now();
-    let (handle, mut messages, facts) = kernel::start(&config)?;
+    let (handle, mut messages, facts) = kernel::start(&config, None)?;
     println!(
         "started kernel={} programs={} absent={:?} took_over={} questions={} in_ms={}",
         facts.release,
@@ -255,6 +278,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         started.elapsed().as_millis()
     );
     println!("offsets {:?}", facts.offsets);
+    let protect = handle.protect().ok_or("no kernel")?;
+    settings.pin_directory = config.pin_directory.clone();
+    let mut protection = guard_agent::protect::start(std::sync::Arc::clone(&protect), settings)?;
+    let mut protection_due = Instant::now();
+    let mut refused = HashMap::new();
     for (folder, label) in labels {
         let cgroup = std::fs::metadata(&folder)?.ino();
         handle.send(ToKernel::Label {
@@ -281,6 +309,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(tokio::sync::mpsc::error::TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(1)),
         }
         let now = Instant::now();
+        if now >= protection_due {
+            protection_due = now + Duration::from_millis(500);
+            protection.look();
+            for (key, count, last) in protect.unreported() {
+                if refused.insert(key, count) != Some(count) {
+                    println!("refused label={} kind={} count={count} tgid={}", key.label, key.kind, last.tgid);
+                }
+            }
+        }
         let (due, later) = std::mem::take(&mut probe.due)
             .into_iter()
             .partition(|(at, _, _)| *at <= now);

@@ -11,7 +11,7 @@ pub mod protect;
 
 /// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
 /// they read differently.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// Negative errno values that a hook returns.
 pub mod errno {
@@ -73,6 +73,11 @@ pub mod state {
     pub const PARKED_AWAY: u32 = 4;
     /// The pair could not be sent.
     pub const PARKED_SIGNAL: u32 = 5;
+    /// Too many threads of its process loop.
+    pub const PARKED_MANY: u32 = 6;
+    /// Not a question any more: a checked exec is committed, nobody traced by the agent, stopped before its first
+    /// instruction until the agent has compared it. Every gated hook refuses; only the agent may continue it.
+    pub const AWAITS_CHECK: u32 = 16;
 }
 
 /// A thread that asks, keyed by its `task_struct` address. Written by the thread itself inside its hooks, by nobody
@@ -97,7 +102,8 @@ pub struct Pending {
     pub state: u32,
     /// The verdict that was honored, one of [`verdict`]; 0 before.
     pub verdict: u32,
-    pub reserved: u32,
+    /// 1: it counts among the looping threads of its process.
+    pub loops: u32,
     /// The last file of this exec that passed `bprm_check_security`: the interpreter of a script.
     pub last_file: ActionKey,
 }
@@ -135,22 +141,101 @@ pub struct Verdict {
     pub verdict: u32,
 }
 
-/// What a cgroup or a task is labelled with.
+/// What a task is labelled with, as long as it lives, wherever it is moved. It counts while the origin is known.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Label {
-    /// The cgroup that the label was given to; everything below it carries the same origin.
+pub struct Stamp {
+    /// The cgroup that the label was given to.
     pub origin: u64,
+    /// The label in whose [`LabelUse::tasks`] the task counts.
+    pub label: u32,
+    pub reserved: u32,
+}
+
+/// A cgroup that a label was given to. Written by the agent.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The cgroup whose label this is: itself, or one further out that was labelled later and wins.
+    pub under: u64,
     /// Never 0.
     pub label: u32,
     pub reserved: u32,
 }
 
-/// `Config::away`: what happens when user space cannot answer.
+/// `LabelSettings::away`: what happens when user space cannot answer.
 pub mod away {
     pub const PARK: u32 = 0;
     pub const DENY: u32 = 1;
     pub const ALLOW: u32 = 2;
+}
+
+/// What holds for one label. Written by the agent.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LabelSettings {
+    /// One of [`away`].
+    pub away: u32,
+    /// Questions that may wait at a time; more are refused.
+    pub pending: u32,
+    /// Threads of one process that may loop at a time; more are parked.
+    pub looping: u32,
+    /// Tasks that may carry the label; further forks are refused.
+    pub tasks: u32,
+}
+
+impl LabelSettings {
+    /// No label can fill a table for the others: the tables have room for eight and four times as much.
+    pub const DEFAULT: Self = Self {
+        away: away::PARK,
+        pending: 1_024,
+        looping: 8,
+        tasks: 16_384,
+    };
+}
+
+/// What a label uses now, and what it was refused since the maps were made. Written by the hooks. Both limits may be
+/// passed by as many as there are CPUs, when those ask in the same moment.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LabelUse {
+    pub pending: u64,
+    pub tasks: u64,
+    /// Actions refused because too many questions waited.
+    pub refused_pending: u64,
+    /// Forks refused because too many tasks carried the label.
+    pub refused_tasks: u64,
+    /// Attempts to leave the cgroup, refused.
+    pub refused_leaving: u64,
+}
+
+/// Slots of [`Filter`]; a power of two.
+pub const FILTER_SLOTS: usize = 16_384;
+
+/// Answers "surely not labelled" for most tasks. Written by the hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Filter {
+    /// Raised when a task may have come into a labelled cgroup without its stamp.
+    pub strays: u64,
+    /// The value of `strays` before the last time that all of them were looked for and stamped.
+    pub settled: u64,
+    /// Stamped tasks per slot.
+    pub slots: [u32; FILTER_SLOTS],
+}
+
+/// What the agent asks of `task_getpgid`, by its thread's id.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cover {
+    /// Not 0: `Filter::settled` becomes this, when the agent asks about itself.
+    pub settled: u64,
+    /// Read by the agent: `Filter::strays` when it last asked about itself.
+    pub strays: u64,
+    /// Read by the agent: tasks that were stamped.
+    pub stamped: u64,
+    /// Read by the agent: tasks for which there was no room.
+    pub failed: u64,
 }
 
 /// Written by the agent, read by the hooks.
@@ -167,8 +252,7 @@ pub struct Config {
     pub enforcing_since_ns: u64,
     /// The agent's process: never held.
     pub agent_tgid: u32,
-    /// One of [`away`].
-    pub away: u32,
+    pub reserved: u32,
 }
 
 /// Index into the counters map.
@@ -185,6 +269,8 @@ pub mod counter {
     pub const UNCHECKED: u32 = 4;
     /// Actions let through because the agent was away and its configuration says so.
     pub const AWAY_ALLOWED: u32 = 5;
+    /// Cgroups below labelled ones for which there was no room: who is moved there from outside is not labelled.
+    pub const CGROUPS_FULL: u32 = 6;
     pub const COUNT: u32 = 8;
 }
 
@@ -386,6 +472,11 @@ pub struct Offsets {
     pub proc_inode_vfs: u32,
     pub pid_tasks: u32,
     pub task_pid_links: u32,
+    pub task_cgroups: u32,
+    pub css_set_dfl_cgrp: u32,
+    pub task_signal: u32,
+    pub signal_thread_head: u32,
+    pub task_thread_node: u32,
 }
 
 macro_rules! layout {
@@ -407,7 +498,12 @@ layout! {
     Pending = 48 + 5 * 8 + 6 * 4 + 48,
     VerdictKey = 16,
     Verdict = 48 + 16,
-    Label = 16,
+    Stamp = 16,
+    Origin = 16,
+    LabelSettings = 16,
+    LabelUse = 40,
+    Filter = 16 + 4 * FILTER_SLOTS,
+    Cover = 32,
     Config = 40,
     EventHeader = 8,
     AskExec = 8 + 4 * 8 + 48 + 8 * 4 + 16 + 8 + PATH_ROOM + NAME_ROOM,
@@ -415,7 +511,7 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 56 * 4,
+    Offsets = 61 * 4,
     protect::FileId = 16,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,
@@ -429,6 +525,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Pending, tid) == 88);
     assert!(core::mem::offset_of!(Pending, last_file) == 112);
     assert!(core::mem::offset_of!(Verdict, verdict) == 60);
+    assert!(FILTER_SLOTS.is_power_of_two());
     assert!(core::mem::offset_of!(AskExec, key) == 40);
     assert!(core::mem::offset_of!(AskExec, tid) == 88);
     assert!(core::mem::offset_of!(AskExec, comm) == 120);

@@ -3,9 +3,9 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use guard_common::event;
+use guard_common::{counter, event};
 
-use crate::maps::CGROUPS;
+use crate::maps::{CGROUPS, ORIGINS, count};
 use crate::{emit, kernel};
 
 /// Runs before the directory becomes visible.
@@ -18,10 +18,14 @@ pub fn guard_cgroup_made(context: BtfTracePointContext) -> i32 {
     let mut label = 0;
     if let Some(parent) = kernel::parent_cgroup_id(cgroup) {
         // SAFETY: copied at once.
-        if let Some(found) = unsafe { CGROUPS.get(parent) } {
-            let found = *found;
+        if let Some(origin) = unsafe { CGROUPS.get(parent) }.copied()
+            // SAFETY: copied at once.
+            && let Some(found) = unsafe { ORIGINS.get(origin) }.copied()
+        {
             label = found.label;
-            let _ = CGROUPS.insert(id, found, 0);
+            if CGROUPS.insert(id, origin, 0).is_err() {
+                count(counter::CGROUPS_FULL);
+            }
         }
     }
     emit::cgroup(event::CGROUP_MADE, id, label, kernel::argument(&context, 1));

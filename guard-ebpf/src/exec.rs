@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //! The exec hooks: asked once per exec, bound through every interpreter, compared before the first instruction.
 
-use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::helpers::generated::{bpf_send_signal, bpf_send_signal_thread};
 use aya_ebpf::macros::{fexit, lsm};
 use aya_ebpf::programs::{FExitContext, LsmContext};
-use guard_common::{counter, ended, errno, verdict};
+use guard_common::{counter, ended, errno, state, verdict};
 
 use crate::maps::{CONFIG, PENDING, count};
 use crate::verdict::{Answer, finish};
-use crate::{kernel, verdict as questions};
+use crate::{emit, kernel, scope, verdict as questions};
 
 const SIGKILL: u32 = 9;
+const SIGSTOP: u32 = 19;
 /// `task->ptrace`: the tracer asked for PTRACE_EVENT_EXEC.
 const PT_TRACE_EXEC: u32 = 1 << (3 + 4);
 
@@ -28,6 +29,9 @@ macro_rules! answer {
 /// Once per exec, before anything happened: here it is held.
 #[lsm(hook = "bprm_creds_for_exec")]
 pub fn guard_exec(context: LsmContext) -> i32 {
+    if !scope::maybe(kernel::current()) {
+        return 0;
+    }
     let bprm = kernel::argument(&context, 0);
     answer!(match kernel::bprm_file(bprm) {
         Some(file) => questions::gate(file, kernel::file_key(file)),
@@ -38,8 +42,11 @@ pub fn guard_exec(context: LsmContext) -> i32 {
 /// Once per binary format tried: the script, then its interpreter. The verdict of the exec covers them.
 #[lsm(hook = "bprm_check_security")]
 pub fn guard_exec_format(context: LsmContext) -> i32 {
-    let bprm = kernel::argument(&context, 0);
     let task = kernel::current();
+    if !scope::maybe(task) {
+        return 0;
+    }
+    let bprm = kernel::argument(&context, 0);
     let file = kernel::bprm_file(bprm).unwrap_or(0);
     if let Some(pending) = PENDING.get_ptr_mut(task) {
         // SAFETY: only this task's own hooks write or remove this entry.
@@ -62,6 +69,9 @@ pub fn guard_exec_format(context: LsmContext) -> i32 {
 #[lsm(hook = "bprm_committed_creds")]
 pub fn guard_exec_commit(_context: LsmContext) -> i32 {
     let task = kernel::current();
+    if !scope::maybe(task) {
+        return 0;
+    }
     let Some(pending) = PENDING.get_ptr_mut(task) else {
         return 0;
     };
@@ -71,12 +81,19 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
         finish(task, pending, ended::COMMITTED, 0);
         return 0;
     }
-    let agent = match CONFIG.get(0) {
-        Some(config) => config.agent_tgid,
-        None => 0,
+    let Some(config) = CONFIG.get(0) else {
+        unchecked(task, pending);
+        return 0;
     };
-    let traced = kernel::ptrace_flags(task) & PT_TRACE_EXEC != 0 && kernel::tracer_tgid(task) == agent;
-    if !traced {
+    let traced = kernel::ptrace_flags(task) & PT_TRACE_EXEC != 0 && kernel::tracer_tgid(task) == config.agent_tgid;
+    if traced {
+        return 0;
+    }
+    if pending.epoch == config.epoch {
+        // Somebody else traces it, or nobody may.
+        pending.state = state::AWAITS_CHECK;
+    } else {
+        // The agent that knew what was approved is gone.
         unchecked(task, pending);
     }
     0
@@ -87,6 +104,9 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
 #[inline(always)]
 fn returned(result: i64) {
     let task = kernel::current();
+    if !scope::maybe(task) {
+        return;
+    }
     let Some(pending) = PENDING.get_ptr_mut(task) else {
         return;
     };
@@ -101,10 +121,27 @@ fn returned(result: i64) {
         return;
     }
     if result == 0 && pending.verdict == verdict::CHECK && questions::find(task, pending) != verdict::CHECKED {
-        unchecked(task, pending);
+        if pending.state == state::AWAITS_CHECK {
+            stop_for_check(task, pending);
+        } else {
+            unchecked(task, pending);
+        }
         return;
     }
     finish(task, pending, ended::RETURNED, code as u32);
+}
+
+/// Stops the new image before its first instruction, for an agent that cannot trace it. A tracer inside the workload can
+/// swallow the signal: the image then runs, and none of its gated actions works until it is compared.
+#[inline(always)]
+fn stop_for_check(task: u64, pending: &guard_common::Pending) {
+    // SAFETY: no pointers.
+    if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
+        unchecked(task, pending);
+        return;
+    }
+    // Should it not fit the ring: the agent looks through the table now and then.
+    emit::parked(task, pending, state::AWAITS_CHECK);
 }
 
 #[inline(always)]

@@ -8,9 +8,9 @@
 use aya_ebpf::helpers::generated::{bpf_send_signal, bpf_send_signal_thread};
 use guard_common::{Config, Pending, away, counter, ended, state};
 
-use crate::maps::{HEARTBEAT, PROCESSES, count};
+use crate::maps::{HEARTBEAT, PROCESSES, add, count};
 use crate::verdict::{Answer, finish};
-use crate::{emit, kernel};
+use crate::{emit, kernel, quota};
 
 const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
@@ -24,6 +24,7 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
 
     let traced = kernel::ptrace_flags(task) != 0;
     if traced && kernel::tracer_tgid(task) == config.agent_tgid {
+        loops_no_more(pending);
         // The holder sees this SIGSTOP before it stops anything, and swallows it. If the agent dies first, it parks.
         // SAFETY: no pointers.
         return if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 {
@@ -43,7 +44,7 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
         None => 0,
     };
     if beat + config.heartbeat_limit_ns < now {
-        return match config.away {
+        return match quota::settings(pending.label).away {
             away::ALLOW => {
                 count(counter::AWAY_ALLOWED);
                 finish(task, pending, ended::AWAY_ALLOWED, 0);
@@ -65,6 +66,9 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
     if now > pending.asked_ns + config.park_after_ns {
         return park(task, pending, state::PARKED_TIME);
     }
+    if !loops(pending) {
+        return park(task, pending, state::PARKED_MANY);
+    }
 
     // SAFETY: no pointers.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
@@ -77,6 +81,40 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
     Answer::Restart
 }
 
+/// Whether there is room among the looping threads of its process. Many of them would keep each other from ever stopping.
+#[inline(always)]
+fn loops(pending: &mut Pending) -> bool {
+    if pending.loops != 0 {
+        return true;
+    }
+    let Some(process) = PROCESSES.get_ptr_mut(pending.tgid) else {
+        return false;
+    };
+    // SAFETY: a live map value; see verdict::enter.
+    let looping = unsafe {
+        add(&raw mut (*process).looping, 1);
+        (*process).looping
+    };
+    pending.loops = 1;
+    if looping > u64::from(quota::settings(pending.label).looping) {
+        loops_no_more(pending);
+        return false;
+    }
+    true
+}
+
+#[inline(always)]
+fn loops_no_more(pending: &mut Pending) {
+    if pending.loops == 0 {
+        return;
+    }
+    pending.loops = 0;
+    if let Some(process) = PROCESSES.get_ptr_mut(pending.tgid) {
+        // SAFETY: a live map value; see verdict::enter.
+        unsafe { add(&raw mut (*process).looping, u64::MAX) };
+    }
+}
+
 /// SIGSTOP alone: costs nothing, needs nobody, stops the whole process until somebody sends SIGCONT.
 #[inline(always)]
 fn park(task: u64, pending: &mut Pending, why: u32) -> Answer {
@@ -84,6 +122,7 @@ fn park(task: u64, pending: &mut Pending, why: u32) -> Answer {
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
         return refuse();
     }
+    loops_no_more(pending);
     report(task, pending, why);
     Answer::Restart
 }

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::task_struct;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
 };
+use guard_common::protect::{FileId, NAME_BYTES};
 use guard_common::{ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
 
 #[unsafe(no_mangle)]
@@ -69,6 +70,11 @@ static OFFSETS: Offsets = Offsets {
     proc_inode_vfs: 0,
     pid_tasks: 0,
     task_pid_links: 0,
+    task_cgroups: 0,
+    css_set_dfl_cgrp: 0,
+    task_signal: 0,
+    signal_thread_head: 0,
+    task_thread_node: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -293,6 +299,35 @@ pub fn cgroup_id(cgroup: u64) -> Option<u64> {
     read(node + offset!(kernfs_id))
 }
 
+/// The kernfs id of the v2 cgroup that a task is in.
+#[inline(always)]
+pub fn task_cgroup_id(task: u64) -> Option<u64> {
+    let set: u64 = read(task + offset!(task_cgroups))?;
+    let cgroup: u64 = read(set + offset!(css_set_dfl_cgrp))?;
+    let node: u64 = read(cgroup + offset!(cgroup_kn))?;
+    read(node + offset!(kernfs_id))
+}
+
+/// The head of the list of a task's process's threads, and its first element; elements are turned into tasks by
+/// [`thread_of`].
+#[inline(always)]
+pub fn threads(task: u64) -> Option<(u64, u64)> {
+    let signal: u64 = read(task + offset!(task_signal))?;
+    let head = signal + offset!(signal_thread_head);
+    Some((head, read(head)?))
+}
+
+/// The next element of the list; 0 if it cannot be read.
+#[inline(always)]
+pub fn next_thread(element: u64) -> u64 {
+    read_or_zero(element)
+}
+
+#[inline(always)]
+pub fn thread_of(element: u64) -> u64 {
+    element - offset!(task_thread_node)
+}
+
 /// The kernfs id of the cgroup above.
 #[inline(always)]
 pub fn parent_cgroup_id(cgroup: u64) -> Option<u64> {
@@ -312,4 +347,157 @@ pub unsafe fn copy_str(address: u64, out: *mut u8, room: u32) -> u32 {
     // SAFETY: by contract of this function; the helper checks the source.
     let written = unsafe { bpf_probe_read_kernel_str(out.cast(), room, address as *const _) };
     if written <= 1 { 0 } else { written as u32 - 1 }
+}
+
+/// `file->f_inode`; 0 if it cannot be read, as for all of the following.
+#[inline(always)]
+pub fn file_inode(file: u64) -> u64 {
+    read_or_zero(file + offset!(file_inode))
+}
+
+#[inline(always)]
+pub fn file_dentry(file: u64) -> u64 {
+    path_dentry(file + offset!(file_path))
+}
+
+/// `file->f_mode`.
+#[inline(always)]
+pub fn file_mode(file: u64) -> u32 {
+    read_or_zero(file + offset!(file_mode))
+}
+
+/// The dentry of a `struct path` at this address.
+#[inline(always)]
+pub fn path_dentry(path: u64) -> u64 {
+    read_or_zero(path + offset!(path_dentry))
+}
+
+/// 0 for a name without a file.
+#[inline(always)]
+pub fn dentry_inode(dentry: u64) -> u64 {
+    read_or_zero(dentry + offset!(dentry_inode))
+}
+
+/// The dentry itself at a root.
+#[inline(always)]
+pub fn dentry_parent(dentry: u64) -> u64 {
+    read_or_zero(dentry + offset!(dentry_parent))
+}
+
+/// Copies a dentry's name with its NUL, cut to fit; what follows it in `name` stays as it is.
+#[inline(always)]
+pub fn dentry_name(dentry: u64, name: &mut [u8; NAME_BYTES]) {
+    let from: u64 = read_or_zero(dentry + offset!(dentry_name) + offset!(qstr_name));
+    // SAFETY: `name` has room for NAME_BYTES; the helper checks the source.
+    unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), NAME_BYTES as u32, from as *const _) };
+}
+
+#[inline(always)]
+pub fn file_id(inode: u64) -> FileId {
+    FileId {
+        device: read_or_zero(inode_super(inode) + offset!(sb_dev)),
+        generation: read_or_zero(inode + offset!(inode_generation)),
+        inode: read_or_zero(inode + offset!(inode_ino)),
+    }
+}
+
+#[inline(always)]
+pub fn inode_super(inode: u64) -> u64 {
+    read_or_zero(inode + offset!(inode_sb))
+}
+
+#[inline(always)]
+pub fn inode_mode(inode: u64) -> u16 {
+    read_or_zero(inode + offset!(inode_mode))
+}
+
+/// Major << 20 | minor.
+#[inline(always)]
+pub fn inode_device_number(inode: u64) -> u32 {
+    read_or_zero(inode + offset!(inode_rdev))
+}
+
+#[inline(always)]
+pub fn inode_links(inode: u64) -> u32 {
+    read_or_zero(inode + offset!(inode_nlink))
+}
+
+/// The root dentry of a file system.
+#[inline(always)]
+pub fn super_root(superblock: u64) -> u64 {
+    read_or_zero(superblock + offset!(sb_root))
+}
+
+/// Whether the file system lives on a block device.
+#[inline(always)]
+pub fn super_on_disk(superblock: u64) -> bool {
+    read_or_zero::<u64>(superblock + offset!(sb_bdev)) != 0
+}
+
+#[inline(always)]
+pub fn super_magic(superblock: u64) -> u64 {
+    read_or_zero(superblock + offset!(sb_magic))
+}
+
+/// The name that a unix socket was bound to: the dentry; 0 for none. `sock` is a `struct sock`.
+#[inline(always)]
+pub fn unix_dentry(sock: u64) -> u64 {
+    path_dentry(sock + offset!(unix_sock_path))
+}
+
+/// The `struct sock` of a `struct socket`.
+#[inline(always)]
+pub fn socket_sock(socket: u64) -> u64 {
+    read_or_zero(socket + offset!(socket_sk))
+}
+
+/// Address and length of the destination that a message carries; 0 for none.
+#[inline(always)]
+pub fn message_address(message: u64) -> (u64, u32) {
+    (
+        read_or_zero(message + offset!(msghdr_name)),
+        read_or_zero(message + offset!(msghdr_namelen)),
+    )
+}
+
+/// The first bytes of a socket address in kernel memory: as much as IPv6 needs. What is beyond `length` is zero.
+#[inline(always)]
+pub fn socket_address(address: u64, length: u32) -> [u8; 28] {
+    if length >= 28 {
+        read_or_zero_28(address)
+    } else {
+        let short: [u8; 16] = read_or_zero(address);
+        let mut all = [0; 28];
+        all[..16].copy_from_slice(&short);
+        all
+    }
+}
+
+#[inline(always)]
+fn read_or_zero_28(address: u64) -> [u8; 28] {
+    let mut value = [0; 28];
+    // SAFETY: the destination has room for 28 bytes; the helper checks the source.
+    unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), 28, address as *const _) };
+    value
+}
+
+/// The inode of the executable that a process runs; 0 for a kernel thread.
+#[inline(always)]
+pub fn executable_inode(task: u64) -> u64 {
+    let memory: u64 = read_or_zero(task + offset!(task_mm));
+    if memory == 0 {
+        return 0;
+    }
+    file_inode(read_or_zero(memory + offset!(mm_exe_file)))
+}
+
+/// The task that an inode of /proc is about; 0 for none.
+#[inline(always)]
+pub fn proc_task(inode: u64) -> u64 {
+    let pid: u64 = read_or_zero(inode - offset!(proc_inode_vfs) + offset!(proc_inode_pid));
+    if pid == 0 {
+        return 0;
+    }
+    let first: u64 = read_or_zero(pid + offset!(pid_tasks));
+    if first == 0 { 0 } else { first - offset!(task_pid_links) }
 }

@@ -9,12 +9,15 @@
 #![feature(asm_experimental_arch)]
 
 mod cgroups;
+mod cover;
 mod emit;
 mod exec;
 mod hold;
 mod identify;
 mod kernel;
 mod maps;
+mod protect;
+mod quota;
 mod scope;
 mod signals;
 mod tasks;

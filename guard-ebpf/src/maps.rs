@@ -5,7 +5,10 @@ use core::arch::asm;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
-use guard_common::{ActionKey, Config, Label, Pending, Verdict, VerdictKey, counter};
+use guard_common::protect::{AddressKey, FileId, NameKey, Protected, Refused, RefusedKey};
+use guard_common::{
+    ActionKey, Config, Cover, Filter, LabelSettings, LabelUse, Origin, Pending, Stamp, Verdict, VerdictKey, counter,
+};
 
 /// Written by the agent. One element.
 #[map]
@@ -15,13 +18,38 @@ pub static CONFIG: Array<Config> = Array::pinned(1, 0);
 #[map]
 pub static HEARTBEAT: Array<u64> = Array::pinned(1, 0);
 
-/// cgroup id to label. The agent adds and removes, cgroup_mkdir and cgroup_rmdir do so for what is below.
+/// cgroup id to the origin of its label. The agent adds and removes, cgroup_mkdir and cgroup_rmdir do so for what is below.
 #[map]
-pub static CGROUPS: HashMap<u64, Label> = HashMap::pinned(16_384, 0);
+pub static CGROUPS: HashMap<u64, u64> = HashMap::pinned(16_384, 0);
 
-/// task address to label: the source of truth, because it follows the task wherever it goes.
+/// The cgroups that labels were given to. Written by the agent. What is not here labels nobody, whatever still names it.
 #[map]
-pub static TASKS: HashMap<u64, Label> = HashMap::pinned(65_536, 0);
+pub static ORIGINS: HashMap<u64, Origin> = HashMap::pinned(16_384, 0);
+
+/// Tasks that carry the label of an origin. The agent makes and removes entries, the hooks count.
+#[map]
+pub static MEMBERS: HashMap<u64, u64> = HashMap::pinned(16_384, 0);
+
+/// task address to label: the whole truth about tasks, because it follows the task wherever it goes. An entry lives as
+/// long as its task. Written by the hooks alone.
+#[map]
+pub static TASKS: HashMap<u64, Stamp> = HashMap::pinned(65_536, 0);
+
+/// What is surely not in TASKS. One element; written by the hooks alone.
+#[map]
+pub static FILTER: Array<Filter> = Array::pinned(1, 0);
+
+/// What holds for a label. Written by the agent.
+#[map]
+pub static LABELS: HashMap<u32, LabelSettings> = HashMap::pinned(4_096, 0);
+
+/// What a label uses. The agent makes entries, the hooks count.
+#[map]
+pub static USE: HashMap<u32, LabelUse> = HashMap::pinned(4_096, 0);
+
+/// The agent's thread id to what it wants stamped; see `cover`.
+#[map]
+pub static COVER: HashMap<u32, Cover> = HashMap::pinned(64, 0);
 
 /// task address to its question. Written by the hooks of that task alone.
 #[map]
@@ -39,6 +67,26 @@ pub static PROCESSES: HashMap<u32, Process> = HashMap::pinned(8_192, 0);
 #[map]
 pub static IDENTIFY: HashMap<u32, ActionKey> = HashMap::pinned(64, 0);
 
+/// Files that labelled tasks do not reach. Written by the agent; see `protect`.
+#[map]
+pub static PROTECTED: HashMap<FileId, Protected> = HashMap::pinned(16_384, 0);
+
+/// Names that are protected before there is a file. Written by the agent.
+#[map]
+pub static NAMES: HashMap<NameKey, Protected> = HashMap::pinned(512, 0);
+
+/// Where the console listens. Written by the agent.
+#[map]
+pub static ADDRESSES: HashMap<AddressKey, u32> = HashMap::pinned(2_048, 0);
+
+/// What was refused of it. Written by the hooks, read by the agent.
+#[map]
+pub static REFUSED: HashMap<RefusedKey, Refused> = HashMap::pinned(8_192, 0);
+
+/// How many of REFUSED are in records. Written by the agent, kept here because it outlives it.
+#[map]
+pub static REPORTED: HashMap<RefusedKey, u64> = HashMap::pinned(8_192, 0);
+
 #[map]
 pub static COUNTERS: Array<u64> = Array::pinned(counter::COUNT, 0);
 
@@ -51,6 +99,8 @@ pub static EVENTS: RingBuf = RingBuf::pinned(4 << 20, 0);
 pub struct Process {
     /// Threads that ask.
     pub asking: u64,
+    /// Of those, the ones that run their hook again and again.
+    pub looping: u64,
     /// A stop signal (SIGTSTP, SIGTTIN, SIGTTOU) that the rounds' SIGCONT would lose; 0 for none.
     pub stop: u32,
     pub reserved: u32,
@@ -73,4 +123,14 @@ pub fn count(which: u32) {
 pub unsafe fn add(value: *mut u64, what: u64) {
     // SAFETY: by contract of this function.
     unsafe { asm!("lock *(u64 *)({value} + 0) += {what}", value = in(reg) value, what = in(reg) what) };
+}
+
+/// [`add`] for 4 bytes.
+///
+/// # Safety
+/// `value` points at a live, aligned map value.
+#[inline(always)]
+pub unsafe fn add32(value: *mut u32, what: u32) {
+    // SAFETY: by contract of this function.
+    unsafe { asm!("lock *(u32 *)({value} + 0) += {what}", value = in(reg) value, what = in(reg) u64::from(what)) };
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //! Signals for processes that ask: the holder lets the thread see them; a user's Ctrl-Z is not lost to a round.
 
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
+use guard_common::{ended, errno, state, verdict};
 
-use crate::maps::PROCESSES;
+use crate::maps::{CONFIG, PENDING, PROCESSES};
+use crate::verdict::{find, finish};
 use crate::{emit, kernel};
 
 const SIGCONT: u32 = 18;
@@ -46,5 +48,35 @@ pub fn guard_signal(context: BtfTracePointContext) -> i32 {
         return 0;
     }
     emit::signal(kernel::tid(task), tgid, signal, kernel::argument(&context, 3) as u32);
+    0
+}
+
+/// A new image that waits to be compared is continued by nobody but the agent, and by it only once that is done.
+///
+/// fn(target, info, signal, cred)
+#[lsm(hook = "task_kill")]
+pub fn guard_continue(context: LsmContext) -> i32 {
+    if kernel::argument(&context, 2) as u32 != SIGCONT {
+        return 0;
+    }
+    let target = kernel::argument(&context, 0);
+    let Some(pending) = PENDING.get_ptr_mut(target) else {
+        return 0;
+    };
+    // SAFETY: a live map value. In this state its task's own hooks do not write it.
+    let pending = unsafe { &*pending };
+    if pending.state != state::AWAITS_CHECK {
+        return 0;
+    }
+    if find(target, pending) != verdict::CHECKED {
+        return -errno::EPERM;
+    }
+    let agent = match CONFIG.get(0) {
+        Some(config) => config.agent_tgid,
+        None => 0,
+    };
+    if kernel::tgid(kernel::current()) == agent {
+        finish(target, pending, ended::RETURNED, 0);
+    }
     0
 }

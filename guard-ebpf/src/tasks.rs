@@ -3,22 +3,45 @@
 
 use aya_ebpf::macros::{btf_tracepoint, lsm};
 use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
-use guard_common::{counter, ended, errno};
+use guard_common::{ended, errno};
 
-use crate::maps::{PENDING, TASKS, count};
-use crate::verdict::finish;
-use crate::{kernel, scope};
+use crate::maps::PENDING;
+use crate::scope::Covered;
+use crate::verdict::{awaits_check, finish};
+use crate::{kernel, quota, scope};
 
 /// The child is labelled before it can run. No room for its label: no fork.
 #[lsm(hook = "task_alloc")]
 pub fn guard_fork(context: LsmContext) -> i32 {
-    let Some(label) = scope::label(kernel::current()) else {
+    let task = kernel::current();
+    let Some(label) = scope::label(task) else {
         return 0;
     };
-    let child = kernel::argument(&context, 0);
-    if TASKS.insert(child, label, 0).is_err() {
-        count(counter::TASKS_FULL);
+    // A new image that has not been compared makes no others.
+    if awaits_check(task) {
+        return -errno::EPERM;
+    }
+    if !quota::room_for_task(label.label) {
         return -errno::EAGAIN;
+    }
+    let child = kernel::argument(&context, 0);
+    match scope::stamp_of(task) {
+        Some(stamp) if scope::give(child, &stamp) != Covered::Failed => 0,
+        _ => -errno::EAGAIN,
+    }
+}
+
+/// The last moment before a new task can run. It was not stamped when it was allocated if its parent was not labelled
+/// then: it is cloned into a labelled cgroup, or the label came in between.
+#[btf_tracepoint(function = "sched_wakeup_new")]
+pub fn guard_fork_end(context: BtfTracePointContext) -> i32 {
+    let child = kernel::argument(&context, 0);
+    if scope::cover(child) == Covered::Outside
+        && let parent = kernel::current()
+        && scope::maybe(parent)
+        && let Some(stamp) = scope::stamp_of(parent)
+    {
+        scope::give(child, &stamp);
     }
     0
 }
@@ -26,8 +49,7 @@ pub fn guard_fork(context: LsmContext) -> i32 {
 /// The address may be given to another task from here on.
 #[lsm(hook = "task_free")]
 pub fn guard_task_free(context: LsmContext) -> i32 {
-    let task = kernel::argument(&context, 0);
-    let _ = TASKS.remove(task);
+    scope::take(kernel::argument(&context, 0));
     0
 }
 
@@ -35,6 +57,9 @@ pub fn guard_task_free(context: LsmContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn guard_exit(_context: BtfTracePointContext) -> i32 {
     let task = kernel::current();
+    if !scope::maybe(task) {
+        return 0;
+    }
     if let Some(pending) = PENDING.get_ptr_mut(task) {
         // SAFETY: only this task's own hooks write or remove this entry.
         finish(task, unsafe { &*pending }, ended::DIED, 0);

@@ -8,7 +8,7 @@
 use guard_common::{ActionKey, Config, Pending, Verdict, VerdictKey, counter, ended, state, verdict};
 
 use crate::maps::{CONFIG, PENDING, PROCESSES, Process, VERDICTS, add, count};
-use crate::{emit, hold, kernel, scope};
+use crate::{emit, hold, kernel, quota, scope};
 
 /// What the hook returns; turned into a constant at the end of each program, because the verifier wants to see one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,21 @@ fn matches(found: &Verdict, pending: &Pending) -> bool {
     found.tid == pending.tid && found.start_ns == pending.start_ns && found.key.same(&pending.key)
 }
 
+/// Whether this task is a new image that the agent has not compared yet: it must not do anything that is gated, nor have
+/// children, which would not be known as such. Its start time is not looked at: exec changes it for a thread that was
+/// not the leader, and no entry outlives its task.
+#[inline(always)]
+pub fn awaits_check(task: u64) -> bool {
+    match PENDING.get_ptr_mut(task) {
+        Some(pending) => {
+            // SAFETY: a live map value, only read.
+            let pending = unsafe { &*pending };
+            pending.state == state::AWAITS_CHECK && find(task, pending) != verdict::CHECKED
+        }
+        None => false,
+    }
+}
+
 /// The question is over: tells the agent and forgets it.
 #[inline(always)]
 pub fn finish(task: u64, pending: &Pending, how: u32, errno: u32) {
@@ -53,7 +68,8 @@ pub fn finish(task: u64, pending: &Pending, how: u32, errno: u32) {
 
 #[inline(always)]
 fn forget(task: u64, pending: &Pending) {
-    leave(pending.tgid);
+    leave(pending.tgid, pending.loops);
+    quota::leave_question(pending.label);
     let _ = VERDICTS.remove(question(task, pending));
     let _ = PENDING.remove(task);
 }
@@ -70,6 +86,7 @@ fn enter(tgid: u32) {
         tgid,
         Process {
             asking: 1,
+            looping: 0,
             stop: 0,
             reserved: 0,
         },
@@ -78,10 +95,13 @@ fn enter(tgid: u32) {
 }
 
 #[inline(always)]
-fn leave(tgid: u32) {
+fn leave(tgid: u32, loops: u32) {
     if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
         // SAFETY: as in enter.
         let left = unsafe {
+            if loops != 0 {
+                add(&raw mut (*process).looping, u64::MAX);
+            }
             add(&raw mut (*process).asking, u64::MAX);
             (*process).asking as i64
         };
@@ -116,7 +136,12 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
     if let Some(pending) = PENDING.get_ptr_mut(task) {
         // SAFETY: only this task's own hooks write or remove this entry.
         let pending = unsafe { &mut *pending };
-        if same(pending, config, tid, start_ns, &key) {
+        if pending.state == state::AWAITS_CHECK {
+            if find(task, pending) != verdict::CHECKED {
+                return Answer::Refuse;
+            }
+            finish(task, pending, ended::RETURNED, 0);
+        } else if same(pending, config, tid, start_ns, &key) {
             let found = find(task, pending);
             match found {
                 0 => return hold::round(task, pending, config, file),
@@ -154,7 +179,7 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
         label: label.label,
         state: state::LOOPING,
         verdict: 0,
-        reserved: 0,
+        loops: 0,
         last_file: ActionKey {
             kind: 0,
             op: 0,
@@ -164,7 +189,11 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
             extra: [0; 3],
         },
     };
+    if !quota::enter_question(label.label) {
+        return Answer::Refuse;
+    }
     if PENDING.insert(task, fresh, 0).is_err() {
+        quota::leave_question(label.label);
         count(counter::PENDING_FULL);
         return Answer::Refuse;
     }

@@ -7,6 +7,7 @@
 //! One action's life, as messages:
 //!
 //! ```text
+//! Passed                                     decided so before: said when it is over
 //! Asked ──▶ Release                          the kernel key alone decides (microseconds, nobody is traced)
 //!      └──▶ Hold ──▶ Held ──▶ Release        argv, environment or a person decide
 //!                       └───▶ Withdrawn      the thread died, or its restarted syscall asks for something else
@@ -17,6 +18,8 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use crate::enforce::Pass;
 
 /// One question of the kernel. `sequence` never repeats while the agent runs, so an answer that comes too late names
 /// nothing that exists and is dropped.
@@ -91,6 +94,8 @@ pub struct Held {
     /// From `Asked` to the stop, nanoseconds.
     pub took_ns: u64,
     pub exec: HeldExec,
+    /// Set for [`ParkedWhy::AlreadyTraced`], while the tracer lives.
+    pub tracer: Option<Tracer>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +113,17 @@ pub enum ParkedWhy {
     SigcontHandled,
     TookTooLong,
     AgentWasAway,
+    /// Many threads of its process wait at once.
+    ManyThreads,
+}
+
+/// Who traces a held thread, other than the agent: it can change the new image at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracer {
+    /// In the initial PID namespace.
+    pub pid: u32,
+    /// `task.comm`: written by the workload, any bytes.
+    pub comm: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -144,6 +160,13 @@ pub enum WithdrawnWhy {
     Died,
     /// The syscall was interrupted by a signal or restarted with other arguments: that is a new question.
     Changed,
+}
+
+/// Answers that are known already; asked on the holder's thread before anybody else hears of a question.
+pub trait AtOnce: std::fmt::Debug + Send + Sync {
+    /// `Some`: allowed by the kernel key, and the record of it has its place. It must return within microseconds: no
+    /// I/O, no log, no lock that is held for longer.
+    fn allows(&self, asked: &Asked) -> Option<Pass>;
 }
 
 /// An answer for the kernel.
@@ -222,6 +245,12 @@ pub enum FromKernel {
         why: WithdrawnWhy,
     },
     Enforced(Enforced),
+    /// Allowed by [`AtOnce`], and over: all that is ever said of this action. `Err`: the verdict was not used.
+    Passed {
+        asked: Box<Asked>,
+        pass: Pass,
+        end: Result<Enforced, WithdrawnWhy>,
+    },
     /// A cgroup was made or removed; `path` is relative to the cgroup v2 root, with a leading slash.
     CgroupMade {
         id: u64,
@@ -252,11 +281,18 @@ pub enum ToKernel {
         id: ActionId,
         release: Release,
     },
+    /// What holds for a label from now on. A label that this agent never got settings for has those of
+    /// [`super::KernelConfig`].
+    Settings {
+        label: LabelId,
+        settings: super::LabelSettings,
+    },
     /// Covers the cgroup and everything below it, processes already inside included.
     Label {
         cgroup: u64,
         label: LabelId,
     },
+    /// The label is taken from whoever carries it. If the cgroup is gone, those who were moved out of it before keep it.
     Unlabel {
         cgroup: u64,
     },

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::links::FdLink;
@@ -17,7 +18,9 @@ use guard_common::{ABI_VERSION, Offsets};
 
 use super::btf::{Btf, BtfError};
 use super::maps::{Identify, Maps, MapsError};
+use super::protect::{self, Protect};
 use super::offsets;
+use super::single::{self, Single, SingleError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
 
@@ -42,6 +45,8 @@ pub enum KernelError {
     Object(#[from] aya::EbpfError),
     #[error(transparent)]
     Maps(#[from] MapsError),
+    #[error(transparent)]
+    Single(#[from] SingleError),
     #[error("the kernel refused the program {program} ({target}): {}", chain(source))]
     Program {
         program: &'static str,
@@ -75,8 +80,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
-enum Attach {
+pub(super) enum Attach {
     Lsm(&'static str),
+    /// Not needed where the kernel does not have it.
+    LsmIfThere(&'static str),
     Tracepoint(&'static str),
     /// The end of a function; not needed where the kernel does not have it.
     End {
@@ -106,11 +113,16 @@ fn programs() -> Vec<(&'static str, Attach)> {
         ("guard_task_free", Attach::Lsm("task_free")),
         ("guard_exit", Attach::Tracepoint("sched_process_exit")),
         ("guard_fork", Attach::Lsm("task_alloc")),
+        ("guard_fork_end", Attach::Tracepoint("sched_wakeup_new")),
         ("guard_cgroup_gone", Attach::Tracepoint("cgroup_rmdir")),
         ("guard_cgroup_made", Attach::Tracepoint("cgroup_mkdir")),
+        ("guard_cgroup_attach", Attach::Tracepoint("cgroup_attach_task")),
+        ("guard_cover", Attach::Lsm("task_getpgid")),
         ("guard_signal", Attach::Tracepoint("signal_generate")),
+        ("guard_continue", Attach::Lsm("task_kill")),
         ("guard_identify", Attach::Lsm("file_lock")),
     ];
+    all.extend(protect::PROGRAMS);
     all.extend(EXEC_ENDS.map(|(program, function, needed)| (program, Attach::End { function, needed })));
     all.extend([
         ("guard_exec_commit", Attach::Lsm("bprm_committed_creds")),
@@ -124,7 +136,8 @@ fn programs() -> Vec<(&'static str, Attach)> {
 pub(crate) struct Loaded {
     pub maps: Maps,
     pub ring: RingBuf<MapData>,
-    pub identify: Identify,
+    pub identify: Arc<Identify>,
+    pub protect: Arc<Protect>,
     pub offsets: Offsets,
     /// `program (target)`, in order of attaching.
     pub programs: Vec<String>,
@@ -132,6 +145,7 @@ pub(crate) struct Loaded {
     pub absent: Vec<String>,
     /// Programs of an earlier agent were replaced.
     pub took_over: bool,
+    pub single: Single,
 }
 
 /// Everything is loaded, nothing attached: maps can be filled.
@@ -140,10 +154,13 @@ pub(crate) struct Prepared {
     btf: aya::Btf,
     pins: PathBuf,
     functions: HashSet<&'static str>,
+    hooks: HashSet<&'static str>,
     pub maps: Maps,
     ring: RingBuf<MapData>,
-    identify: Identify,
+    identify: Arc<Identify>,
+    protect: Arc<Protect>,
     offsets: Offsets,
+    single: Single,
 }
 
 /// The list of active security modules; `None` if it cannot be read.
@@ -176,9 +193,18 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         .map(|(_, function, _)| *function)
         .filter(|name| layout.has_function(name))
         .collect();
+    let hooks = programs()
+        .into_iter()
+        .filter_map(|(_, how)| match how {
+            Attach::LsmIfThere(hook) => Some(hook),
+            _ => None,
+        })
+        .filter(|hook| layout.has_function(&format!("bpf_lsm_{hook}")))
+        .collect();
 
     let pins = pin_directory(pin_root);
     make_private(pin_root)?;
+    let single = single::lock(pin_root)?;
     make_private(&pins)?;
     let map_pins = pins.join("maps");
     make_private(&map_pins)?;
@@ -191,15 +217,20 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         .default_map_pin_directory(&map_pins)
         .load(OBJECT)?;
     let (maps, ring, identify) = Maps::take(&mut ebpf)?;
+    let identify = Arc::new(identify);
+    let protect = Arc::new(Protect::take(&mut ebpf, Arc::clone(&identify))?);
     Ok(Prepared {
         ebpf,
         btf,
         pins,
         functions,
+        hooks,
         maps,
         ring,
         identify,
+        protect,
         offsets,
+        single,
     })
 }
 
@@ -231,6 +262,12 @@ impl Prepared {
                     return Err(KernelError::NoFunction(function.to_owned()));
                 }
                 absent.push(function.to_owned());
+                continue;
+            }
+            if let Attach::LsmIfThere(hook) = how
+                && !self.hooks.contains(hook)
+            {
+                absent.push(hook.to_owned());
                 continue;
             }
             let (target, link) = attach_one(&mut self.ebpf, &self.btf, name, how)?;
@@ -266,10 +303,12 @@ impl Prepared {
             maps: self.maps,
             ring: self.ring,
             identify: self.identify,
+            protect: self.protect,
             offsets: self.offsets,
             programs: attached,
             absent,
             took_over: !before.is_empty(),
+            single: self.single,
         })
     }
 }
@@ -281,7 +320,7 @@ fn attach_one(
     how: Attach,
 ) -> Result<(String, FdLink), KernelError> {
     let target = match how {
-        Attach::Lsm(hook) => format!("lsm/{hook}"),
+        Attach::Lsm(hook) | Attach::LsmIfThere(hook) => format!("lsm/{hook}"),
         Attach::Tracepoint(point) => format!("tp_btf/{point}"),
         Attach::End { function, .. } => format!("fexit/{function}"),
     };
@@ -292,7 +331,7 @@ fn attach_one(
     };
     let unexpected = || failed(ProgramError::UnexpectedProgramType);
     let link = match (ebpf.program_mut(name).ok_or_else(unexpected)?, how) {
-        (Program::Lsm(program), Attach::Lsm(hook)) => program
+        (Program::Lsm(program), Attach::Lsm(hook) | Attach::LsmIfThere(hook)) => program
             .load(hook, btf)
             .and_then(|()| program.attach())
             .and_then(|id| program.take_link(id))
@@ -315,6 +354,9 @@ fn attach_one(
 
 /// Ends enforcement on this machine: removes programs, links and maps. Threads that wait are asked by nobody any more.
 pub(crate) fn remove(pin_root: &Path) -> io::Result<()> {
+    if pin_root.exists() {
+        single::lock(pin_root).map_err(io::Error::other)?;
+    }
     match fs::remove_dir_all(pin_root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

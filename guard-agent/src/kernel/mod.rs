@@ -11,7 +11,9 @@ mod hold;
 mod load;
 mod maps;
 mod offsets;
+mod protect;
 mod ring;
+mod single;
 mod sys;
 
 use std::path::PathBuf;
@@ -24,8 +26,9 @@ use guard_common::{Config, Offsets, away};
 
 pub use self::doctor::{DoctorFinding, FindingState, doctor};
 pub use self::load::KernelError;
+pub use self::protect::Protect;
 pub use self::ring::fuzz_decode;
-use api::{FromKernel, ToKernel};
+use api::{AtOnce, FromKernel, ToKernel};
 use sys::Waker;
 
 /// What happens to a labelled action while no agent can answer.
@@ -40,6 +43,45 @@ pub enum Away {
     Allow,
 }
 
+/// What holds for one label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelSettings {
+    pub away: Away,
+    /// Actions that may wait at a time; more are refused with EPERM.
+    pub pending: u32,
+    /// Threads of one process that may loop at a time; more are parked at once.
+    pub looping: u32,
+    /// Processes and threads that may carry the label; further forks fail with EAGAIN.
+    pub tasks: u32,
+}
+
+impl Default for LabelSettings {
+    fn default() -> Self {
+        let raw = guard_common::LabelSettings::DEFAULT;
+        Self {
+            away: Away::default(),
+            pending: raw.pending,
+            looping: raw.looping,
+            tasks: raw.tasks,
+        }
+    }
+}
+
+impl LabelSettings {
+    pub(crate) fn raw(self) -> guard_common::LabelSettings {
+        guard_common::LabelSettings {
+            away: match self.away {
+                Away::Park => away::PARK,
+                Away::Deny => away::DENY,
+                Away::Allow => away::ALLOW,
+            },
+            pending: self.pending,
+            looping: self.looping,
+            tasks: self.tasks,
+        }
+    }
+}
+
 /// How the kernel side is run.
 #[derive(Debug, Clone)]
 pub struct KernelConfig {
@@ -49,7 +91,12 @@ pub struct KernelConfig {
     pub park_after: Duration,
     /// Without a sign of life for so long, the agent counts as away.
     pub away_after: Duration,
+    /// For every label without settings of its own, as the next three.
     pub away: Away,
+    /// As in [`LabelSettings`].
+    pub pending: u32,
+    pub looping: u32,
+    pub tasks: u32,
 }
 
 impl Default for KernelConfig {
@@ -59,6 +106,9 @@ impl Default for KernelConfig {
             park_after: Duration::from_millis(500),
             away_after: Duration::from_secs(3),
             away: Away::Park,
+            pending: LabelSettings::default().pending,
+            looping: LabelSettings::default().looping,
+            tasks: LabelSettings::default().tasks,
         }
     }
 }
@@ -86,6 +136,7 @@ pub struct KernelFacts {
 pub struct KernelHandle {
     sender: mpsc::Sender<ToKernel>,
     waker: Option<Arc<Waker>>,
+    protect: Option<Arc<Protect>>,
 }
 
 impl KernelHandle {
@@ -98,20 +149,32 @@ impl KernelHandle {
         }
     }
 
+    /// What labelled tasks never reach; `None` without a kernel.
+    #[must_use]
+    pub fn protect(&self) -> Option<Arc<Protect>> {
+        self.protect.clone()
+    }
+
     /// A handle whose messages arrive at the returned receiver, without a kernel.
     #[must_use]
     pub fn pair_for_tests() -> (Self, mpsc::Receiver<ToKernel>) {
         let (sender, receiver) = mpsc::channel();
-        (Self { sender, waker: None }, receiver)
+        let handle = Self {
+            sender,
+            waker: None,
+            protect: None,
+        };
+        (handle, receiver)
     }
 }
 
 /// Loads and attaches the programs, takes over what an earlier agent left, starts the holder.
 ///
 /// The returned receiver is unbounded because the holder must not wait; its length is bounded by the kernel's table of
-/// questions.
+/// questions. `at_once` answers on the holder's thread what it knows.
 pub fn start(
     config: &KernelConfig,
+    at_once: Option<Arc<dyn AtOnce>>,
 ) -> Result<
     (
         KernelHandle,
@@ -134,16 +197,20 @@ pub fn start(
             before.enforcing_since_ns
         },
         agent_tgid: std::process::id(),
-        away: match config.away {
-            Away::Park => away::PARK,
-            Away::Deny => away::DENY,
-            Away::Allow => away::ALLOW,
-        },
+        reserved: 0,
     };
     prepared.maps.config.set(0, settings, 0)?;
     prepared.maps.heartbeat.set(0, now, 0)?;
+    let defaults = LabelSettings {
+        away: config.away,
+        pending: config.pending,
+        looping: config.looping,
+        tasks: config.tasks,
+    };
+    cgroups::take_over(&mut prepared.maps, defaults.raw());
     let loaded = prepared.attach()?;
 
+    let protect = Arc::clone(&loaded.protect);
     let mut facts = KernelFacts {
         release: std::fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
@@ -160,11 +227,12 @@ pub fn start(
     let waker = Arc::new(Waker::new().map_err(KernelError::Holder)?);
     let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
     facts.taken_over_questions =
-        hold::start(loaded, settings, commands, Arc::clone(&waker), events).map_err(KernelError::Holder)?;
+        hold::start(loaded, settings, commands, Arc::clone(&waker), events, at_once).map_err(KernelError::Holder)?;
     Ok((
         KernelHandle {
             sender,
             waker: Some(waker),
+            protect: Some(protect),
         },
         receiver,
         facts,

@@ -67,6 +67,11 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         proc_inode_vfs: at("proc_inode", "vfs_inode", 0)?,
         pid_tasks: at("pid", "tasks", 0)?,
         task_pid_links: at("task_struct", "pid_links", 0)?,
+        task_cgroups: at("task_struct", "cgroups", pointer)?,
+        css_set_dfl_cgrp: at("css_set", "dfl_cgrp", pointer)?,
+        task_signal: at("task_struct", "signal", pointer)?,
+        signal_thread_head: at("signal_struct", "thread_head", 16)?,
+        task_thread_node: at("task_struct", "thread_node", 16)?,
     })
 }
 

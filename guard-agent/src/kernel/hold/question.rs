@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::read::Detail;
+use crate::enforce::Pass;
 use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, ExecExpectation, LabelId, ParkedWhy};
 use crate::kernel::next_sequence;
 use crate::kernel::ring::{Ask, file_key};
@@ -53,6 +54,8 @@ pub(crate) struct Question {
     /// Boot time.
     pub answered_ns: u64,
     pub expectation: Option<Arc<ExecExpectation>>,
+    /// It was answered at once.
+    pub pass: Option<(Box<Asked>, Pass)>,
 }
 
 impl Question {
@@ -79,6 +82,7 @@ impl Question {
             answer: None,
             answered_ns: 0,
             expectation: None,
+            pass: None,
         }
     }
 

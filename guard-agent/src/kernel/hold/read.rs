@@ -18,9 +18,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 
-use crate::kernel::api::Argv;
+use crate::kernel::api::{Argv, Tracer};
 use crate::kernel::maps::Identify;
-use crate::kernel::sys::{self, Tid};
+use crate::kernel::sys::Tid;
 
 /// execve itself takes at most 6 MiB of strings with default limits, pointers included.
 const MAX_BYTES: u64 = 16 << 20;
@@ -35,6 +35,8 @@ pub(crate) enum ReadError {
     /// Stopped somewhere else, or running: the caller tries again.
     #[error("the thread is not stopped in exec")]
     NotInExec,
+    #[error("nobody may read its memory: kernel.yama.ptrace_scope is 3")]
+    Forbidden,
     #[error("{what} cannot be read: {source}")]
     Memory { what: &'static str, source: io::Error },
     #[error("{0} is longer than exec takes")]
@@ -55,6 +57,7 @@ pub(crate) struct Detail {
     pub given: OsString,
     /// The name alone says which file: not execveat with a descriptor.
     pub by_name: bool,
+    pub tracer: Option<Tracer>,
 }
 
 /// Where exec was called from, and with what.
@@ -261,7 +264,10 @@ pub(crate) fn read(
     kernel_path: Option<&Path>,
     identify: &Identify,
 ) -> Result<Detail, ReadError> {
-    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).map_err(|_| ReadError::NotInExec)?;
+    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => ReadError::Forbidden,
+        _ => ReadError::NotInExec,
+    })?;
     let call = parse_syscall(&text)?;
     let memory = |what| Memory {
         pid: Pid::from_raw(tid),
@@ -297,7 +303,24 @@ pub(crate) fn read(
         file,
         given,
         by_name: call.at.is_none(),
+        tracer: tracer(tid),
     })
+}
+
+/// Who traces it, other than this process.
+pub(crate) fn tracer(tid: Tid) -> Option<Tracer> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    // `Name` comes first and is the workload's, but a line break in it is shown escaped.
+    let pid = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"TracerPid:"))?;
+    let pid: u32 = str::from_utf8(pid).ok()?.trim().parse().ok()?;
+    if pid == 0 || pid == std::process::id() {
+        return None;
+    }
+    let mut comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.pop_if(|byte| *byte == b'\n');
+    Some(Tracer { pid, comm })
 }
 
 /// Opens the file that the kernel named, the way the thread did or the way the kernel's walk went.
@@ -382,11 +405,7 @@ fn regular(path: &OwnedFd) -> Option<OwnedFd> {
 
 /// The kernel's key of an open file.
 pub(crate) fn named_by_kernel(file: &impl AsFd, identify: &Identify) -> Option<ActionKey> {
-    let thread = sys::thread_id().unsigned_abs();
-    identify.arm(thread).ok()?;
-    // Always refused by the hook; what counts is what it wrote.
-    let _ = sys::flock(file.as_fd());
-    identify.disarm(thread)
+    identify.name(file)
 }
 
 #[cfg(test)]
