@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::console::{Client, ConsoleState};
 use crate::control::{self, ControlError};
+use crate::enforce::Remembered;
 use crate::engine::{Engine, Event, Parts, Stats};
 use crate::enrich::Enricher;
 use crate::evidence::{Evidence, EvidenceConfig, EvidenceError};
@@ -87,11 +88,13 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     let (open, left) = OpenQuestions::open(&open).map_err(|source| DaemonError::Io { path: open, source })?;
     let listener = control::bind(&config.socket)?;
 
-    let kernel_config = config.kernel.clone();
-    let (handle, from_kernel, facts) = tokio::task::spawn_blocking(move || kernel::start(&kernel_config))
-        .await
-        .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?
-        .map_err(|error| DaemonError::Kernel(cannot_enforce(&error)))?;
+    let remembered = Arc::new(Remembered::new(evidence.clone()));
+    let (kernel_config, at_once) = (config.kernel.clone(), Arc::clone(&remembered));
+    let (handle, from_kernel, facts) =
+        tokio::task::spawn_blocking(move || kernel::start(&kernel_config, Some(at_once)))
+            .await
+            .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?
+            .map_err(|error| DaemonError::Kernel(cannot_enforce(&error)))?;
     let enforcing_since_ms = since_boot_to_unix_ms(facts.enforcing_since_ns);
     tracing::info!(
         kernel = facts.release,
@@ -137,6 +140,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         policy,
         kernel: handle.clone(),
         evidence: evidence.clone(),
+        remembered,
         enricher: Arc::new(Enricher::new(config.record_environment.clone(), config.hash_deadline)),
         labels: labels.clone(),
         watchers: watchers.clone(),

@@ -12,7 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::question::Question;
-use super::{Engine, Stage, records};
+use super::{Basis, Engine, Released, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
 use crate::policy::{Answer, Policy};
@@ -35,8 +35,8 @@ impl Engine {
                 };
                 self.end_question(&action.label, &action.cgroup, &question, withdrawn_words(why), told);
             }
-            // The kernel side reports what became of a released action.
-            stage @ (Stage::Released(_) | Stage::Withdrawing(..)) => {
+            Stage::Released(released) => self.unused(&action.label, *released, why),
+            stage @ Stage::Withdrawing(..) => {
                 action.stage = stage;
                 self.put(action);
             }
@@ -55,6 +55,29 @@ impl Engine {
         );
         self.parts.open.remove(question.id);
         self.requests.remove(&question.id);
+    }
+
+    /// A verdict that came too late: the kernel side reports nothing else of the action.
+    fn unused(&mut self, label: &str, released: Released, why: WithdrawnWhy) {
+        let Released {
+            verdict, slot, basis, ..
+        } = released;
+        if let Basis::Question { request, .. } = &basis {
+            let what = match why {
+                WithdrawnWhy::Died => v1::outcome::What::Died,
+                WithdrawnWhy::Changed => v1::outcome::What::Failed,
+            };
+            self.link.send_lasting(Kind::Outcome(v1::Outcome {
+                request_id: request.to_string(),
+                what: what.into(),
+                detail: withdrawn_words(why).to_owned(),
+                at_ms: crate::clock::unix_ms(),
+            }));
+        }
+        if let Some(slot) = slot {
+            let record = records::enforcement(label, verdict, basis, records::unused(why), 0);
+            self.parts.evidence.write(slot, record);
+        }
     }
 
     pub(super) fn record_withdrawn(&self, label: &str, question: &Question, words: &str) {
@@ -85,6 +108,7 @@ impl Engine {
             digest: policy.digest.clone(),
             policies: policy.count,
         });
+        self.parts.remembered.forget_all();
         self.parts.policy = policy;
         let asking: Vec<ActionId> = self
             .actions

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
 use crate::approval::open::{OpenQuestion, OpenQuestions};
-use crate::enforce::Enforcer;
+use crate::enforce::{Enforcer, Known, Pass, Remembered};
 use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
@@ -101,6 +101,7 @@ pub struct Parts {
     pub policy: Arc<Policy>,
     pub kernel: KernelHandle,
     pub evidence: Evidence,
+    pub remembered: Arc<Remembered>,
     pub enricher: Arc<Enricher>,
     pub labels: Labels,
     pub watchers: Watchers,
@@ -230,6 +231,7 @@ impl Engine {
             FromKernel::Held(held) => self.held(*held),
             FromKernel::Withdrawn { id, why } => self.withdrawn(id, why),
             FromKernel::Enforced(enforced) => self.enforced(&enforced),
+            FromKernel::Passed { asked, pass, end } => self.passed(&asked, pass, end),
             FromKernel::CgroupMade { id, path } => self.parts.labels.made(id, &path),
             FromKernel::CgroupGone { id } => self.parts.labels.gone(id),
             FromKernel::Labelled { cgroup, result } => self.parts.labels.applied(cgroup, &result),
@@ -280,6 +282,7 @@ impl Engine {
             Answer::Allow { rules } => match self.parts.evidence.reserve() {
                 Some(slot) => {
                     self.enforcer.allow_by_key(id, &slot);
+                    self.remember(&action, &rules);
                     let what = action.what_by_key();
                     let basis = self.by_policy(&action, workload, None, rules);
                     action.stage = Stage::Released(Box::new(Released {
@@ -304,6 +307,51 @@ impl Engine {
                 self.put(action);
             }
         }
+    }
+
+    /// From now on the kernel side gives this answer by itself.
+    fn remember(&self, action: &Action, rules: &[MatchedRule]) {
+        // What is not a function of the kernel's key may be another answer the next time.
+        if action.cgroup.is_empty() || self.parts.policy.reads_user() {
+            return;
+        }
+        let known = Known {
+            label: action.label.clone(),
+            cgroup: action.cgroup.clone(),
+            rules: rules.to_vec(),
+            policy_digest: self.parts.policy.digest.clone(),
+        };
+        self.parts.remembered.learn(&action.asked, known);
+    }
+
+    /// The kernel side gave a remembered answer; here it is recorded.
+    fn passed(&mut self, asked: &Asked, pass: Pass, end: Result<Enforced, WithdrawnWhy>) {
+        let AskedAction::Exec(exec) = &asked.what;
+        let Pass { slot, known } = pass;
+        let (workload, _) = self.parts.enricher.of_key(asked, exec, &known.label, &known.cgroup);
+        let basis = Basis::Policy(Box::new(guard_evidence::record::PolicyDecided {
+            workload,
+            action: records::key_action(exec),
+            rules: known.rules.clone(),
+            policy_digest: known.policy_digest.clone(),
+        }));
+        let (effect, resume_ns) = match &end {
+            Ok(enforced) => {
+                self.count(&enforced.outcome);
+                (records::effect(&enforced.outcome), enforced.resume_ns)
+            }
+            Err(why) => (records::unused(*why), 0),
+        };
+        let record = records::enforcement(&known.label, Verdict::Allow, basis, effect, resume_ns);
+        self.parts.evidence.write(slot, record);
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
+            Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The thread is stopped: find out what it is about to do.
@@ -452,11 +500,7 @@ impl Engine {
             basis,
             what,
         } = *released;
-        let counter = match enforced.outcome {
-            Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
-            Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.count(&enforced.outcome);
         let request = match &basis {
             Basis::Question { request, .. } => Some(*request),
             Basis::Policy(_) => None,

@@ -17,11 +17,12 @@ use jiff::Timestamp;
 use ulid::Ulid;
 
 use super::Basis;
+use super::ends::withdrawn_words;
 use super::question::Question;
 use crate::clock::rfc3339;
 use crate::enrich::Enriched;
 use crate::evidence::unsealed;
-use crate::kernel::api::{AskedExec, Mismatch, MismatchWhat, Outcome};
+use crate::kernel::api::{AskedExec, Mismatch, MismatchWhat, Outcome, WithdrawnWhy};
 
 /// Characters of one line for people.
 const LINE: usize = 160;
@@ -143,6 +144,13 @@ pub(super) fn effect(outcome: &Outcome) -> Effect {
             found: visible_fold(&mismatch.found, 1_000),
         },
         Outcome::Died => Effect::Died,
+    }
+}
+
+/// A verdict that the kernel never applied.
+pub(super) fn unused(why: WithdrawnWhy) -> Effect {
+    Effect::Withdrawn {
+        why: withdrawn_words(why).to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::LabelPattern;
-use crate::kernel::api::{Argv, FileKey, HeldExec, Mismatch, MismatchWhat, ParkedWhy, Release};
+use crate::kernel::api::{Argv, AtOnce, FileKey, HeldExec, Mismatch, MismatchWhat, ParkedWhy, Release, Tracer};
 use crate::policy;
 use crate::testing::{HOST, Rig, records, rig};
 use guard_evidence::dsse;
@@ -18,6 +18,7 @@ struct World {
     from_kernel: mpsc::UnboundedSender<FromKernel>,
     to_kernel: std_mpsc::Receiver<ToKernel>,
     events: mpsc::UnboundedSender<Event>,
+    remembered: Arc<Remembered>,
     host: mpsc::Receiver<v1::HostMessage>,
     key: SigningKey,
     stats: Arc<Stats>,
@@ -57,6 +58,7 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
     let (stats, watchers) = (Arc::new(Stats::default()), Watchers::default());
     let (events, from_others) = mpsc::unbounded_channel();
     let (from_kernel, kernel_events) = mpsc::unbounded_channel();
+    let remembered = Arc::new(Remembered::new(rig.evidence.clone()));
     let parts = Parts {
         host: HostFacts {
             id: HOST.to_owned(),
@@ -68,6 +70,7 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
         policy: Arc::new(policy::parse(policy, "p").unwrap()),
         kernel,
         evidence: rig.evidence.clone(),
+        remembered: Arc::clone(&remembered),
         enricher: Arc::new(Enricher::new(Vec::new(), Duration::from_secs(5))),
         labels,
         watchers: watchers.clone(),
@@ -84,6 +87,7 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
         from_kernel,
         to_kernel,
         events,
+        remembered,
         host: mpsc::channel(1).1,
         key,
         stats,
@@ -104,6 +108,19 @@ impl World {
     }
 
     fn asks(&mut self, path: &str) -> ActionId {
+        let asked = self.question(path);
+        let id = asked.id;
+        self.from_kernel.send(FromKernel::Asked(asked)).unwrap();
+        id
+    }
+
+    fn at_once(&mut self, path: &str) -> Option<Pass> {
+        let asked = self.question(path);
+        self.remembered.allows(&asked)
+    }
+
+    /// The kernel's question, not put yet.
+    fn question(&mut self, path: &str) -> Asked {
         let sequence = self.next;
         self.next += 1;
         let id = ActionId {
@@ -111,32 +128,27 @@ impl World {
             start_ns: 5,
             sequence,
         };
-        self.from_kernel
-            .send(FromKernel::Asked(Asked {
-                id,
-                label: LabelId(1),
-                tgid: id.tid,
-                ppid: 1,
-                uid: 1000,
-                gid: 1000,
-                login_uid: None,
-                cgroup: std::os::unix::fs::MetadataExt::ino(
-                    &std::fs::metadata(self.rig.cgroups.join("coder")).unwrap(),
-                ),
-                comm: b"sh".to_vec(),
-                at_ns: 1,
-                what: AskedAction::Exec(AskedExec {
-                    file: FileKey {
-                        device: 1,
-                        inode: 2,
-                        generation: 3,
-                    },
-                    path: (!path.is_empty()).then(|| path.into()),
-                    unlinked: false,
-                }),
-            }))
-            .unwrap();
-        id
+        Asked {
+            id,
+            label: LabelId(1),
+            tgid: id.tid,
+            ppid: 1,
+            uid: 1000,
+            gid: 1000,
+            login_uid: None,
+            cgroup: std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(self.rig.cgroups.join("coder")).unwrap()),
+            comm: b"sh".to_vec(),
+            at_ns: 1,
+            what: AskedAction::Exec(AskedExec {
+                file: FileKey {
+                    device: 1,
+                    inode: 2,
+                    generation: 3,
+                },
+                path: (!path.is_empty()).then(|| path.into()),
+                unlinked: false,
+            }),
+        }
     }
 
     fn is_held(&self, id: ActionId, argv: &[&[u8]]) {
@@ -163,6 +175,7 @@ impl World {
                 file: file.map(Into::into),
                 given: std::ffi::OsString::from_vec(b"./x".to_vec()),
             },
+            tracer: None,
         };
         self.from_kernel.send(FromKernel::Held(Box::new(held))).unwrap();
     }
@@ -843,9 +856,79 @@ async fn what_waits_can_be_listed() {
             file: Some(file.into()),
             given: "x".into(),
         },
+        tracer: Some(Tracer {
+            pid: 7,
+            comm: b"strace".to_vec(),
+        }),
     };
     world.from_kernel.send(FromKernel::Held(Box::new(held))).unwrap();
     world.ask().await;
     let waiting = list(&world.events).await.unwrap();
     assert!(waiting.iter().any(|w| w.action.held == "parked"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_policy_allowed_is_answered_at_once_until_it_changes() {
+    let allow = r#"permit(principal, action, resource) when { context.uid == 1000 };"#;
+    let mut world = world(allow);
+    let id = world.asks("/usr/bin/git");
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Allow } if released == id));
+    world.enforced(id, Outcome::Ran);
+    let again = world.question("/usr/bin/git");
+    let pass = world.remembered.allows(&again).expect("answered before");
+    assert!(world.at_once("/usr/bin/ls").is_none());
+    let end = Ok(Enforced {
+        id: again.id,
+        outcome: Outcome::Ran,
+        resume_ns: 77,
+    });
+    let asked = Box::new(again);
+    let tid = asked.id.tid;
+    world.from_kernel.send(FromKernel::Passed { asked, pass, end }).unwrap();
+    let found = world
+        .record(|p| matches!(p, Predicate::Enforcement(r) if r.resume_ns == 77))
+        .await;
+    let Predicate::Enforcement(record) = found else {
+        unreachable!()
+    };
+    let decided = record.by_policy.unwrap();
+    assert_eq!((record.verdict, record.effect), (Verdict::Allow, Effect::Ran));
+    assert_eq!(
+        (decided.workload.tid, decided.rules.len(), decided.workload.label),
+        (tid, 1, "coder".to_owned())
+    );
+    assert_eq!(decided.policy_digest, policy::parse(allow, "p").unwrap().digest);
+    assert_eq!(world.stats.allowed.load(Ordering::Relaxed), 2);
+
+    world
+        .events
+        .send(Event::PolicyLoaded(Arc::new(policy::parse(ASK_ALL, "p").unwrap())))
+        .unwrap();
+    let id = world.asks("/usr/bin/cc");
+    assert!(matches!(world.sent(), ToKernel::Hold(held) if held == id));
+    assert!(world.at_once("/usr/bin/git").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_depends_on_a_users_name_is_not_remembered() {
+    let mut world = world(
+        r#"permit(principal, action, resource) when { !(context has user) || (context has user && context.user != "x") };"#,
+    );
+    let id = world.asks("/usr/bin/git");
+    assert!(matches!(world.sent(), ToKernel::Release { id: released, release: Release::Allow } if released == id));
+    assert!(world.at_once("/usr/bin/git").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_that_came_too_late_is_recorded_and_leaves_nothing() {
+    let mut world = world(ASK_ALL);
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    world.approve(&ask);
+    assert!(matches!(world.sent(), ToKernel::Release { .. }));
+    assert!(world.received().await.accepted);
+    let why = WithdrawnWhy::Died;
+    world.from_kernel.send(FromKernel::Withdrawn { id, why }).unwrap();
+    let record = world.effect(Some(&ask.request_id)).await;
+    assert!(matches!(record.effect, Effect::Withdrawn { .. }) && record.decision_digest.is_some());
+    assert!(matches!(world.message().await, Kind::Outcome(o) if o.what() == v1::outcome::What::Died));
 }

@@ -130,6 +130,14 @@ impl Evidence {
         (before < QUEUE).then_some(slot)
     }
 
+    /// As [`Self::reserve`], while at least half of the places are free.
+    #[must_use]
+    pub fn reserve_spare(&self) -> Option<Slot> {
+        (self.shared.queued.load(Ordering::Acquire) < QUEUE / 2)
+            .then(|| self.reserve())
+            .flatten()
+    }
+
     /// A place for a record that has to be written whatever waits already; what makes these is bounded elsewhere.
     #[must_use]
     pub fn reserve_always(&self) -> Slot {

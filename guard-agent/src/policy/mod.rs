@@ -196,6 +196,12 @@ impl Policy {
         }
     }
 
+    /// Whether any rule looks at a user's name.
+    #[must_use]
+    pub fn reads_user(&self) -> bool {
+        self.rules.values().any(|rule| rule.reads.intersects(Reads::USER))
+    }
+
     /// Whether any rule could permit something to this label, judged by the rules' scopes.
     fn covers(&self, principal: &EntityUid) -> bool {
         self.rules

@@ -7,7 +7,7 @@ use std::ops::{BitOr, BitOrAssign};
 
 use serde_json::Value;
 
-/// A set of facts that may be unknown when a rule is evaluated.
+/// A set of facts that may be unknown, or change, when a rule is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Reads(u8);
 
@@ -20,7 +20,9 @@ impl Reads {
     pub const SHA256: Self = Self(16);
     /// Everything that only the held thread tells.
     pub const HELD: Self = Self(2 | 4 | 8 | 16);
-    const ALL: Self = Self(31);
+    /// The user's name: the one fact that may change while everything that the kernel says stays the same.
+    pub const USER: Self = Self(32);
+    const ALL: Self = Self(63);
 
     #[must_use]
     pub fn intersects(self, other: Self) -> bool {
@@ -80,7 +82,8 @@ fn of_attribute(name: &str) -> Reads {
         "cwd" => Reads::CWD,
         "given" => Reads::GIVEN,
         "sha256" => Reads::SHA256,
-        "approved" | "unlinked" | "uid" | "gid" | "user" | "login_uid" | "cgroup" | "container" => Reads::NONE,
+        "user" => Reads::USER,
+        "approved" | "unlinked" | "uid" | "gid" | "login_uid" | "cgroup" | "container" => Reads::NONE,
         _ => Reads::ALL,
     }
 }
@@ -105,6 +108,7 @@ mod tests {
         assert_eq!(reads("context.path like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context[\"path\"] like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context has cwd"), Reads::CWD);
+        assert_eq!(reads("context has user && context.uid == 0"), Reads::USER);
         assert_eq!(
             reads("context.argv.contains(\"--force\") || context.uid == 0"),
             Reads::ARGV

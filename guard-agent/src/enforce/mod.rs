@@ -1,8 +1,10 @@
 //! The one way to a verdict.
 //!
-//! Owns sending [`ToKernel::Release`]: nothing else in the agent does. It is given an action and the authority for its
-//! verdict. It must never allow without a place for the record of it, or on people's word before their decision is on
+//! Owns sending [`ToKernel::Release`], and the answers that the kernel side may give again by itself ([`Remembered`]):
+//! nothing else in the agent does. It is given an action and the authority for its verdict. It must never allow without a place for the record of it, or on people's word before their decision is on
 //! disk; both are shown by the types.
+
+mod remembered;
 
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use guard_evidence::chain::Sealed;
 use crate::evidence::Slot;
 use crate::kernel::KernelHandle;
 use crate::kernel::api::{ActionId, ExecExpectation, Release, ToKernel};
+
+pub use remembered::{Known, Pass, Remembered};
 
 /// Sole sender of verdicts.
 #[derive(Debug)]

@@ -1,0 +1,108 @@
+//! Answers that the policy has given already, given again at once.
+//!
+//! Owns what the policy allowed by the kernel key alone, under everything that its first look reads. It is given such
+//! answers by the engine and questions by the holder's thread. It must never allow what the policy in force would answer
+//! otherwise, allow without a place for the record, or make the holder wait.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use guard_evidence::record::MatchedRule;
+use parking_lot::Mutex;
+
+use crate::evidence::{Evidence, Slot};
+use crate::kernel::api::{Asked, AskedAction, AtOnce, LabelId};
+
+/// Answers of one label; one workload's odd paths must not push out what others use.
+const PER_LABEL: usize = 2_048;
+const LABELS: usize = 256;
+
+/// An answer and what its record says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    pub label: String,
+    /// Path below the cgroup v2 root.
+    pub cgroup: String,
+    pub rules: Vec<MatchedRule>,
+    pub policy_digest: String,
+}
+
+/// An action that was let through at once; the record of it has its place.
+#[derive(Debug)]
+pub struct Pass {
+    pub(crate) slot: Slot,
+    pub(crate) known: Arc<Known>,
+}
+
+/// Everything that the policy's first look reads, the label apart. Cedar's answer is a function of these, the name of
+/// the user id (policies that look at it are not remembered) and the policy.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    path: Option<PathBuf>,
+    unlinked: bool,
+    uid: u32,
+    gid: u32,
+    login_uid: Option<u32>,
+    cgroup: u64,
+}
+
+impl Key {
+    fn of(asked: &Asked) -> Self {
+        let AskedAction::Exec(exec) = &asked.what;
+        Self {
+            path: exec.path.clone(),
+            unlinked: exec.unlinked,
+            uid: asked.uid,
+            gid: asked.gid,
+            login_uid: asked.login_uid,
+            cgroup: asked.cgroup,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Remembered {
+    evidence: Evidence,
+    labels: Mutex<HashMap<LabelId, HashMap<Key, Arc<Known>>>>,
+}
+
+impl Remembered {
+    #[must_use]
+    pub fn new(evidence: Evidence) -> Self {
+        Self {
+            evidence,
+            labels: Mutex::default(),
+        }
+    }
+
+    /// The policy in force allows this by the kernel key alone.
+    pub fn learn(&self, asked: &Asked, known: Known) {
+        let mut labels = self.labels.lock();
+        if labels.len() >= LABELS && !labels.contains_key(&asked.label) {
+            labels.clear();
+        }
+        let answers = labels.entry(asked.label).or_default();
+        if answers.len() >= PER_LABEL {
+            answers.clear();
+        }
+        answers.insert(Key::of(asked), Arc::new(known));
+    }
+
+    /// Another policy is about to be in force.
+    pub fn forget_all(&self) {
+        self.labels.lock().clear();
+    }
+}
+
+impl AtOnce for Remembered {
+    fn allows(&self, asked: &Asked) -> Option<Pass> {
+        let known = Arc::clone(self.labels.lock().get(&asked.label)?.get(&Key::of(asked))?);
+        let slot = self.evidence.reserve_spare()?;
+        Some(Pass { slot, known })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+use super::*;
+use crate::enrich::Enricher;
+use crate::kernel::api::{ActionId, AskedExec, FileKey};
+use crate::policy::{self, Answer, Policy};
+use crate::testing::rig;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use std::time::Duration;
+
+const CGROUPS: [&str; 3] = ["/coder", "/coder/inner", "/data"];
+const LABEL_NAMES: [&str; 2] = ["coder", "data"];
+
+fn pick<'a>(random: &mut StdRng, from: &[&'a str]) -> &'a str {
+    from.choose(random).unwrap()
+}
+
+fn question(random: &mut StdRng) -> Asked {
+    let number: u32 = random.r#gen();
+    let path = pick(random, &["/usr/bin/git", "/opt/x/y", "/opt/\u{e9}", ""]);
+    Asked {
+        id: ActionId {
+            tid: number | 1,
+            start_ns: random.r#gen(),
+            sequence: random.r#gen(),
+        },
+        label: LabelId(random.gen_range(1..=2)),
+        tgid: number,
+        ppid: random.r#gen(),
+        uid: random.gen_range(0..2),
+        gid: random.gen_range(0..2),
+        login_uid: random.r#gen::<bool>().then(|| random.gen_range(0..2)),
+        cgroup: random.gen_range(0..3),
+        comm: format!("c{number}").into_bytes(),
+        at_ns: random.r#gen(),
+        what: AskedAction::Exec(AskedExec {
+            file: FileKey {
+                device: random.r#gen(),
+                inode: random.r#gen(),
+                generation: random.r#gen(),
+            },
+            path: (!path.is_empty()).then(|| path.into()),
+            unlinked: random.gen_ratio(1, 4),
+        }),
+    }
+}
+
+fn policy(random: &mut StdRng) -> Policy {
+    let mut text = String::new();
+    for _ in 0..random.gen_range(1..5) {
+        let effect = pick(random, &["permit", "permit", "forbid"]);
+        let principal = pick(random, &["principal", "principal == Workload::\"coder\""]);
+        let resource = pick(
+            random,
+            &[
+                "resource",
+                "resource in Directory::\"/usr\"",
+                "resource == Executable::\"/opt/x/y\"",
+            ],
+        );
+        let condition = pick(
+            random,
+            &[
+                "true",
+                "context.uid == 0",
+                "context.gid == 1",
+                "context has login_uid && context.login_uid == 1",
+                "!(context has login_uid)",
+                "context.unlinked",
+                "!context.unlinked",
+                "context.cgroup == \"/coder/inner\"",
+                "context has container",
+                "context has user && context.user == \"root\"",
+                "context has path && context.path like \"/usr/*\"",
+                "context.approved",
+                "context has argv && context.argv.contains(\"x\")",
+                "context has cwd",
+            ],
+        );
+        text.push_str(&format!(
+            "{effect} ({principal}, action, {resource}) when {{ {condition} }};\n"
+        ));
+    }
+    policy::parse(&text, "p").unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+/// As the engine does it.
+fn first_look(enricher: &Enricher, policy: &Policy, asked: &Asked) -> (String, String, Answer) {
+    let AskedAction::Exec(exec) = &asked.what;
+    let label = LABEL_NAMES[asked.label.0 as usize - 1];
+    let cgroup = CGROUPS[usize::try_from(asked.cgroup).unwrap()];
+    let (_, facts) = enricher.of_key(asked, exec, label, cgroup);
+    (label.to_owned(), cgroup.to_owned(), policy.evaluate(&facts))
+}
+
+#[tokio::test]
+async fn a_remembered_answer_is_what_the_policy_would_say() {
+    let mut random = StdRng::seed_from_u64(7);
+    let rig = rig();
+    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5));
+    let (mut remembered_answers, mut learnt) = (0, 0);
+    for _ in 0..150 {
+        let policy = policy(&mut random);
+        let remembered = Remembered::new(rig.evidence.clone());
+        for _ in 0..300 {
+            let asked = question(&mut random);
+            let (label, cgroup, answer) = first_look(&enricher, &policy, &asked);
+            match remembered.allows(&asked) {
+                Some(pass) => {
+                    let Answer::Allow { rules } = answer else {
+                        panic!("remembered as allowed, but {answer:?}: {asked:?}")
+                    };
+                    assert_eq!(
+                        *pass.known,
+                        Known {
+                            label,
+                            cgroup,
+                            rules,
+                            policy_digest: policy.digest.clone()
+                        }
+                    );
+                    remembered_answers += 1;
+                }
+                None => {
+                    if let Answer::Allow { rules } = answer
+                        && !policy.reads_user()
+                    {
+                        learnt += 1;
+                        remembered.learn(
+                            &asked,
+                            Known {
+                                label,
+                                cgroup,
+                                rules,
+                                policy_digest: policy.digest.clone(),
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        remembered_answers > 300 && learnt > 300,
+        "{remembered_answers} remembered, {learnt} learnt: the test tests nothing"
+    );
+}
+
+fn known() -> Known {
+    Known {
+        label: "coder".to_owned(),
+        cgroup: "/coder".to_owned(),
+        rules: Vec::new(),
+        policy_digest: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn one_label_does_not_push_out_another_and_all_is_forgotten() {
+    let mut random = StdRng::seed_from_u64(1);
+    let remembered = Remembered::new(rig().evidence);
+    let mut mine = question(&mut random);
+    mine.label = LabelId(1);
+    remembered.learn(&mine, known());
+    for number in 0..3 * PER_LABEL {
+        let mut other = question(&mut random);
+        other.label = LabelId(2);
+        other.cgroup = number as u64;
+        remembered.learn(&other, known());
+    }
+    assert!(remembered.allows(&mine).is_some());
+    assert!(remembered.labels.lock()[&LabelId(2)].len() <= PER_LABEL);
+    for label in 3..2 * u32::try_from(LABELS).unwrap() {
+        let mut other = question(&mut random);
+        other.label = LabelId(label);
+        remembered.learn(&other, known());
+    }
+    assert!(remembered.labels.lock().len() <= LABELS);
+    remembered.learn(&mine, known());
+    remembered.forget_all();
+    assert!(remembered.allows(&mine).is_none());
+}
+
+#[tokio::test]
+async fn without_a_place_for_the_record_nothing_is_allowed() {
+    let mut random = StdRng::seed_from_u64(1);
+    let evidence = rig().evidence;
+    let remembered = Remembered::new(evidence.clone());
+    let asked = question(&mut random);
+    remembered.learn(&asked, known());
+    let mut slots = Vec::new();
+    while let Some(pass) = remembered.allows(&asked) {
+        slots.push(pass.slot);
+        assert!(slots.len() < 100_000);
+    }
+    assert!(evidence.reserve().is_some(), "others still find a place");
+    slots.clear();
+    assert!(remembered.allows(&asked).is_some());
+}
