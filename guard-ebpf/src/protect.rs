@@ -15,10 +15,13 @@ use guard_common::protect::{AddressKey, NameKey, Protected, Refused, RefusedKey,
 
 use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
 use crate::scope::Label;
-use crate::{kernel, scope};
+use crate::{kernel, scope, stay};
 
-/// Levels that the walk up takes. Nobody who is labelled can make a way down below a hidden directory.
-const DEPTH: usize = 48;
+/// Levels that the walk up from an open file takes: whoever hangs deeper below a protected directory was put there by
+/// somebody without a label, and is reached through it alone. More levels take longer to verify at each start.
+const DEPTH: usize = 20;
+/// Levels above a name that is made, moved or taken away.
+const NEAR: usize = 6;
 const MAY_WRITE: u32 = 2;
 const MAY_APPEND: u32 = 8;
 const FMODE_WRITE: u32 = 2;
@@ -123,11 +126,11 @@ fn of_name(dentry: u64, parent: u64) -> Protected {
     found
 }
 
-/// The first of `flags` from the dentry up; names count too if `names` is set.
+/// The first of `flags` within so many levels from the dentry up; names count too `WITH_NAMES`.
 #[inline(always)]
-fn above(dentry: u64, flags: u32, names: bool) -> u32 {
+fn above<const LEVELS: usize, const WITH_NAMES: bool>(dentry: u64, flags: u32) -> u32 {
     let mut here = dentry;
-    for _ in 0..DEPTH {
+    for _ in 0..LEVELS {
         let found = of_inode(kernel::dentry_inode(here));
         if found.flags & flags != 0 {
             return found.kind;
@@ -136,7 +139,7 @@ fn above(dentry: u64, flags: u32, names: bool) -> u32 {
         if parent == here || parent == 0 {
             break;
         }
-        if names {
+        if WITH_NAMES {
             let found = of_name(here, parent);
             if found.flags & flags != 0 {
                 return found.kind;
@@ -167,7 +170,14 @@ pub fn guard_protect_inode(context: LsmContext) -> i32 {
     let found = of_inode(inode);
     let writes = mask & (MAY_WRITE | MAY_APPEND) != 0;
     let refused = found.flags & flag::HIDE != 0 || writes && found.flags & flag::KEEP != 0;
-    refuse_if!(label, if refused { found.kind } else { 0 })
+    refuse_if!(
+        label,
+        if refused {
+            found.kind
+        } else {
+            stay::refuses_inode(inode, mask)
+        }
+    )
 }
 
 #[lsm(hook = "file_open")]
@@ -191,7 +201,7 @@ fn opened(file: u64) -> u32 {
         return of_proc(inode, dentry, writes);
     }
     let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
-    let found = above(dentry, flags, true);
+    let found = above::<DEPTH, true>(dentry, flags);
     if found != 0 {
         return found;
     }
@@ -257,7 +267,7 @@ fn used(file: u64, writes: bool) -> u32 {
     let sort = mode & S_IFMT;
     if sort == S_IFREG || sort == S_IFDIR {
         let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
-        return above(kernel::file_dentry(file), flags, false);
+        return above::<DEPTH, false>(kernel::file_dentry(file), flags);
     }
     if is_raw(inode, mode) { kind::DEVICE } else { 0 }
 }
@@ -265,10 +275,16 @@ fn used(file: u64, writes: bool) -> u32 {
 #[lsm(hook = "file_permission")]
 pub fn guard_protect_use(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
+    let file = kernel::argument(&context, 0);
     let mask = kernel::argument(&context, 1) as u32;
+    let found = used(file, mask & (MAY_WRITE | MAY_APPEND) != 0);
     refuse_if!(
         label,
-        used(kernel::argument(&context, 0), mask & (MAY_WRITE | MAY_APPEND) != 0)
+        if found != 0 {
+            found
+        } else {
+            stay::refuses_file(file, mask)
+        }
     )
 }
 
@@ -286,7 +302,7 @@ pub fn guard_protect_map(context: LsmContext) -> i32 {
 /// A name is made, moved or taken away, or what it names is changed.
 #[inline(always)]
 fn changed(dentry: u64) -> u32 {
-    above(dentry, flag::HIDE | flag::KEEP, true)
+    above::<NEAR, true>(dentry, flag::HIDE | flag::KEEP)
 }
 
 /// Something else than a directory comes to be under this name, or the name goes away: the first part of a protected
@@ -434,7 +450,7 @@ fn peer(sock: u64) -> u32 {
     if dentry == 0 {
         0
     } else {
-        above(dentry, flag::HIDE, false)
+        above::<NEAR, false>(dentry, flag::HIDE)
     }
 }
 
