@@ -50,7 +50,7 @@ add_owner() {
     step "make the owner of coder and sign in"
     person owner
     guard --as admin users add owner --role approver --group code-push --password-file /root/guard-vm/owner.password >/dev/null
-    guard --as admin label set-owner coder owner >/dev/null
+    guard --as admin label set-owner coder --owner owner >/dev/null
     curl --silent --show-error --fail --cacert "$ca" --json @/root/guard-vm/owner.json "$url/api/v1/sessions" >/root/guard-vm/owner.session
 }
 
