@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod labels;
 pub mod logging;
 pub mod policy;
+pub mod protect;
 pub mod status;
 #[cfg(test)]
 mod testing;
