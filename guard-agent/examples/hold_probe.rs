@@ -2,7 +2,7 @@
 //! VMs are written on top of it.
 //!
 //! ```text
-//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--run SECONDS]
+//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--run SECONDS]
 //!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
@@ -20,6 +20,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guard_agent::kernel::api::{
@@ -95,6 +96,8 @@ impl Probe {
             (Verdict::Check, Some(expectation)) => Release::AllowChecked(expectation),
             (Verdict::Allow | Verdict::Check, _) => Release::Allow,
         };
+        // Before it is sent: whatever ran without such a line ran unapproved.
+        println!("released seq={} tid={} verdict={verdict:?}", id.sequence, id.tid);
         self.handle.send(ToKernel::Release { id, release });
     }
 
@@ -137,7 +140,10 @@ impl Probe {
                 enforced.outcome
             ),
             FromKernel::CgroupMade { id, path } => println!("cgroup made {id} {}", path.display()),
-            FromKernel::CgroupGone { id } => println!("cgroup gone {id}"),
+            FromKernel::CgroupGone { id } => {
+                println!("cgroup gone {id}");
+                self.handle.send(ToKernel::Unlabel { cgroup: id });
+            }
             FromKernel::Labelled { cgroup, result } => println!("labelled {cgroup} {result:?}"),
             FromKernel::Passed { asked, end, .. } => println!("passed seq={} end={end:?}", asked.id.sequence),
             FromKernel::Lost { count } => println!("lost {count}"),
@@ -169,7 +175,12 @@ impl Probe {
             .map(|string| String::from_utf8_lossy(string).escape_debug().to_string())
             .collect();
         if let Some(tracer) = &held.tracer {
-            println!("tracer tid={} pid={} comm={}", held.id.tid, tracer.pid, tracer.comm.escape_ascii());
+            println!(
+                "tracer tid={} pid={} comm={}",
+                held.id.tid,
+                tracer.pid,
+                tracer.comm.escape_ascii()
+            );
         }
         println!(
             "held seq={} tid={} path={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
@@ -200,6 +211,20 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// Ends as an agent that is stopped: in order.
+fn on_sigterm(terminated: Arc<AtomicBool>) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(signals.recv());
+        terminated.store(true, Ordering::Relaxed);
+    });
+    Ok(())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -236,6 +261,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                     other => return Err(format!("unknown --away {other}").into()),
                 }
             }
+            "--pending" => config.pending = value()?.parse()?,
+            "--tasks" => config.tasks = value()?.parse()?,
+            "--usage" => {
+                println!("{:?}", kernel::usage(&config.pin_directory)?);
+                return Ok(());
+            }
             "--label" => {
                 let value = value()?;
                 let (folder, number) = value.split_once('=').unwrap_or((&value, "1"));
@@ -253,6 +284,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 for finding in kernel::doctor() {
                     println!("{:?} {} {}", finding.state, finding.name, finding.text);
                 }
+            }
+            "--crash-points" => {
+                println!("{}", kernel::crash::POINTS.join("\n"));
+                return Ok(());
             }
             "--remove" => {
                 kernel::remove(&config)?;
@@ -297,6 +332,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         held: HashMap::new(),
         due: Vec::new(),
     };
+    let terminated = Arc::new(AtomicBool::new(false));
+    on_sigterm(Arc::clone(&terminated))?;
     println!("ready");
     loop {
         match messages.try_recv() {
@@ -314,7 +351,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             protection.look();
             for (key, count, last) in protect.unreported() {
                 if refused.insert(key, count) != Some(count) {
-                    println!("refused label={} kind={} count={count} tgid={}", key.label, key.kind, last.tgid);
+                    println!(
+                        "refused label={} kind={} count={count} tgid={}",
+                        key.label, key.kind, last.tgid
+                    );
                 }
             }
         }
@@ -325,7 +365,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (_, id, verdict) in due as Vec<(Instant, ActionId, Verdict)> {
             probe.release(id, verdict);
         }
-        if until.is_some_and(|until| now > until) {
+        if terminated.load(Ordering::Relaxed) || until.is_some_and(|until| now > until) {
             probe.handle.send(ToKernel::Stop);
             std::thread::sleep(Duration::from_millis(100));
             println!("stopped");

@@ -6,6 +6,7 @@
 pub mod api;
 mod btf;
 mod cgroups;
+pub mod crash;
 mod doctor;
 mod hold;
 mod load;
@@ -15,6 +16,7 @@ mod protect;
 mod ring;
 mod single;
 mod sys;
+mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub use self::doctor::{DoctorFinding, FindingState, doctor};
 pub use self::load::KernelError;
 pub use self::protect::Protect;
 pub use self::ring::fuzz_decode;
+pub use self::usage::{LabelNumbers, Usage, usage};
 use api::{AtOnce, FromKernel, ToKernel};
 use sys::Waker;
 

@@ -561,13 +561,13 @@ def killed_agent_after_release(probe):
 
 @case
 def replaced_agent(probe):
-    """A new agent starts while the old one runs: one of them answers, nothing slips through."""
+    """The old agent ends, a new one starts: its programs are there before the old ones go, nothing slips through."""
     mark = marker("up")
     loop = start("/bin/sh", "-c", f"while :; do {program('fast-deny-h')} {mark}; done", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     old = PROBES[-1]
     old.expect(r"^enforced .*outcome=Denied")
-    new = again()
     old.kill()
+    new = again()
     PROBES.append(new)
     new.expect(r"^enforced .*outcome=Denied")
     absent(mark, "it ran")

@@ -11,7 +11,7 @@ use super::question::Stage;
 use super::{Holder, Traced, read};
 use crate::kernel::api::{ActionId, FromKernel, ParkedWhy, Release, ToKernel};
 use crate::kernel::sys::{self, Tid};
-use crate::kernel::cgroups;
+use crate::kernel::{cgroups, crash};
 
 impl Holder {
     pub(super) fn command(&mut self, command: ToKernel) {
@@ -24,11 +24,10 @@ impl Holder {
                 }
             }
             ToKernel::Label { cgroup, label } => {
-                let result = cgroups::label(&mut self.maps, cgroup, label.0)
-                    .map_err(|error| {
-                        tracing::error!(%error, cgroup, label = label.0, "cgroup not labelled");
-                        error.to_string()
-                    });
+                let result = cgroups::label(&mut self.maps, cgroup, label.0).map_err(|error| {
+                    tracing::error!(%error, cgroup, label = label.0, "cgroup not labelled");
+                    error.to_string()
+                });
                 self.send(FromKernel::Labelled { cgroup, result });
             }
             ToKernel::Unlabel { cgroup } => cgroups::unlabel(&mut self.maps, cgroup),
@@ -77,6 +76,7 @@ impl Holder {
                     },
                 );
                 self.stage(key, Stage::Seizing);
+                crash::point("thread-seized");
                 // While its question is in the table the thread lives, so the id is still its own.
                 if self
                     .pending(&key)
@@ -154,6 +154,7 @@ impl Holder {
                 },
             );
         }
+        crash::point("verdict-due");
         if !self.write(key, answer) {
             // Without a verdict it stays where it is. A killed thread is better than one that waits for ever.
             tracing::error!(
@@ -163,6 +164,7 @@ impl Holder {
             let _ = sys::kill(tgid, libc::SIGKILL);
             return;
         }
+        crash::point("verdict-written");
         match (tracee, stage) {
             (None, _) => {
                 if self
@@ -176,6 +178,7 @@ impl Holder {
             // It runs: it finds its verdict, and is let go when its question ends.
             (Some(_), _) => {}
         }
+        crash::point("thread-continued");
     }
 
     pub(super) fn write(&mut self, key: VerdictKey, answer: u32) -> bool {

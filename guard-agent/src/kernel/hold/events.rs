@@ -9,7 +9,7 @@ use super::question::{Question, Stage};
 use super::{Event, Holder};
 use crate::kernel::api::{Enforced, FromKernel, Mismatch, MismatchWhat, Outcome, ParkedWhy, Release, WithdrawnWhy};
 use crate::kernel::ring::Ask;
-use crate::kernel::sys;
+use crate::kernel::{crash, sys};
 
 impl Holder {
     pub(super) fn event(&mut self, event: Event) {
@@ -61,6 +61,7 @@ impl Holder {
             self.release(id, Release::Allow);
             return;
         }
+        crash::point("question-seen");
         self.send(FromKernel::Asked(asked));
         self.questions.insert(key, question);
     }

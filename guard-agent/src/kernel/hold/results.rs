@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use guard_common::{VerdictKey, verdict};
 
-use super::question::Stage;
 use super::check::{self, Gated};
+use super::question::Stage;
 use super::read::{self, Detail, ReadError};
 use super::{Done, Holder};
 use crate::kernel::api::{
     Enforced, FromKernel, Held, HeldExec, HeldHow, Mismatch, MismatchWhat, Outcome, Release, WithdrawnWhy,
 };
-use crate::kernel::next_sequence;
 use crate::kernel::sys::{self, Tid};
+use crate::kernel::{crash, next_sequence};
 
 impl Holder {
     pub(super) fn start_reading(&mut self, key: VerdictKey) {
@@ -89,6 +89,7 @@ impl Holder {
         }
         match found {
             Ok(detail) => {
+                crash::point("question-read");
                 if let Some(pending) = pending {
                     question.rounds = pending.rounds;
                 }
@@ -210,6 +211,7 @@ impl Holder {
         }
         let (id, tgid, answered_ns) = (question.id, question.tgid(), question.answered_ns);
         let resume_ns = sys::boot_ns().saturating_sub(answered_ns);
+        crash::point("comparison-done");
         let found = match found {
             Ok(()) if !self.write(key, verdict::CHECKED) => Err(Mismatch {
                 what: MismatchWhat::Unreadable,
@@ -218,6 +220,7 @@ impl Holder {
             }),
             other => other,
         };
+        crash::point("comparison-written");
         let outcome = match found {
             Ok(()) => {
                 match tracee {

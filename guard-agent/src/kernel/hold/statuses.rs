@@ -5,8 +5,9 @@
 
 use guard_common::{VerdictKey, verdict};
 
-use super::question::{Question, Stage};
 use super::Holder;
+use super::question::{Question, Stage};
+use crate::kernel::crash;
 use crate::kernel::sys::{self, Tid};
 
 const PTRACE_EVENT_EXEC: i32 = 4;
@@ -75,6 +76,7 @@ impl Holder {
             Stage::Asked | Stage::Seizing | Stage::Passing => {
                 let wanted = question.wanted;
                 self.stage(key, Stage::Stopped);
+                crash::point("thread-stopped");
                 if self.take_signalled(key) {
                     self.pass(tid, 0);
                 } else if wanted {
@@ -141,6 +143,7 @@ impl Holder {
         let Some((key, question)) = self.question_of(tid) else {
             return self.let_go(tid, 0);
         };
+        crash::point("exec-event");
         if question.stage != Stage::Going || !self.start_checking(key, tid) {
             self.let_go(tid, 0);
         }
