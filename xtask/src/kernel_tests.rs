@@ -183,7 +183,14 @@ fn guest(kernel: Kernel, helpers: &Path, slow: usize, names: &[&str], full: bool
 }
 
 /// Runs cases.py once; its standard output is shown as it comes, and given.
-fn command(vm: &Vm, kernel: Kernel, slow: usize, names: &[&str], options: &[&str], full: bool) -> Result<String> {
+pub(crate) fn command(
+    vm: &Vm,
+    kernel: Kernel,
+    slow: usize,
+    names: &[&str],
+    options: &[&str],
+    full: bool,
+) -> Result<String> {
     let mut argv = vec!["python3", "-u", "/mnt/copy/kernel-tests/cases.py"];
     argv.extend(options);
     if full {
@@ -284,7 +291,7 @@ fn of_source(program: &str) -> Vec<Case> {
     found
 }
 
-fn count(text: &str) -> Cases {
+pub(crate) fn count(text: &str) -> Cases {
     let mut cases = Cases::default();
     for line in text.lines() {
         match line.split_once(' ') {
@@ -305,12 +312,13 @@ fn count(text: &str) -> Cases {
 }
 
 /// What the cases use, in a folder of this run: others may run other cases at the same time.
-struct Helpers {
-    folder: PathBuf,
+pub(crate) struct Helpers {
+    /// Its name is that in the guest too.
+    pub(crate) folder: PathBuf,
 }
 
 impl Helpers {
-    fn build() -> Result<Self> {
+    pub(crate) fn build() -> Result<Self> {
         run::loud_or_quiet(cargo().args(["build", "--locked", "-p", "guard-agent", "--example", "hold_probe"]))?;
         let runs = paths::target().join("kernel-tests");
         sweep(&runs);

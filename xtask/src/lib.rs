@@ -22,9 +22,11 @@
 pub mod bench;
 pub mod build;
 pub mod demo;
+pub mod full;
 pub mod fuzz;
 pub mod install;
 pub mod kernel_tests;
+pub mod kernels;
 pub mod paths;
 pub mod run;
 pub mod setup;

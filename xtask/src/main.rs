@@ -60,6 +60,8 @@ enum Command {
         #[arg(value_name = "STEP|WORD")]
         names: Vec<String>,
     },
+    /// Run the kernel cases on every kernel series, boot with the security modules of distributions, and write docs/kernel-support.md.
+    Kernels,
     /// Hold a labelled agent in a virtual machine and let a person answer; show what happened and its evidence.
     Demo {
         /// Answer by itself as a second identity, and check everything.
@@ -175,6 +177,7 @@ fn main() -> ExitCode {
             asked(|| xtask::install::install(&root, if dev { Profile::Dev } else { Profile::Release }))
         }
         Command::Test { full, kernels, names } => test(&TestOptions { full, kernels, names }),
+        Command::Kernels => kernels(),
         Command::Demo { auto } => demo(auto),
         Command::Bench {
             quick,
@@ -228,6 +231,15 @@ fn asked(action: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
 fn test(options: &TestOptions) -> Result<ExitCode> {
     run::set_progress(true);
     Ok(if xtask::test::test(options)? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn kernels() -> Result<ExitCode> {
+    run::set_progress(true);
+    Ok(if xtask::test::kernel_support()? {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -16,7 +16,7 @@ use crate::build::{self, Profile, cargo};
 use crate::fuzz::{self, FuzzOptions};
 use crate::kernel_tests::{self, Outcome, Report};
 use crate::vm::Kernel;
-use crate::{paths, run, setup};
+use crate::{full, kernels, paths, run, setup};
 
 /// What `cargo xtask test` is asked.
 #[derive(Debug)]
@@ -209,6 +209,7 @@ pub fn test(options: &TestOptions) -> Result<bool> {
     let mut total = Counts::default();
     let mut selected = Counts::default();
     let mut table = String::new();
+    let mut lines = Vec::new();
     for step in STEPS.iter().filter(|step| wanted(step)) {
         writeln!(out, "{}", bold(&format!("== {}", step.name)))?;
         let begun = Instant::now();
@@ -231,11 +232,19 @@ pub fn test(options: &TestOptions) -> Result<bool> {
             selected.add(counts);
         }
         writeln!(table, "{}", row(step.name, begun.elapsed(), counts, &note))?;
+        lines.push(full::Line {
+            step: step.name,
+            counts: [counts.passed, counts.failed, counts.skipped],
+            time: begun.elapsed(),
+        });
         if step.kind == Kind::Base && counts.failed > 0 {
             // Everything after it would fail for the same reason.
             writeln!(table, "the rest did not run because {} failed", step.name)?;
             break;
         }
+    }
+    if options.full && names.is_empty() {
+        full::write(&lines)?;
     }
     writeln!(out, "\n{}", bold("== results"))?;
     write!(out, "{table}")?;
@@ -435,13 +444,58 @@ fn fuzz(full: bool) -> Result<Done> {
 
 fn kernel(with: &With<'_>) -> Result<Done> {
     let reports = kernel_tests::run(with.kernels, with.names, with.full)?;
-    let mut counts = Counts::default();
-    let mut out = std::io::stdout();
-    for report in &reports {
-        counts.add(kernel_counts(report));
-        writeln!(out, "{report}")?;
+    let mut counts = reported(&reports)?;
+    if with.full && with.names.is_empty() && with.kernels == Kernel::all() {
+        counts.add(boots_and_document(&reports)?);
     }
     Ok(Done::Counts(counts))
+}
+
+/// Prints what became of each kernel.
+fn reported(reports: &[Report]) -> Result<Counts> {
+    let mut counts = Counts::default();
+    for report in reports {
+        counts.add(kernel_counts(report));
+        writeln!(std::io::stdout(), "{report}")?;
+    }
+    Ok(counts)
+}
+
+/// Boots with the security modules of distributions and writes docs/kernel-support.md; each boot is a check.
+fn boots_and_document(reports: &[Report]) -> Result<Counts> {
+    let boots = kernels::boots()?;
+    kernels::document(reports, &boots)?;
+    let well = boots.iter().filter(|boot| boot.well()).count();
+    for boot in boots.iter().filter(|boot| !boot.well()) {
+        writeln!(std::io::stdout(), "FAILED {}", boot.line())?;
+    }
+    Ok(Counts {
+        passed: well as u64,
+        failed: (boots.len() - well) as u64,
+        skipped: 0,
+    })
+}
+
+/// `cargo xtask kernels`: the kernel cases on every series and the boots; writes docs/kernel-support.md. True when none failed.
+///
+/// # Errors
+/// When something cannot be built, or a guest does not come up.
+pub fn kernel_support() -> Result<bool> {
+    setup::setup()?;
+    if !build::is_built() {
+        build::all(Profile::Dev)?;
+    }
+    let reports = kernel_tests::run(Kernel::all(), &[], false)?;
+    let mut counts = reported(&reports)?;
+    counts.add(boots_and_document(&reports)?);
+    writeln!(
+        std::io::stdout(),
+        "docs/kernel-support.md is written: {} passed, {} failed, {} skipped",
+        counts.passed,
+        counts.failed,
+        counts.skipped
+    )?;
+    Ok(counts.failed == 0)
 }
 
 fn kernel_counts(report: &Report) -> Counts {

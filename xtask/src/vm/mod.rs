@@ -70,7 +70,7 @@ pub struct VmOptions<'a> {
     pub snapshot: bool,
     /// Whether the guest may reach the machine's loopback as 10.0.2.2 and the outside.
     pub network: bool,
-    /// Active security modules, as on the kernel's command line.
+    /// Active security modules, as on the kernel's command line; empty: those that the kernel was built to have.
     pub lsm: String,
     /// Files and directories of the host that appear in /mnt/copy.
     pub copy: Vec<PathBuf>,

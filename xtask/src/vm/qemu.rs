@@ -146,10 +146,12 @@ pub(super) struct Machine<'a> {
 
 impl Machine<'_> {
     fn kernel_line(&self) -> String {
-        let mut line = format!(
-            "console=ttyS0 loglevel=4 panic=-1 oops=panic net.ifnames=0 random.trust_cpu=on lsm={} guard.init=",
-            self.options.lsm
-        );
+        let mut line = "console=ttyS0 loglevel=4 panic=-1 oops=panic net.ifnames=0 random.trust_cpu=on".to_owned();
+        if !self.options.lsm.is_empty() {
+            line.push_str(" lsm=");
+            line.push_str(&self.options.lsm);
+        }
+        line.push_str(" guard.init=");
         match self.options.init {
             Init::Plain => line.push_str("/usr/lib/guard-vm/plain-init.sh"),
             Init::Systemd => {
