@@ -73,6 +73,13 @@ pub(crate) enum Command {
     /// People who may sign in to the console.
     #[command(subcommand)]
     Users(Users),
+    /// Who changed who may decide: people, roles, groups, labels, owners, tokens and hosts.
+    Changes(Changes),
+    /// What does not fit: attempts at theft, mismatches, gaps in evidence and enforcement.
+    Alarms {
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+        limit: u16,
+    },
     /// Signed records: list, show, export, verify.
     #[command(subcommand)]
     Evidence(Evidence),
@@ -217,6 +224,9 @@ pub(crate) enum Label {
         no_owner: bool,
         #[arg(long)]
         description: Option<String>,
+        /// Why; approvers see it on the page Changes, and it is kept in the evidence.
+        #[arg(long, default_value = "")]
+        reason: String,
     },
 }
 
@@ -327,6 +337,18 @@ pub(crate) enum Evidence {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Changes {
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// A user name.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// At most this many, newest first.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) limit: u16,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct EvidenceFilter {
     /// Name or id of a host.
     #[arg(long)]
@@ -347,7 +369,7 @@ pub(crate) struct EvidenceList {
     /// Only records of this request.
     #[arg(long)]
     pub(crate) request: Option<String>,
-    /// `request`, `decision`, `enforcement` or `lifecycle`.
+    /// `request`, `decision`, `enforcement`, `lifecycle` or `change`.
     #[arg(long)]
     pub(crate) kind: Option<String>,
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]

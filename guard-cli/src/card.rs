@@ -157,6 +157,10 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
     out.push(("request", vec![defuse(&request.id)]));
     out.push(("digest", vec![defuse(&request.digest)]));
     out.push(("answers", request.decisions.iter().map(answer).collect()));
+    out.push((
+        "changed lately",
+        request.recent_changes.iter().map(crate::cmd::mark).collect(),
+    ));
     out.push(("state", state(request)));
     out.retain(|(_, values)| !values.is_empty());
     out
@@ -219,8 +223,13 @@ fn answer(decision: &DecisionView) -> String {
     } else {
         format!(": \"{}\"", defuse(&decision.reason))
     };
+    let void = decision
+        .void_because
+        .as_deref()
+        .map(|why| format!("; no longer counts: {}", defuse(why)))
+        .unwrap_or_default();
     format!(
-        "{verb} by {} at {} ({}){reason}",
+        "{verb} by {} at {} ({}){reason}{void}",
         defuse(&decision.by),
         output::local(&decision.at),
         defuse(&decision.channel)
@@ -252,7 +261,8 @@ fn state(request: &Request) -> Vec<String> {
 /// How a request ended, by whom and when.
 pub(crate) fn ended(request: &Request) -> String {
     let mut text = state_word(request.state).to_owned();
-    let names: Vec<String> = request.decisions.iter().map(|d| defuse(&d.by)).collect();
+    let counted = request.decisions.iter().filter(|d| d.void_because.is_none());
+    let names: Vec<String> = counted.map(|d| defuse(&d.by)).collect();
     if !names.is_empty() {
         text.push_str(&format!(" by {}", names.join(", ")));
     }

@@ -1,6 +1,7 @@
 //! One function per command: ask, judge, print, exit status.
 
 mod admin;
+mod changes;
 mod doctor;
 mod evidence;
 mod label;
@@ -18,6 +19,7 @@ use crate::args::{Args, Command};
 use crate::failure::Failure;
 use crate::output;
 
+pub(crate) use changes::mark;
 pub(crate) use run::enter;
 
 /// Runs the command that was given.
@@ -32,6 +34,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Hosts(command) => admin::hosts(&global, command).await,
         Command::Tokens(command) => admin::tokens(&global, command).await,
         Command::Users(command) => admin::users(&global, command).await,
+        Command::Changes(command) => changes::changes(&global, command).await,
+        Command::Alarms { limit } => changes::alarms(&global, limit).await,
         Command::Evidence(command) => evidence::run(&global, command).await,
         Command::Doctor => doctor::run(&global),
         Command::Status => status::run(&global).await,

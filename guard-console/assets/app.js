@@ -131,12 +131,18 @@
     refresh(id, version);
     clocks();
   };
+  // Lists of changes and alarms are asked for again: after a lost connection too.
+  const reload = () => {
+    const rows = $('[data-reload]');
+    if (rows) htmx.ajax('GET', rows.dataset.reload, { target: rows, swap: 'innerHTML show:none' });
+  };
   const listen = () => {
     let wait = 1000;
     let last = '';
     const connect = () => {
       const source = new EventSource(page.dataset.live + (last ? `?since=${last}` : ''));
-      source.addEventListener('ready', () => { wait = 1000; say('live', 'live'); });
+      source.addEventListener('ready', () => { wait = 1000; say('live', 'live'); reload(); });
+      source.addEventListener('changes', reload);
       source.addEventListener('request', (event) => { last = event.lastEventId; changed(event); });
       source.addEventListener('error', () => {
         source.close();

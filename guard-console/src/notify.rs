@@ -32,6 +32,8 @@ pub struct Generation {
     pub rules: u64,
     /// Somebody signed out or was disabled.
     pub sessions: u64,
+    /// There is a new change of who may decide, or an alarm.
+    pub changes: u64,
 }
 
 /// The one live stream of a host.
@@ -103,6 +105,11 @@ impl Notify {
     /// Something else changed what people see of requests (an owner).
     pub fn refresh(&self) {
         self.requests.send_modify(|generation| generation.rules += 1);
+    }
+
+    /// A change of who may decide, or an alarm, is in the store.
+    pub fn changed(&self) {
+        self.requests.send_modify(|generation| generation.changes += 1);
     }
 
     /// Streams look whether their session still holds.

@@ -74,6 +74,10 @@ pub struct Request {
     pub may_answer: bool,
     /// Why not, as a sentence, where the button would be.
     pub why_not: Option<String>,
+    /// What changed within a day before it was asked, or since, about its label, the label's owner, and the accounts that answered or
+    /// ask now; newest first, at most five.
+    #[serde(default)]
+    pub recent_changes: Vec<ChangeView>,
     /// The statement inside the request record, verbatim JSON (`guard-evidence` has its types).
     pub statement: serde_json::Value,
 }
@@ -87,6 +91,9 @@ pub struct DecisionView {
     pub at: String,
     /// `web`, `cli`, `api` …
     pub channel: String,
+    /// Why it no longer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void_because: Option<String>,
 }
 
 /// `POST /requests/{id}/approve` and `/deny`.
@@ -186,6 +193,9 @@ pub struct LabelBody {
     pub owner: Option<String>,
     #[serde(default)]
     pub description: String,
+    /// Why it is changed; kept in the record. At most [`crate::limits::REASON_BYTES`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -234,6 +244,44 @@ pub struct Token {
     pub expires_at: String,
 }
 
+/// One change of who may decide, as it stands in the log. Everything but `statement` and `why` is safe to show.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// SHA-256 of the record's envelope, hex.
+    pub digest: String,
+    /// Position in the log.
+    pub index: u64,
+    pub at: String,
+    /// `user_created`, `label`, `host_revoked` …
+    pub kind: String,
+    /// User name; absent when nobody who was signed in did it.
+    pub by: Option<String>,
+    /// `by admin`, `with a token made by admin` …
+    pub by_words: String,
+    /// What happened: `the owner of coder was changed from ann to bob`.
+    pub what: String,
+    /// The account, label or host that changed.
+    pub user: Option<String>,
+    pub label: Option<String>,
+    pub host_id: Option<String>,
+    pub why: Option<String>,
+    /// The statement inside the record (`guard-evidence` has its types).
+    pub statement: serde_json::Value,
+}
+
+/// Something that an approver should know: evidence that does not fit, an action that was not what was approved, an attempt at
+/// theft, a time without enforcement. Safe to show.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Alarm {
+    pub id: String,
+    pub at: String,
+    pub host: String,
+    pub host_id: String,
+    /// `fork`, `gap`, `mismatch`, `theft`, `enforcement-off` …
+    pub kind: String,
+    pub detail: String,
+}
+
 /// One stored record, without its envelope.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordView {
@@ -241,11 +289,15 @@ pub struct RecordView {
     pub digest: String,
     /// Position in the log.
     pub index: u64,
+    /// `host:<id>` or `console:<origin>`.
+    #[serde(default)]
+    pub signer: String,
+    /// Display name; `(console)` for the console's own records, which have no `host_id`.
     pub host: String,
     pub host_id: String,
     pub epoch: u64,
     pub sequence: u64,
-    /// `request`, `decision`, `enforcement`, `lifecycle` …
+    /// `request`, `decision`, `enforcement`, `lifecycle`, `change`.
     pub kind: String,
     pub request_id: Option<String>,
     pub at: String,

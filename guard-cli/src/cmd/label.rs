@@ -37,7 +37,8 @@ pub(super) async fn run(global: &Global, command: Label) -> Result<ExitCode, Fai
             owner,
             no_owner: _,
             description,
-        } => set_owner(global, &label, owner, description).await,
+            reason,
+        } => set_owner(global, &label, owner, description, reason).await,
     }
 }
 
@@ -127,6 +128,7 @@ async fn set_owner(
     label: &str,
     owner: Option<String>,
     description: Option<String>,
+    reason: String,
 ) -> Result<ExitCode, Failure> {
     check(label)?;
     let client = Client::signed_in(&global.profile)?;
@@ -143,9 +145,12 @@ async fn set_owner(
         }
     };
     let path = format!("/labels/{}", segment(label));
-    let after: ConsoleLabel = client
-        .send_json(Method::PUT, &path, &LabelBody { owner, description })
-        .await?;
+    let body = LabelBody {
+        owner,
+        description,
+        reason,
+    };
+    let after: ConsoleLabel = client.send_json(Method::PUT, &path, &body).await?;
     match global.output {
         Output::Json => output::json(&after, false)?,
         Output::Table => output::line(&match &after.owner {

@@ -152,6 +152,7 @@ impl Console {
             ended_at: None,
             may_answer: true,
             why_not: None,
+            recent_changes: vec![],
             statement: Value::Null,
         };
         change(&mut request);

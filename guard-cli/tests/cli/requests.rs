@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use guard_proto::rest::{DecisionView, RequestState};
+use guard_proto::rest::{ChangeView, DecisionView, RequestState};
 
 use crate::console::Console;
 use crate::guard;
@@ -121,6 +121,44 @@ fn an_answer_repeats_the_digest() {
 }
 
 #[test]
+fn the_card_says_what_changed_lately() {
+    let console = Console::signed_in();
+    let id = console.ask(&["git", "push"], |r| {
+        r.recent_changes = vec![ChangeView {
+            digest: "ab".repeat(32),
+            index: 7,
+            at: "2026-11-21T10:00:00Z".to_owned(),
+            kind: "label".to_owned(),
+            by: Some("admin".to_owned()),
+            by_words: "by admin\u{1b}[2J".to_owned(),
+            what: "the owner of coder was changed from ann to bob".to_owned(),
+            user: None,
+            label: Some("coder".to_owned()),
+            host_id: None,
+            why: None,
+            statement: serde_json::Value::Null,
+        }];
+        r.decisions = vec![DecisionView {
+            by: "bob".to_owned(),
+            verdict: "approve".to_owned(),
+            reason: String::new(),
+            at: "2026-11-21T10:00:41Z".to_owned(),
+            channel: "web".to_owned(),
+            void_because: Some("the account was disabled".to_owned()),
+        }];
+    });
+    console.guard(&["requests", "show", &id]).expect(
+        0,
+        &[
+            "changed lately",
+            "the owner of coder was changed from ann to bob ",
+            " ago by admin⟨U+001B⟩[2J",
+            "no longer counts: the account was disabled",
+        ],
+    );
+}
+
+#[test]
 fn no_is_exit_status_one_with_its_reason() {
     let console = Console::signed_in();
     let own = console.ask(&["git"], |r| {
@@ -139,6 +177,7 @@ fn no_is_exit_status_one_with_its_reason() {
             reason: String::new(),
             at: "2026-11-21T10:00:41Z".to_owned(),
             channel: "web".to_owned(),
+            void_because: None,
         }];
     });
     console

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
-use guard_proto::rest::{Host, RequestState};
+use guard_proto::rest::{ChangeView, Host, RequestState};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +16,7 @@ use super::identity::Shared;
 use crate::app::requests::Details;
 use crate::app::{Actor, App, Error, Permission};
 use crate::notify::Generation;
-use crate::store::RequestFilter;
+use crate::store::{ChangeFilter, RequestFilter};
 
 const CHECK: Duration = Duration::from_secs(15);
 
@@ -25,6 +25,11 @@ pub trait Render: Send + Sync + 'static {
     /// `None`: nothing to be sent.
     fn request(&self, app: &App, details: Details) -> impl Future<Output = Result<Option<Event>, Error>> + Send;
     fn host(&self, host: &Host) -> Option<Event>;
+    fn change(&self, change: &ChangeView) -> Option<Event>;
+    /// There are changes or alarms that were not there before.
+    fn changed(&self) -> Option<Event> {
+        None
+    }
     /// Sent once when the listener knows everything up to now.
     fn ready(&self) -> Option<Event> {
         None
@@ -32,16 +37,17 @@ pub trait Render: Send + Sync + 'static {
 }
 
 /// The stream of one listener.
-pub fn events(
+pub async fn events(
     app: Shared,
     actor: Actor,
     last_event_id: Option<u64>,
     render: impl Render,
-) -> Sse<impl Stream<Item = Result<Event, Error>>> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Error>>>, Error> {
     let (send, receive) = mpsc::channel(32);
     // Before the answer begins, so that nothing after it is missed.
     let requests = app.notify.watch_requests();
     let hosts = app.notify.watch_hosts();
+    let change = app.last_change().await?;
     tokio::spawn(async move {
         let listener = Listener {
             app,
@@ -49,13 +55,13 @@ pub fn events(
             render,
             send,
         };
-        if let Err(error) = listener.run(last_event_id, requests, hosts).await
+        if let Err(error) = listener.run(last_event_id, change, requests, hosts).await
             && !matches!(error, Error::SignInFirst | Error::Forbidden(_))
         {
             tracing::warn!(%error, "an event stream ended");
         }
     });
-    Sse::new(ReceiverStream::new(receive)).keep_alive(KeepAlive::new().interval(CHECK).text("here"))
+    Ok(Sse::new(ReceiverStream::new(receive)).keep_alive(KeepAlive::new().interval(CHECK).text("here")))
 }
 
 struct Listener<R> {
@@ -72,6 +78,7 @@ impl<R: Render> Listener<R> {
     async fn run(
         &self,
         last_event_id: Option<u64>,
+        mut change: u64,
         mut requests: watch::Receiver<Generation>,
         mut hosts: broadcast::Receiver<String>,
     ) -> Result<(), Error> {
@@ -107,6 +114,9 @@ impl<R: Render> Listener<R> {
                     if seen.sessions != before.sessions && !self.app.still_signed_in(&self.actor).await? {
                         return Ok(());
                     }
+                    if seen.changes != before.changes && self.send_new_changes(&mut change).await?.is_err() {
+                        return Ok(());
+                    }
                     if seen.rules != before.rules && self.send_pending(seq).await?.is_err() {
                         return Ok(());
                     }
@@ -136,6 +146,26 @@ impl<R: Render> Listener<R> {
                 }
             }
         }
+    }
+
+    /// Changes of who may decide after `position`, oldest first.
+    async fn send_new_changes(&self, position: &mut u64) -> Result<Result<(), Gone>, Error> {
+        let filter = ChangeFilter {
+            after: Some(*position),
+            limit: 100,
+            ..ChangeFilter::default()
+        };
+        let new = self.app.changes(&self.actor, filter).await?.items;
+        let events = new.iter().rev().filter_map(|change| self.render.change(change));
+        for event in events.chain(self.render.changed()) {
+            if self.send.send(Ok(event)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+        if let Some(newest) = new.first() {
+            *position = newest.index;
+        }
+        Ok(Ok(()))
     }
 
     /// All that is pending. Their events carry the number from which to go on.

@@ -17,6 +17,8 @@ pub struct Actor {
     pub(crate) groups: Vec<String>,
     pub(crate) session_digest: String,
     pub(crate) signed_in_at: Millis,
+    /// `web` or `api`.
+    pub(crate) channel: &'static str,
 }
 
 /// What a role can permit.
@@ -33,6 +35,8 @@ pub enum Permission {
     ManageUsers,
     SeeEvidence,
     SeeTrust,
+    SeeChanges,
+    SeeAlarms,
 }
 
 const EVERYBODY: &[Role] = &[Role::Administrator, Role::Approver, Role::Operator, Role::Auditor];
@@ -42,7 +46,12 @@ impl Permission {
     #[must_use]
     pub fn roles(self) -> &'static [Role] {
         match self {
-            Self::SeeRequests | Self::SeeLabels | Self::SeeEvidence | Self::SeeTrust => EVERYBODY,
+            Self::SeeRequests
+            | Self::SeeLabels
+            | Self::SeeEvidence
+            | Self::SeeTrust
+            | Self::SeeChanges
+            | Self::SeeAlarms => EVERYBODY,
             Self::AnswerRequests => &[Role::Approver],
             Self::SeeHosts => &[Role::Administrator, Role::Operator, Role::Auditor],
             Self::CreateTokens => &[Role::Administrator, Role::Operator],
@@ -64,6 +73,8 @@ impl Permission {
             Self::ManageUsers => "change users",
             Self::SeeEvidence => "see evidence",
             Self::SeeTrust => "see the trust file",
+            Self::SeeChanges => "see changes",
+            Self::SeeAlarms => "see alarms",
         }
     }
 }

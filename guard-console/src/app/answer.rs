@@ -5,10 +5,11 @@
 //! change that writes the answer, so that racing answers have one outcome.
 
 use guard_evidence::dsse;
-use guard_evidence::record::{Answer, PersonId, Predicate, SignedDecision, Statement, Verdict};
+use guard_evidence::record::{Answer, Predicate, SignedDecision, Statement, Verdict};
 use guard_proto::limits::REASON_BYTES;
 use guard_proto::rest::{AnswerBody, RequestState};
 
+use super::changes::person;
 use super::requests::Details;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, AnswerRow, End, RequestRow};
@@ -145,6 +146,7 @@ impl App {
             channel: channel.to_owned(),
             signed_in_at: actor.signed_in_at,
             shown_digest: request.digest.clone(),
+            void_because: None,
         };
         store::add_answer(&mut change, id, &answer).await?;
         answers.push(answer);
@@ -155,6 +157,7 @@ impl App {
             Verdict::Allow => None,
         };
         if let Some(state) = state {
+            let changes = self.changes_head(&mut change).await?;
             store::end_request(
                 &mut change,
                 id,
@@ -163,15 +166,18 @@ impl App {
                     at: now,
                     because: None,
                     owner: owner.as_deref(),
+                    changes: changes.as_ref(),
                 },
             )
             .await?;
             let ended = RequestRow {
                 state,
+                owner_then: owner.clone(),
+                changes_then: changes,
                 ..request.clone()
             };
             let clock = self.host_clock(&request.host_id, now);
-            let (envelope, expires_at) = self.sign_decision(&ended, &answers, owner.as_deref(), clock)?;
+            let (envelope, expires_at) = self.sign_decision(&ended, &answers, clock)?;
             store::set_decision(&mut change, id, &envelope, expires_at).await?;
         }
         change.commit().await?;
@@ -192,14 +198,14 @@ impl App {
             .map_or(0, |stream| stream.presence().ahead_ms.clamp(0, MOST_AHEAD_MS))
     }
 
-    /// Signs what people decided, to hold for a while from `clock` on. One denial outweighs every approval.
+    /// Signs what people decided, by the owner and the changes of when it ended, to hold for a while from `clock` on. One denial outweighs every approval.
     pub(super) fn sign_decision(
         &self,
         request: &RequestRow,
         answers: &[AnswerRow],
-        owner: Option<&str>,
         clock: Millis,
     ) -> Result<(Vec<u8>, Millis)> {
+        let owner = request.owner_then.as_deref();
         let verdict = match request.state {
             RequestState::Approved => Verdict::Allow,
             RequestState::Denied => Verdict::Deny,
@@ -213,10 +219,6 @@ impl App {
         let groups = |answer: &AnswerRow, all: bool| -> Vec<String> {
             let counts = |g: &&String| all || request.approver_groups.contains(g);
             answer.groups.iter().filter(counts).cloned().collect()
-        };
-        let person = |username: &str| PersonId {
-            issuer: LOCAL_ISSUER.to_owned(),
-            subject: username.to_owned(),
         };
         let expires_at = clock + DECISION_MS;
         // The host puts this envelope into a record of its own, base64 in base64: what does not fit that is shortened
@@ -251,7 +253,7 @@ impl App {
                     .collect(),
                 quorum: request.quorum,
                 owner: owner.map(person),
-                changes: None,
+                changes: request.changes_then.clone(),
                 issued_at: rfc3339(self.now()),
                 expires_at: rfc3339(expires_at),
             };
@@ -269,11 +271,11 @@ impl App {
     }
 }
 
-/// Answers that count: who has become the owner since no longer does.
+/// Answers that count: not of who has become the owner since, nor of who was disabled while it waited.
 pub(crate) fn counted<'a>(answers: &'a [AnswerRow], owner: Option<&'a str>) -> impl Iterator<Item = &'a AnswerRow> {
     answers
         .iter()
-        .filter(move |answer| owner != Some(answer.username.as_str()))
+        .filter(move |answer| answer.void_because.is_none() && owner != Some(answer.username.as_str()))
 }
 
 /// At most `max` bytes of a reason; what is left out is marked.

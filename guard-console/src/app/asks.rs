@@ -228,6 +228,7 @@ impl App {
             at: now,
             because: Some(because),
             owner: None,
+            changes: None,
         };
         if !store::end_request(&mut change, &request.id, &end).await?
             && matches!(request.state, RequestState::Approved | RequestState::Denied)
@@ -309,7 +310,7 @@ impl App {
         }
         let mut change = self.store.change().await?;
         let answers = store::answers_in(&mut change, &request.id).await?;
-        let (envelope, expires_at) = self.sign_decision(request, &answers, request.owner_then.as_deref(), clock)?;
+        let (envelope, expires_at) = self.sign_decision(request, &answers, clock)?;
         store::set_decision(&mut change, &request.id, &envelope, expires_at).await?;
         change.commit().await?;
         Ok(envelope)
@@ -330,6 +331,7 @@ impl App {
                 at: now,
                 because,
                 owner: None,
+                changes: None,
             };
             store::end_request(&mut change, id, &end).await?;
         }

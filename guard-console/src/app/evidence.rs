@@ -18,8 +18,11 @@ use ulid::Ulid;
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
 use crate::log::{Export, ExportStream};
-use crate::store::{self, Alarm, Head, HostRow, NewRecord, RecordFilter};
+use crate::store::{self, Head, HostRow, NewRecord, RecordFilter};
 use crate::time::{parse_rfc3339, rfc3339};
+
+/// Where a host's name stands, for the console's own records; no host can be called so.
+const OWN: &str = "(console)";
 
 /// A record whose signature holds and that is this host's.
 #[derive(Debug)]
@@ -110,6 +113,7 @@ impl App {
     pub async fn append(&self, host: &HostRow, batch: &v1::RecordBatch) -> Result<u64> {
         let key = PublicKey::from_der(&host.evidence_key).map_err(|e| Error::internal(e.to_string()))?;
         let mut through = 0;
+        let mut alarmed = false;
         let mut checked = Vec::with_capacity(batch.records.len());
         for frame in &batch.records {
             match check(host, &key, batch.epoch, frame) {
@@ -118,7 +122,8 @@ impl App {
             }
         }
         let mut change = self.store.change().await?;
-        let mut head = store::head(&mut change, &host.id).await?;
+        let signer = format!("host:{}", host.id);
+        let mut head = store::head(&mut change, &signer).await?;
         if let Some(head) = &head
             && batch.epoch > head.epoch + 1
         {
@@ -133,9 +138,10 @@ impl App {
             )
             .await?;
             tracing::error!(host = %host.name, detail, "evidence alarm");
+            alarmed = true;
         }
         for (frame, record) in batch.records.iter().zip(&checked) {
-            let stored = store::stored_digest(&mut change, &host.id, batch.epoch, frame.sequence).await?;
+            let stored = store::stored_digest(&mut change, &signer, batch.epoch, frame.sequence).await?;
             let result = match stored {
                 Some(stored) if stored == record.digest => {
                     through = frame.sequence;
@@ -158,6 +164,7 @@ impl App {
                 return Err(self.alarm(host, wrong).await?);
             }
             self.append_one(&mut change, host, frame, record).await?;
+            alarmed |= self.raise(&mut change, host, &record.statement).await?;
             head = Some(Head {
                 epoch: batch.epoch,
                 sequence: frame.sequence,
@@ -166,6 +173,10 @@ impl App {
             through = frame.sequence;
         }
         change.commit().await?;
+        if alarmed {
+            self.notify.host_changed(&host.id);
+            self.notify.changed();
+        }
         Ok(through)
     }
 
@@ -191,12 +202,14 @@ impl App {
             digest: &record.digest,
             leaf_hash: &leaf_hash(&frame.envelope),
             envelope: &frame.envelope,
-            host_id: &host.id,
+            signer: &header.signer,
+            host_id: Some(&host.id),
             epoch: header.epoch,
             sequence: header.sequence,
             kind: statement.kind_name(),
             request_id,
             label: label.as_deref(),
+            about: None,
             at: parse_rfc3339(&header.at).unwrap_or(0),
             stored_at: self.now(),
             summary: &summary(statement),
@@ -214,13 +227,9 @@ impl App {
         if new {
             tracing::error!(host = %host.name, kind = wrong.kind, detail = %wrong.detail, "evidence alarm");
             self.notify.host_changed(&host.id);
+            self.notify.changed();
         }
         Ok(Error::Invalid(wrong.detail))
-    }
-
-    pub async fn alarms(&self, actor: &Actor) -> Result<Vec<Alarm>> {
-        actor.require(Permission::SeeHosts)?;
-        Ok(self.store.alarms(100).await?)
     }
 
     /// Newest first.
@@ -238,8 +247,9 @@ impl App {
             .map(|row| RecordView {
                 digest: row.digest,
                 index: row.position,
-                host: row.host_name,
-                host_id: row.host_id,
+                signer: row.signer,
+                host: row.host_name.unwrap_or_else(|| OWN.to_owned()),
+                host_id: row.host_id.unwrap_or_default(),
                 epoch: row.epoch,
                 sequence: row.sequence,
                 kind: row.kind,

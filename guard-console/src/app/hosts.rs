@@ -1,5 +1,6 @@
 //! Hosts: joining with a token, renewing, being seen, being revoked.
 
+use guard_evidence::change::{Change, ChangedBy};
 use guard_evidence::key::PublicKey;
 use guard_evidence::text::visible_fold;
 use guard_proto::rest::{Host, NewToken, Token};
@@ -7,6 +8,7 @@ use guard_proto::v1;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
+use super::changes::{person, token_name};
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::auth::secret::Secret;
 use crate::notify::Presence;
@@ -68,14 +70,23 @@ impl App {
     pub async fn revoke_host(&self, actor: &Actor, id: &str) -> Result<()> {
         actor.require(Permission::RevokeHosts)?;
         let mut change = self.store.change().await?;
-        if store::host_in(&mut change, id).await?.is_none() {
-            return Err(Error::not_found("host", id));
+        let host = store::host_in(&mut change, id)
+            .await?
+            .ok_or_else(|| Error::not_found("host", id))?;
+        if !store::revoke_host(&mut change, id, &actor.username, self.now()).await? {
+            return Ok(());
         }
-        store::revoke_host(&mut change, id, &actor.username, self.now()).await?;
+        let revoked = Change::HostRevoked {
+            host_id: host.id,
+            name: host.name,
+        };
+        self.record_change(&mut change, actor.as_changer(), revoked, None)
+            .await?;
         change.commit().await?;
         tracing::info!(host = %id, by = %actor.username, "host revoked");
         self.notify.revoked(id);
         self.notify.host_changed(id);
+        self.notify.changed();
         Ok(())
     }
 
@@ -103,7 +114,14 @@ impl App {
             expires_at,
         )
         .await?;
+        let made = Change::TokenCreated {
+            token: token_name(&secret.digest()),
+            description,
+            expires_at: rfc3339(expires_at),
+        };
+        self.record_change(&mut change, actor.as_changer(), made, None).await?;
         change.commit().await?;
+        self.notify.changed();
         tracing::info!(by = %actor.username, expires_at = %rfc3339(expires_at), "enrolment token made");
         let token = format!(
             "guard1.{}.{}.{}",
@@ -155,7 +173,18 @@ impl App {
             certificate_expires_at: issued.not_after_ms,
         };
         store::add_host(&mut change, &host).await?;
+        let joined = Change::HostJoined {
+            host_id: host_id.clone(),
+            name: name.clone(),
+            evidence_key: key.id(),
+        };
+        let with = ChangedBy::Token {
+            token: token_name(&secret.digest()),
+            made_by: person(&by),
+        };
+        self.record_change(&mut change, with, joined, None).await?;
         change.commit().await?;
+        self.notify.changed();
         tracing::info!(host = %name, id = %host_id, token_by = %by, "host joined");
         self.notify.host_changed(&host_id);
         Ok(v1::EnrollReply {

@@ -2,12 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use guard_evidence::change::{Change, LabelFacts};
+use guard_proto::limits::REASON_BYTES;
 use guard_proto::rest::{Label, LabelBody};
 
+use super::changes::person;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, LabelRow};
 
 const DESCRIPTION_BYTES: usize = 500;
+
+impl LabelRow {
+    /// As records say it.
+    pub(super) fn facts(&self) -> LabelFacts {
+        LabelFacts {
+            owner: self.owner.as_deref().map(person),
+            description: self.description.clone(),
+        }
+    }
+}
 
 impl App {
     /// Labels that the console has, hosts have, or somebody was asked for.
@@ -54,6 +67,7 @@ impl App {
             owner: body.owner.clone(),
             description: names::free_text("a description", &body.description, DESCRIPTION_BYTES)?,
         };
+        let why = names::free_text("a reason", &body.reason, REASON_BYTES)?;
         let mut change = self.store.change().await?;
         if let Some(owner) = &row.owner {
             let user = store::user_in(&mut change, owner).await?;
@@ -64,12 +78,28 @@ impl App {
                 )));
             }
         }
-        let before = store::label_owner_in(&mut change, &row.name).await?;
-        store::put_label(&mut change, &row, &actor.username, self.now()).await?;
-        change.commit().await?;
-        tracing::info!(label = %row.name, ?before, owner = ?row.owner, by = %actor.username, "label changed");
-        // Who may answer may have changed.
-        self.notify.refresh();
+        let before = store::label_in(&mut change, &row.name)
+            .await?
+            .map(|label| label.facts());
+        let after = Some(row.facts());
+        if before != after {
+            store::put_label(&mut change, &row, &actor.username, self.now()).await?;
+            let changed = Change::Label {
+                label: row.name.clone(),
+                before,
+                after,
+            };
+            let why = (!why.is_empty()).then_some(why);
+            self.record_change(&mut change, actor.as_changer(), changed, why)
+                .await?;
+            change.commit().await?;
+            tracing::info!(label = %row.name, owner = ?row.owner, by = %actor.username, "label changed");
+            // Who may answer may have changed.
+            self.notify.refresh();
+            self.notify.changed();
+        } else {
+            change.rollback().await?;
+        }
         let all = self.labels(actor).await?;
         all.into_iter()
             .find(|l| l.name == row.name)
@@ -79,12 +109,21 @@ impl App {
     pub async fn delete_label(&self, actor: &Actor, name: &str) -> Result<()> {
         actor.require(Permission::ManageLabels)?;
         let mut change = self.store.change().await?;
-        if !store::delete_label(&mut change, name).await? {
+        let Some(before) = store::label_in(&mut change, name).await? else {
             return Err(Error::not_found("label", name));
-        }
+        };
+        store::delete_label(&mut change, name).await?;
+        let deleted = Change::Label {
+            label: before.name.clone(),
+            before: Some(before.facts()),
+            after: None,
+        };
+        self.record_change(&mut change, actor.as_changer(), deleted, None)
+            .await?;
         change.commit().await?;
         tracing::info!(label = %guard_evidence::text::visible(name), by = %actor.username, "label deleted");
         self.notify.refresh();
+        self.notify.changed();
         Ok(())
     }
 }

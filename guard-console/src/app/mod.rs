@@ -4,9 +4,11 @@
 //! given typed input and an [`actor::Actor`] or a host's verified identity. It must never see HTTP, gRPC or HTML.
 
 pub mod actor;
+pub mod alarms;
 pub mod answer;
 pub mod asks;
 pub mod card;
+pub mod changes;
 pub mod error;
 pub mod evidence;
 pub mod hosts;
@@ -75,6 +77,7 @@ impl App {
             notify,
             stopping: CancellationToken::new(),
         };
+        app.begin_changes().await?;
         app.keep_setup_link().await?;
         Ok(app)
     }

@@ -1,6 +1,6 @@
 //! Requests as people see them: lists, one of them, and what changed since.
 
-use guard_proto::rest::{DecisionView, Page, Request, RequestState};
+use guard_proto::rest::{ChangeView, DecisionView, Page, Request, RequestState};
 
 use super::answer::{counted, why_not};
 use super::card::Card;
@@ -20,6 +20,8 @@ pub struct Details {
     pub card: Card,
     /// The label's owner now.
     pub owner: Option<String>,
+    /// What changed lately about who may decide it; newest first.
+    pub marks: Vec<ChangeView>,
     /// `None`: the actor may answer.
     pub why_not: Option<String>,
 }
@@ -96,11 +98,14 @@ impl App {
         let owner = self.store.label_owner(&row.label).await?;
         let card = Card::read(&row.record)?;
         let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
+        let owner_then = row.owner_then.as_deref().or(owner.as_deref());
+        let marks = self.marks(actor, &row, &answers, owner_then).await?;
         Ok(Details {
             row,
             answers,
             card,
             owner,
+            marks,
             why_not,
         })
     }
@@ -113,6 +118,7 @@ impl From<Details> for Request {
             answers,
             card,
             owner,
+            marks,
             why_not,
         } = details;
         let approvals = counted(&answers, owner.as_deref())
@@ -143,6 +149,7 @@ impl From<Details> for Request {
             ended_at: row.ended_at.map(rfc3339),
             may_answer: why_not.is_none(),
             why_not,
+            recent_changes: marks,
             statement: card.statement,
             id: row.id,
         }
@@ -156,5 +163,6 @@ fn decision_view(answer: AnswerRow) -> DecisionView {
         reason: answer.reason,
         at: rfc3339(answer.at),
         channel: answer.channel,
+        void_because: answer.void_because,
     }
 }

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use guard_evidence::change::{Change, ChangedBy};
 use guard_proto::rest::{LoginBody, Role, Session, SetupBody};
 use ulid::Ulid;
 
+use super::changes::user_facts;
 use super::{Actor, App, Error, Result, names};
 use crate::auth::secret::Secret;
 use crate::data_dir::Readers;
@@ -108,7 +110,7 @@ impl App {
         let expires_at = row.expires_at;
         Ok(NewSession {
             secret,
-            actor: actor(row, user.clone()),
+            actor: actor(row, user.clone(), kind),
             expires_at,
         })
     }
@@ -135,7 +137,7 @@ impl App {
             store::touch_session(&mut change, &digest, now).await?;
             change.commit().await?;
         }
-        Ok(actor(session, user))
+        Ok(actor(session, user, kind))
     }
 
     /// Whether a session that was authenticated earlier still holds, for streams; does not count as use.
@@ -190,10 +192,16 @@ impl App {
             disabled_at: None,
         };
         store::add_user(&mut change, &user).await?;
+        let made = Change::SetUpFinished {
+            user: user_facts(&user),
+        };
+        self.record_change(&mut change, ChangedBy::SetupLink, made, None)
+            .await?;
         let session = self.new_session(&mut change, &user, kind, address).await?;
         change.commit().await?;
         self.throttle.succeeded("setup", address);
         self.dir.remove(SETUP_FILE)?;
+        self.notify.changed();
         tracing::info!(user = %user.username, %address, "set up: first administrator made");
         Ok(session)
     }
@@ -239,7 +247,7 @@ impl App {
     }
 }
 
-fn actor(session: SessionRow, user: UserRow) -> Actor {
+fn actor(session: SessionRow, user: UserRow, kind: SessionKind) -> Actor {
     Actor {
         user_id: user.id,
         username: user.username,
@@ -247,5 +255,6 @@ fn actor(session: SessionRow, user: UserRow) -> Actor {
         groups: user.groups,
         session_digest: session.digest,
         signed_in_at: session.signed_in_at,
+        channel: kind.as_str(),
     }
 }

@@ -1,8 +1,10 @@
 //! People: made and disabled by administrators, never deleted, because evidence names them.
 
+use guard_evidence::change::Change;
 use guard_proto::rest::{NewUser, Role, User};
 use ulid::Ulid;
 
+use super::changes::user_facts;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, UserRow};
 use crate::time::rfc3339;
@@ -55,12 +57,17 @@ impl App {
             disabled_at: None,
         };
         store::add_user(&mut change, &user).await?;
+        let made = Change::UserCreated {
+            user: user_facts(&user),
+        };
+        self.record_change(&mut change, actor.as_changer(), made, None).await?;
         change.commit().await?;
         tracing::info!(user = %user.username, roles = ?user.roles, by = %actor.username, "user made");
+        self.notify.changed();
         Ok(view(user))
     }
 
-    /// Ends that person's sessions too.
+    /// Ends that person's sessions too; their approvals of requests that still wait no longer count.
     pub async fn disable_user(&self, actor: &Actor, username: &str) -> Result<()> {
         actor.require(Permission::ManageUsers)?;
         let mut change = self.store.change().await?;
@@ -78,9 +85,17 @@ impl App {
             ));
         }
         store::disable_user(&mut change, &user.id, &actor.username, self.now()).await?;
+        store::void_answers(&mut change, &user.id, "the account was disabled").await?;
+        let disabled = Change::UserDisabled {
+            user: user_facts(&user),
+        };
+        self.record_change(&mut change, actor.as_changer(), disabled, None)
+            .await?;
         change.commit().await?;
         tracing::info!(user = %username, by = %actor.username, "user disabled");
         self.notify.sessions_ended();
+        self.notify.requests_changed();
+        self.notify.changed();
         Ok(())
     }
 }

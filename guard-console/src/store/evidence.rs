@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 use super::{Change, Result, Row, Store, StoreError, signed, unsigned};
 use crate::time::Millis;
 
-/// The last record of a host's epoch.
+/// The last record of a signer's newest epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub epoch: u64,
@@ -19,12 +19,17 @@ pub struct NewRecord<'a> {
     pub digest: &'a str,
     pub leaf_hash: &'a [u8],
     pub envelope: &'a [u8],
-    pub host_id: &'a str,
+    /// `host:<id>` or `console:<origin>`.
+    pub signer: &'a str,
+    /// `None`: the console's own.
+    pub host_id: Option<&'a str>,
     pub epoch: u64,
     pub sequence: u64,
     pub kind: &'a str,
     pub request_id: Option<&'a str>,
     pub label: Option<&'a str>,
+    /// Of a change: what it is about.
+    pub about: Option<&'a str>,
     pub at: Millis,
     pub stored_at: Millis,
     pub summary: &'a str,
@@ -35,8 +40,10 @@ pub struct NewRecord<'a> {
 pub struct StoredRecord {
     pub position: u64,
     pub digest: String,
-    pub host_id: String,
-    pub host_name: String,
+    pub signer: String,
+    /// `None`: the console's own.
+    pub host_id: Option<String>,
+    pub host_name: Option<String>,
     pub epoch: u64,
     pub sequence: u64,
     pub kind: String,
@@ -68,8 +75,11 @@ pub struct Leaf {
 
 #[derive(Debug, Clone)]
 pub struct Alarm {
+    /// ULID.
+    pub id: String,
     pub at: Millis,
     pub host: String,
+    pub host_id: String,
     pub kind: String,
     pub detail: String,
 }
@@ -104,6 +114,7 @@ fn stored(row: &Row) -> Result<StoredRecord> {
     Ok(StoredRecord {
         position: unsigned(row.try_get("position")?)?,
         digest: row.try_get("digest")?,
+        signer: row.try_get("signer")?,
         host_id: row.try_get("host_id")?,
         host_name: row.try_get("host_name")?,
         epoch: unsigned(row.try_get("epoch")?)?,
@@ -125,8 +136,9 @@ impl Store {
     /// Newest first.
     pub async fn records(&self, filter: &RecordFilter) -> Result<Vec<StoredRecord>> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT e.position, e.digest, e.host_id, h.name AS host_name, e.epoch, e.sequence, e.kind, e.request_id,
-                    e.at, e.summary FROM records e JOIN hosts h ON h.id = e.host_id WHERE 1 = 1",
+            "SELECT e.position, e.digest, e.signer, e.host_id, h.name AS host_name, e.epoch, e.sequence, e.kind,
+                    e.request_id, e.at, e.summary
+             FROM records e LEFT JOIN hosts h ON h.id = e.host_id WHERE 1 = 1",
         );
         push_filter(&mut query, filter);
         if let Some(cursor) = filter.cursor {
@@ -139,13 +151,15 @@ impl Store {
         rows.iter().map(stored).collect()
     }
 
-    /// In log order, from the cursor on, below `size`.
+    /// In log order, from the cursor on, below `size`. The console's own records always belong to it: a decision cannot be
+    /// judged without them.
     pub async fn leaves(&self, filter: &RecordFilter, size: u64) -> Result<Vec<Leaf>> {
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT e.position, e.envelope FROM records e JOIN hosts h ON h.id = e.host_id WHERE e.position < ",
+            "SELECT e.position, e.envelope FROM records e LEFT JOIN hosts h ON h.id = e.host_id WHERE e.position < ",
         );
-        query.push_bind(signed(size));
+        query.push_bind(signed(size)).push(" AND (e.host_id IS NULL OR (1 = 1");
         push_filter(&mut query, filter);
+        query.push("))");
         if let Some(cursor) = filter.cursor {
             query.push(" AND e.position >= ").push_bind(signed(cursor));
         }
@@ -179,32 +193,44 @@ impl Store {
         Ok(row.map(|row| row.try_get("envelope")).transpose()?)
     }
 
-    /// Newest first.
-    pub async fn alarms(&self, limit: u64) -> Result<Vec<Alarm>> {
-        let sql = "SELECT a.at, h.name AS host, a.kind, a.detail FROM alarms a JOIN hosts h ON h.id = a.host_id
-                   ORDER BY a.at DESC LIMIT $1";
+    /// Newest first, from before the alarm `cursor` on.
+    pub async fn alarms(&self, limit: u64, cursor: Option<&str>) -> Result<Vec<Alarm>> {
+        let sql = "SELECT a.id, a.at, h.name AS host, a.host_id, a.kind, a.detail
+                   FROM alarms a JOIN hosts h ON h.id = a.host_id
+                   WHERE $2 IS NULL OR a.id < $2 ORDER BY a.id DESC LIMIT $1";
         let rows = sqlx::query(sql)
             .bind(signed(limit))
+            .bind(cursor)
             .fetch_all(&mut *self.reader().await?)
             .await?;
         rows.iter()
             .map(|row| {
                 Ok(Alarm {
+                    id: row.try_get("id")?,
                     at: row.try_get("at")?,
                     host: row.try_get("host")?,
+                    host_id: row.try_get("host_id")?,
                     kind: row.try_get("kind")?,
                     detail: row.try_get("detail")?,
                 })
             })
             .collect()
     }
+
+    pub async fn count_alarms(&self, since: Millis) -> Result<u64> {
+        let row = sqlx::query("SELECT COUNT(*) AS n FROM alarms WHERE at >= $1")
+            .bind(since)
+            .fetch_one(&mut *self.reader().await?)
+            .await?;
+        unsigned(row.try_get("n")?)
+    }
 }
 
-/// The last record of the host's newest epoch.
-pub(crate) async fn head(change: &mut Change, host_id: &str) -> Result<Option<Head>> {
-    let sql = "SELECT epoch, sequence, digest FROM records WHERE host_id = $1
+/// The last record of a signer's newest epoch.
+pub(crate) async fn head(change: &mut Change, signer: &str) -> Result<Option<Head>> {
+    let sql = "SELECT epoch, sequence, digest FROM records WHERE signer = $1
                ORDER BY epoch DESC, sequence DESC LIMIT 1";
-    let row = sqlx::query(sql).bind(host_id).fetch_optional(&mut **change).await?;
+    let row = sqlx::query(sql).bind(signer).fetch_optional(&mut **change).await?;
     row.map(|row| {
         Ok(Head {
             epoch: unsigned(row.try_get("epoch")?)?,
@@ -218,12 +244,12 @@ pub(crate) async fn head(change: &mut Change, host_id: &str) -> Result<Option<He
 /// The digest of a record that is already stored.
 pub(crate) async fn stored_digest(
     change: &mut Change,
-    host_id: &str,
+    signer: &str,
     epoch: u64,
     sequence: u64,
 ) -> Result<Option<String>> {
-    let row = sqlx::query("SELECT digest FROM records WHERE host_id = $1 AND epoch = $2 AND sequence = $3")
-        .bind(host_id)
+    let row = sqlx::query("SELECT digest FROM records WHERE signer = $1 AND epoch = $2 AND sequence = $3")
+        .bind(signer)
         .bind(signed(epoch))
         .bind(signed(sequence))
         .fetch_optional(&mut **change)
@@ -232,21 +258,23 @@ pub(crate) async fn stored_digest(
 }
 
 pub(crate) async fn add_record(change: &mut Change, new: &NewRecord<'_>) -> Result<u64> {
-    let sql = "INSERT INTO records (position, digest, leaf_hash, envelope, host_id, epoch, sequence, kind, request_id,
-                                    label, at, stored_at, summary)
+    let sql = "INSERT INTO records (position, digest, leaf_hash, envelope, signer, host_id, epoch, sequence, kind,
+                                    request_id, label, about, at, stored_at, summary)
                VALUES ((SELECT COALESCE(MAX(position) + 1, 0) FROM records), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-                       $11, $12)
+                       $11, $12, $13, $14)
                RETURNING position";
     let row = sqlx::query(sql)
         .bind(new.digest)
         .bind(new.leaf_hash)
         .bind(new.envelope)
+        .bind(new.signer)
         .bind(new.host_id)
         .bind(signed(new.epoch))
         .bind(signed(new.sequence))
         .bind(new.kind)
         .bind(new.request_id)
         .bind(new.label)
+        .bind(new.about)
         .bind(new.at)
         .bind(new.stored_at)
         .bind(new.summary)

@@ -61,6 +61,14 @@ async fn owner(connection: &mut Connection, name: &str) -> Result<Option<String>
         .flatten())
 }
 
+pub(crate) async fn label_in(change: &mut Change, name: &str) -> Result<Option<LabelRow>> {
+    let row = sqlx::query("SELECT name, owner, description FROM labels WHERE name = $1")
+        .bind(name)
+        .fetch_optional(&mut **change)
+        .await?;
+    row.as_ref().map(label).transpose()
+}
+
 pub(crate) async fn label_owner_in(change: &mut Change, name: &str) -> Result<Option<String>> {
     owner(&mut *change, name).await
 }

@@ -24,11 +24,10 @@ fn migrator() -> Migrator {
             false,
         )
     };
-    Migrator::with_migrations(vec![migration(
-        1,
-        "initial",
-        include_str!("../../migrations/0001_initial.sql"),
-    )])
+    Migrator::with_migrations(vec![
+        migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
+        migration(2, "changes", include_str!("../../migrations/0002_changes.sql")),
+    ])
 }
 
 /// Runs what is missing. A database of a newer version is refused.

@@ -3,6 +3,7 @@
 //! Owns the schema and the pools. It is given typed values and answers with rows; whether somebody may do something is
 //! decided in `app`. It must never build SQL from data. What it answers after a commit is on disk (WAL, synchronous=FULL).
 
+mod changes;
 mod evidence;
 mod hosts;
 mod labels;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
+pub(crate) use changes::last_envelope;
+pub use changes::{ChangeFilter, StoredChange};
 pub use evidence::{Alarm, Head, Leaf, NewRecord, RecordFilter, StoredRecord};
 pub(crate) use evidence::{add_alarm, add_record, head, stored_digest};
 pub use hosts::{HostHello, HostRow, NewHost};
@@ -24,12 +27,12 @@ pub(crate) use hosts::{
     spend_token,
 };
 pub use labels::LabelRow;
-pub(crate) use labels::{delete_label, label_owner_in, put_label};
+pub(crate) use labels::{delete_label, label_in, label_owner_in, put_label};
 pub use migrate::Applied;
 pub use requests::{AnswerRow, Before, End, NewRequest, RequestFilter, RequestRow};
 pub(crate) use requests::{
     add_answer, add_request, answers_in, end_request, forget_decision_received, overdue, pending_of_host, request_in,
-    set_decision, set_decision_received, set_outcome,
+    set_decision, set_decision_received, set_outcome, void_answers,
 };
 pub use users::{SessionRow, UserRow};
 pub(crate) use users::{

@@ -1,5 +1,6 @@
 //! Requests, answers and the signed decision of each.
 
+use guard_evidence::change::ChangesHead;
 use guard_proto::rest::RequestState;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
@@ -28,6 +29,8 @@ pub struct RequestRow {
     pub ended_at: Option<Millis>,
     pub ended_because: Option<String>,
     pub owner_then: Option<String>,
+    /// The last change that was known then.
+    pub changes_then: Option<ChangesHead>,
     /// The signed decision's envelope.
     pub decision: Option<Vec<u8>>,
     pub decision_expires_at: Option<Millis>,
@@ -73,6 +76,8 @@ pub struct AnswerRow {
     pub channel: String,
     pub signed_in_at: Millis,
     pub shown_digest: String,
+    /// Why it no longer counts.
+    pub void_because: Option<String>,
 }
 
 /// How a request ends.
@@ -82,6 +87,7 @@ pub struct End<'a> {
     pub at: Millis,
     pub because: Option<&'a str>,
     pub owner: Option<&'a str>,
+    pub changes: Option<&'a ChangesHead>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -116,7 +122,7 @@ macro_rules! select_request {
         concat!(
             "SELECT r.id, r.host_id, h.name AS host_name, r.label, r.action, r.program_key, r.action_key, r.digest,
                     r.record, r.nonce, r.what, r.approver_groups, r.quorum, r.asked_at, r.expires_at, r.state,
-                    r.ended_at, r.ended_because, r.owner_then, r.decision, r.decision_expires_at,
+                    r.ended_at, r.ended_because, r.owner_then, r.changes_then, r.decision, r.decision_expires_at,
                     r.decision_received_at, r.decision_refused, r.outcome, r.outcome_detail, r.arrived, r.seq
              FROM requests r JOIN hosts h ON h.id = r.host_id ",
             $rest
@@ -159,6 +165,10 @@ fn request(row: &Row) -> Result<RequestRow> {
         ended_at: row.try_get("ended_at")?,
         ended_because: row.try_get("ended_because")?,
         owner_then: row.try_get("owner_then")?,
+        changes_then: row
+            .try_get::<Option<&str>, _>("changes_then")?
+            .map(from_json)
+            .transpose()?,
         decision: row.try_get("decision")?,
         decision_expires_at: row.try_get("decision_expires_at")?,
         decision_received_at: row.try_get("decision_received_at")?,
@@ -182,6 +192,7 @@ fn answer(row: &Row) -> Result<AnswerRow> {
         channel: row.try_get("channel")?,
         signed_in_at: row.try_get("signed_in_at")?,
         shown_digest: row.try_get("shown_digest")?,
+        void_because: row.try_get("void_because")?,
     })
 }
 
@@ -310,7 +321,8 @@ async fn find(connection: &mut Connection, id: &str) -> Result<Option<RequestRow
 }
 
 async fn find_answers(connection: &mut Connection, request_id: &str) -> Result<Vec<AnswerRow>> {
-    let sql = "SELECT user_id, username, user_groups, roles, verdict, reason, at, channel, signed_in_at, shown_digest
+    let sql = "SELECT user_id, username, user_groups, roles, verdict, reason, at, channel, signed_in_at, shown_digest,
+                      void_because
                FROM answers WHERE request_id = $1 ORDER BY at, username";
     let rows = sqlx::query(sql).bind(request_id).fetch_all(connection).await?;
     rows.iter().map(answer).collect()
@@ -379,15 +391,34 @@ pub(crate) async fn add_answer(change: &mut Change, request_id: &str, answer: &A
     touch(change, request_id).await
 }
 
+/// A person's answers to requests that still wait no longer count.
+pub(crate) async fn void_answers(change: &mut Change, user_id: &str, because: &str) -> Result<()> {
+    let sql = "SELECT a.request_id FROM answers a JOIN requests r ON r.id = a.request_id
+               WHERE a.user_id = $1 AND r.state = 'pending'";
+    let rows = sqlx::query(sql).bind(user_id).fetch_all(&mut **change).await?;
+    for row in rows {
+        let request: String = row.try_get("request_id")?;
+        sqlx::query("UPDATE answers SET void_because = $1 WHERE request_id = $2 AND user_id = $3")
+            .bind(because)
+            .bind(&request)
+            .bind(user_id)
+            .execute(&mut **change)
+            .await?;
+        touch(change, &request).await?;
+    }
+    Ok(())
+}
+
 /// Ends a pending request; ends are final, so one that has ended stays as it is. Whether this call ended it.
 pub(crate) async fn end_request(change: &mut Change, id: &str, end: &End<'_>) -> Result<bool> {
-    let sql = "UPDATE requests SET state = $1, ended_at = $2, ended_because = $3, owner_then = $4
-               WHERE id = $5 AND state = 'pending'";
+    let sql = "UPDATE requests SET state = $1, ended_at = $2, ended_because = $3, owner_then = $4, changes_then = $5
+               WHERE id = $6 AND state = 'pending'";
     let done = sqlx::query(sql)
         .bind(end.state.as_str())
         .bind(end.at)
         .bind(end.because)
         .bind(end.owner)
+        .bind(end.changes.map(|changes| json(&changes)).transpose()?)
         .bind(id)
         .execute(&mut **change)
         .await?;

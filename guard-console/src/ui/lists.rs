@@ -7,7 +7,8 @@ use guard_evidence::text::visible;
 use guard_proto::rest::RequestState;
 use serde::Deserialize;
 
-use super::card;
+use super::answer;
+use super::markup::styled;
 use super::page::{Page, Shell, Viewer, html};
 use crate::api::identity::Shared;
 use crate::api::rest::cursor;
@@ -56,7 +57,7 @@ struct Item {
 }
 
 /// A link to `path` with those fields that say something.
-fn link(path: &str, fields: &[(&str, &str)]) -> String {
+pub(super) fn link(path: &str, fields: &[(&str, &str)]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
         query.append_pair(name, value);
@@ -64,7 +65,7 @@ fn link(path: &str, fields: &[(&str, &str)]) -> String {
     format!("{path}?{}", query.finish())
 }
 
-fn given(text: &str) -> Option<String> {
+pub(super) fn given(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -99,9 +100,9 @@ pub(super) async fn history(State(app): State<Shared>, viewer: Viewer, Query(fie
             state: d.row.state.as_str(),
             at: rfc3339(at_ms),
             at_ms,
-            sentence: card::styled(&sentence(&d.card.record)),
-            word: card::state_word(d.row.state),
-            by: card::decided_by(&d),
+            sentence: styled(&sentence(&d.card.record)),
+            word: answer::state_word(d.row.state),
+            by: answer::decided_by(&d),
             reason: d
                 .answers
                 .iter()
@@ -109,7 +110,7 @@ pub(super) async fn history(State(app): State<Shared>, viewer: Viewer, Query(fie
                 .map(|a| visible(&a.reason))
                 .find(|r| !r.is_empty())
                 .unwrap_or_default(),
-            outcome: card::outcome(&d).or(d.row.ended_because.clone()).unwrap_or_default(),
+            outcome: answer::outcome(&d).or(d.row.ended_because.clone()).unwrap_or_default(),
             id: d.row.id,
         });
     }
@@ -127,7 +128,7 @@ pub(super) async fn history(State(app): State<Shared>, viewer: Viewer, Query(fie
     let chips = STATES
         .iter()
         .map(|(name, state)| Chip {
-            name: state.map_or("All", card::state_word),
+            name: state.map_or("All", answer::state_word),
             href: to(name, ""),
             on: *name == state_name,
         })
@@ -162,7 +163,7 @@ struct EvidencePage {
     label: String,
     request: String,
     kind: String,
-    kinds: [&'static str; 4],
+    kinds: [&'static str; 5],
     items: Vec<RecordItem>,
     next: Option<String>,
 }
@@ -224,7 +225,7 @@ pub(super) async fn evidence(State(app): State<Shared>, viewer: Viewer, Query(fi
     });
     html(&EvidencePage {
         shell: Shell::of(&app, &viewer, "evidence", "Evidence").await?,
-        kinds: ["request", "decision", "enforcement", "lifecycle"],
+        kinds: ["request", "decision", "enforcement", "lifecycle", "change"],
         items,
         next,
         host: fields.host,

@@ -6,11 +6,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use guard_proto::rest::{Label, LabelBody, NewToken, NewUser, Role};
 
+use super::changes::AlarmView;
 use super::form::{Fields, Form};
 use super::page::{Failure, Page, Shell, Viewer, html};
 use crate::api::identity::Shared;
 use crate::app::{Error, Permission};
 use crate::time::{Millis, parse_rfc3339};
+
+/// The newest alarms on this page; the others are on their own.
+const ALARMS: u64 = 10;
 
 /// A time twice: to be read without a script, and for the page's clock.
 type Time = (String, Millis);
@@ -37,14 +41,6 @@ struct TokenView {
     token: String,
     expires: String,
     expires_ms: Millis,
-}
-
-struct AlarmView {
-    at: String,
-    at_ms: Millis,
-    host: String,
-    kind: String,
-    detail: String,
 }
 
 struct HostView {
@@ -84,16 +80,11 @@ async fn hosts_page(app: &Shared, viewer: &Viewer, token: Option<TokenView>, err
         })
         .collect();
     let alarms = app
-        .alarms(actor)
+        .alarms(actor, ALARMS, None)
         .await?
+        .items
         .into_iter()
-        .map(|a| AlarmView {
-            at: crate::time::rfc3339(a.at),
-            at_ms: a.at,
-            host: a.host,
-            kind: a.kind,
-            detail: a.detail,
-        })
+        .map(super::changes::view)
         .collect();
     html(&HostsPage {
         shell: Shell::of(app, viewer, "hosts", "Hosts").await?,
@@ -184,6 +175,7 @@ pub(super) async fn put_label(State(app): State<Shared>, form: Form) -> Result<R
     let body = LabelBody {
         owner: (!owner.is_empty()).then(|| owner.to_owned()),
         description: form.fields.get("description").to_owned(),
+        reason: form.fields.get("reason").to_owned(),
     };
     match app
         .put_label(&form.viewer.browser.actor, form.fields.get("name").trim(), &body)

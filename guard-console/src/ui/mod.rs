@@ -3,11 +3,14 @@
 //! Owns markup. It is given what `app` gives to every actor. Whatever a workload wrote goes through
 //! `guard_evidence::text` and the templates' escaping, never around them.
 
+mod answer;
 mod assets;
 mod card;
+mod changes;
 mod form;
 mod lists;
 mod manage;
+mod markup;
 mod page;
 mod queue;
 mod sign_in;
@@ -26,9 +29,13 @@ pub fn endpoints() -> Endpoints {
         .get("/requests/{id}", Needs(P::SeeRequests), queue::request)
         .get("/requests/{id}/card", Needs(P::SeeRequests), queue::card)
         .get("/requests/{id}/answer", Needs(P::SeeRequests), queue::answer_section)
-        .post("/requests/{id}/answer", Needs(P::AnswerRequests), queue::answer)
+        .post("/requests/{id}/answer", Needs(P::AnswerRequests), queue::give_answer)
         .get("/history", Needs(P::SeeRequests), lists::history)
         .get("/evidence", Needs(P::SeeEvidence), lists::evidence)
+        .get("/changes", Needs(P::SeeChanges), changes::changes)
+        .get("/changes/rows", Needs(P::SeeChanges), changes::rows)
+        .get("/alarms", Needs(P::SeeAlarms), changes::alarms)
+        .get("/alarms/rows", Needs(P::SeeAlarms), changes::alarm_list)
         .get("/hosts", Needs(P::SeeHosts), manage::hosts)
         .post("/hosts/tokens", Needs(P::CreateTokens), manage::create_token)
         .post("/hosts/{id}/revoke", Needs(P::RevokeHosts), manage::revoke_host)

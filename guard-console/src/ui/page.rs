@@ -20,6 +20,8 @@ pub(super) struct Shell {
     pub(super) page: &'static str,
     pub(super) me: Option<Me>,
     pub(super) pending: u64,
+    /// Of the last day.
+    pub(super) alarms: u64,
     pub(super) now: Millis,
     pub(super) assets: &'static Assets,
 }
@@ -41,6 +43,7 @@ impl Shell {
             page: "",
             me: None,
             pending: 0,
+            alarms: 0,
             now: now(),
             assets: &ASSETS,
         }
@@ -54,6 +57,7 @@ impl Shell {
             title: title.to_owned(),
             page,
             pending: app.count_pending(&browser.actor).await?,
+            alarms: app.count_alarms(&browser.actor).await?,
             me: Some(Me {
                 username: me.username,
                 roles: roles.join(", "),

@@ -6,11 +6,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use guard_evidence::record::Verdict;
-use guard_proto::rest::{AnswerBody, Host, RequestState};
+use guard_proto::rest::{AnswerBody, ChangeView, Host, RequestState};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::card::{self, Attempt};
+use super::answer::{self, Attempt};
+use super::card;
 use super::form::Form;
 use super::page::{Failure, Page, Shell, Viewer, html};
 use crate::api::identity::Shared;
@@ -99,14 +100,18 @@ pub(super) async fn card(State(app): State<Shared>, viewer: Viewer, Path(id): Pa
 
 pub(super) async fn answer_section(State(app): State<Shared>, viewer: Viewer, Path(id): Path<String>) -> Page {
     let details = details(&app, &viewer, &id).await?;
-    Ok(Html(card::answer_section(
+    Ok(Html(answer::answer_section(
         &details,
         &viewer.browser.csrf,
         Attempt::default(),
     )?))
 }
 
-pub(super) async fn answer(State(app): State<Shared>, Path(id): Path<String>, form: Form) -> Result<Response, Failure> {
+pub(super) async fn give_answer(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    form: Form,
+) -> Result<Response, Failure> {
     let viewer = &form.viewer;
     let verdict = match form.fields.get("verdict") {
         "approve" => Verdict::Allow,
@@ -137,7 +142,7 @@ pub(super) async fn answer(State(app): State<Shared>, Path(id): Path<String>, fo
         return Err(Failure(Error::Invalid(attempt.error.unwrap_or_default())));
     }
     let details = details(&app, viewer, &id).await?;
-    let section = card::answer_section(&details, &viewer.browser.csrf, attempt)?;
+    let section = answer::answer_section(&details, &viewer.browser.csrf, attempt)?;
     Ok((status, Html(section)).into_response())
 }
 
@@ -154,7 +159,7 @@ pub(super) async fn events(
 ) -> Result<impl IntoResponse, Failure> {
     let actor = viewer.browser.actor;
     actor.require(Permission::SeeRequests)?;
-    Ok(watch::events(app, actor, last_event_id(&headers).or(since), AsRows))
+    Ok(watch::events(app, actor, last_event_id(&headers).or(since), AsRows).await?)
 }
 
 /// Rows for the queue; the page asks for the open card's answer section itself.
@@ -165,7 +170,7 @@ impl Render for AsRows {
         let data = json!({
             "id": details.row.id,
             "state": details.row.state,
-            "version": card::version(&details),
+            "version": answer::version(&details),
             "row": card::row(&details)?,
         });
         Ok(Event::default().event("request").json_data(data).ok())
@@ -173,6 +178,15 @@ impl Render for AsRows {
 
     fn host(&self, _: &Host) -> Option<Event> {
         None
+    }
+
+    fn change(&self, _: &ChangeView) -> Option<Event> {
+        None
+    }
+
+    /// Lists that are looked at are asked for again.
+    fn changed(&self) -> Option<Event> {
+        Some(Event::default().event("changes").data("."))
     }
 
     fn ready(&self) -> Option<Event> {

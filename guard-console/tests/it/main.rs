@@ -3,6 +3,7 @@
 
 mod accounts;
 mod answers;
+mod changes;
 mod hosts;
 mod pages;
 mod records;

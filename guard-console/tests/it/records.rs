@@ -1,10 +1,8 @@
 //! Evidence comes in unbroken, once, and goes out as it came.
 
-use guard_console::app::sessions::SessionKind;
 use guard_evidence::bundle::{Bundle, unpack};
 use guard_evidence::chain::Sealed;
 use guard_evidence::verify::{Asked, Status as Verdict, TrustSource, verify};
-use guard_proto::rest::LoginBody;
 use guard_proto::v1::{RecordBatch, RecordFrame};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -53,11 +51,12 @@ async fn stored_once_and_given_out_exactly() {
     .await
     .unwrap();
     assert_eq!(through, [3, 3]);
-    let (_, list) = admin.get("/api/v1/evidence").await;
+    let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
     let items = list["items"].as_array().unwrap();
     assert_eq!(
         items.iter().map(|i| i["index"].as_u64().unwrap()).collect::<Vec<_>>(),
-        [2, 1, 0]
+        // Before them the console recorded itself, the set-up, the token and the host.
+        [6, 5, 4]
     );
     assert!(items[1]["summary"].as_str().unwrap().contains("⟨U+001B⟩"));
     let (_, list) = admin
@@ -73,9 +72,11 @@ async fn stored_once_and_given_out_exactly() {
         .await
         .unwrap();
     assert_eq!(response.bytes().await.unwrap(), request.envelope);
-    let (_, page) = admin.get("/api/v1/evidence?limit=2").await;
+    let (_, page) = admin.get("/api/v1/evidence?host=build-7&limit=2").await;
     let next = page["next"].as_str().unwrap();
-    let (_, page) = admin.get(&format!("/api/v1/evidence?limit=2&cursor={next}")).await;
+    let (_, page) = admin
+        .get(&format!("/api/v1/evidence?host=build-7&limit=2&cursor={next}"))
+        .await;
     assert_eq!(
         (page["items"].as_array().unwrap().len(), &page["next"]),
         (1, &json!(null))
@@ -86,7 +87,7 @@ async fn stored_once_and_given_out_exactly() {
     assert_eq!(append(&console, &host, vec![batch(&[&next])]).await.unwrap(), [1]);
     let console = console.restart().await;
     let admin = console.sign_in("admin").await;
-    let (_, list) = admin.get("/api/v1/evidence").await;
+    let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 4);
 }
 
@@ -126,25 +127,36 @@ async fn what_does_not_fit_is_refused_and_nothing_of_it_stored() {
     append(&console, &host, vec![moved]).await.unwrap_err();
 
     append(&console, &host, vec![batch(&[&three])]).await.unwrap();
-    let (_, list) = admin.get("/api/v1/evidence").await;
+    let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 3);
-    // The alarms, each once.
-    let app = &console.server.as_ref().unwrap().app;
-    let body = LoginBody {
-        username: "admin".to_owned(),
-        password: crate::support::PASSWORD.to_owned(),
-    };
-    let session = app
-        .sign_in(&body, SessionKind::Api, [127, 0, 0, 1].into())
-        .await
-        .unwrap();
-    let alarms = app.alarms(&session.actor).await.unwrap();
-    let mut kinds: Vec<&str> = alarms.iter().map(|a| a.kind.as_str()).collect();
+    // The alarms, each once, for approvers too.
+    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
+    let (_, alarms) = ann.get("/api/v1/alarms").await;
+    let alarms = alarms["items"].as_array().unwrap();
+    let mut kinds: Vec<&str> = alarms.iter().map(|a| a["kind"].as_str().unwrap()).collect();
     kinds.sort_unstable();
     assert_eq!(
         kinds,
-        ["bad-signature", "bad-signature", "fork", "fork", "gap", "malformed"]
+        [
+            "bad-signature",
+            "bad-signature",
+            "events-lost",
+            "events-lost",
+            "events-lost",
+            "fork",
+            "fork",
+            "gap",
+            "malformed"
+        ]
     );
+    let (_, page) = ann.get("/api/v1/alarms?limit=4").await;
+    let next = page["next"].as_str().unwrap();
+    let (_, rest) = ann.get(&format!("/api/v1/alarms?limit=100&cursor={next}")).await;
+    assert_eq!(
+        (rest["items"].as_array().unwrap().len(), &rest["next"]),
+        (5, &json!(null))
+    );
+    assert_eq!(ann.get("/api/v1/alarms?cursor=x").await.0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,10 +182,11 @@ async fn an_export_verifies() {
         .await
         .unwrap();
     let trust = guard_evidence::trust::Trust::parse(&trust).unwrap();
+    // The console's own records belong to every bundle: itself, the set-up, two tokens, two hosts.
     for (query, records, asked) in [
-        ("", 12, Asked::WholeLog),
-        ("?host=a", 6, Asked::Part),
-        ("?label=x", 0, Asked::Part),
+        ("", 18, Asked::WholeLog),
+        ("?host=a", 12, Asked::Part),
+        ("?label=x", 6, Asked::Part),
     ] {
         let response = admin
             .request("GET", &format!("/api/v1/evidence/bundle{query}"))

@@ -44,7 +44,7 @@ impl ListFields {
     }
 }
 
-fn time(field: &str, text: Option<&str>) -> Result<Option<Millis>> {
+pub(super) fn time(field: &str, text: Option<&str>) -> Result<Option<Millis>> {
     text.map(|t| {
         parse_rfc3339(t).map_err(|_| Error::Invalid(format!("{field}: not a time such as 2026-10-01T12:00:00Z")))
     })

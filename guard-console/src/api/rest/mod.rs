@@ -1,6 +1,7 @@
 //! REST under /api/v1: docs/api.md owns paths and rules, `guard_proto::rest` the shapes.
 
 mod body;
+mod changes;
 mod evidence;
 mod hosts;
 mod people;
@@ -11,6 +12,7 @@ use crate::app::Permission;
 
 pub(crate) use body::read as read_body;
 pub use body::{Fields, Json, take_left_over};
+pub(crate) use changes::about;
 pub(crate) use requests::{cursor, last_event_id};
 
 /// Every REST endpoint.
@@ -34,6 +36,8 @@ pub fn endpoints() -> Endpoints {
         )
         .post("/api/v1/requests/{id}/deny", Needs(P::AnswerRequests), requests::deny)
         .get("/api/v1/events", Needs(P::SeeRequests), requests::events)
+        .get("/api/v1/changes", Needs(P::SeeChanges), changes::list)
+        .get("/api/v1/alarms", Needs(P::SeeAlarms), changes::alarms)
         .get("/api/v1/hosts", Needs(P::SeeHosts), hosts::list)
         .post("/api/v1/hosts/{id}/revoke", Needs(P::RevokeHosts), hosts::revoke)
         .post("/api/v1/tokens", Needs(P::CreateTokens), hosts::create_token)

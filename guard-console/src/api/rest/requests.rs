@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::response::sse::Event;
 use guard_evidence::record::Verdict;
-use guard_proto::rest::{AnswerBody, Host, Page, Request, RequestState};
+use guard_proto::rest::{AnswerBody, ChangeView, Host, Page, Request, RequestState};
 use serde::Deserialize;
 
 use super::{Fields, Json};
@@ -102,7 +102,7 @@ pub(super) async fn deny(
 
 pub(super) async fn events(State(app): State<Shared>, caller: Caller, headers: HeaderMap) -> Result<impl IntoResponse> {
     caller.actor.require(Permission::SeeRequests)?;
-    Ok(watch::events(app, caller.actor, last_event_id(&headers), AsJson))
+    watch::events(app, caller.actor, last_event_id(&headers), AsJson).await
 }
 
 pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<u64> {
@@ -112,6 +112,10 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 struct AsJson;
 
 impl Render for AsJson {
+    fn change(&self, change: &ChangeView) -> Option<Event> {
+        Event::default().event("change").json_data(change).ok()
+    }
+
     async fn request(&self, _: &App, details: Details) -> Result<Option<Event>> {
         Ok(Event::default().event("request").json_data(Request::from(details)).ok())
     }

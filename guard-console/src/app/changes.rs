@@ -1,0 +1,298 @@
+//! Changes of who may decide, as records: people, roles, groups, labels, owners, tokens, hosts.
+//!
+//! Owns the console's own chain in the log. It is given the transaction in which something changes, so that neither the
+//! change nor its record is ever on disk without the other. It must never write a password or a secret.
+
+use guard_evidence::chain::{Chain, Sealed, Stamp};
+use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, UserFacts};
+use guard_evidence::dsse;
+use guard_evidence::merkle::leaf_hash;
+use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
+use guard_evidence::statement::{sha256_hex, summary};
+use guard_evidence::text::visible;
+use guard_proto::rest::{ChangeView, Page};
+use nix::time::{ClockId, clock_gettime};
+
+use super::answer::LOCAL_ISSUER;
+use super::requests::MAX_PAGE;
+use super::{Actor, App, Error, Permission, Result};
+use crate::store::{self, AnswerRow, ChangeFilter, NewRecord, RequestRow, StoredChange, UserRow};
+use crate::time::{Millis, rfc3339};
+
+/// A change of this long ago still stands on cards.
+const LATELY_MS: Millis = 24 * 3_600_000;
+/// Most of them on one card.
+const MARKS: u64 = 5;
+
+pub(super) fn person(username: &str) -> PersonId {
+    PersonId {
+        issuer: LOCAL_ISSUER.to_owned(),
+        subject: username.to_owned(),
+    }
+}
+
+pub(super) fn user_facts(user: &UserRow) -> UserFacts {
+    UserFacts {
+        who: person(&user.username),
+        name: user.username.clone(),
+        roles: user.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        groups: user.groups.clone(),
+    }
+}
+
+/// Names a token in records; what it opens stays secret.
+pub(super) fn token_name(digest: &str) -> String {
+    digest.chars().take(16).collect()
+}
+
+impl Actor {
+    pub(super) fn as_changer(&self) -> ChangedBy {
+        ChangedBy::Person {
+            who: person(&self.username),
+            name: self.username.clone(),
+            roles: self.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+            channel: self.channel.to_owned(),
+            signed_in_at: rfc3339(self.signed_in_at),
+        }
+    }
+}
+
+impl App {
+    fn signer(&self) -> String {
+        format!("console:{}", self.log.origin())
+    }
+
+    /// Writes a change into the log, in the transaction of the change itself.
+    pub(super) async fn record_change(
+        &self,
+        tx: &mut store::Change,
+        by: ChangedBy,
+        change: Change,
+        why: Option<String>,
+    ) -> Result<()> {
+        let mut chain = match self.chain_on_disk(tx).await? {
+            Some(chain) => chain,
+            None => self.begin_chain(tx, 1, "the console began to record changes").await?,
+        };
+        self.seal(tx, &mut chain, |header| {
+            Predicate::Change(Box::new(ChangeRecord {
+                header,
+                by,
+                change,
+                why,
+            }))
+        })
+        .await
+    }
+
+    /// At the start: a chain that goes on, under the key that there is now. What was changed before changes were
+    /// recorded is written down as it was found.
+    pub(super) async fn begin_changes(&self) -> Result<()> {
+        let signer = self.signer();
+        let mut tx = self.store.change().await?;
+        let Some(envelope) = store::last_envelope(&mut tx, &signer).await? else {
+            self.begin_chain(&mut tx, 1, "the console began to record changes")
+                .await?;
+            for user in self.store.users().await? {
+                let found = Change::UserCreated {
+                    user: user_facts(&user),
+                };
+                self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
+                if user.disabled_at.is_some() {
+                    let found = Change::UserDisabled {
+                        user: user_facts(&user),
+                    };
+                    self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
+                }
+            }
+            for label in self.store.labels().await? {
+                let found = Change::Label {
+                    label: label.name.clone(),
+                    before: None,
+                    after: Some(label.facts()),
+                };
+                self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
+            }
+            tx.commit().await?;
+            return Ok(());
+        };
+        let signed_by = dsse::parse(&envelope).map_err(|e| damaged(&e))?.key_id().to_owned();
+        if signed_by != self.decision_key.public().id() {
+            let header = header(&envelope)?;
+            self.begin_chain(&mut tx, header.epoch + 1, "the console has another decision key")
+                .await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn chain_on_disk(&self, tx: &mut store::Change) -> Result<Option<Chain>> {
+        let envelope = store::last_envelope(tx, &self.signer()).await?;
+        envelope.map(|e| Ok(Chain::resume(&header(&e)?, &e))).transpose()
+    }
+
+    async fn begin_chain(&self, tx: &mut store::Change, epoch: u64, why: &str) -> Result<Chain> {
+        let mut chain = Chain::begin(self.signer(), epoch);
+        let event = Lifecycle::Begun {
+            why: why.to_owned(),
+            key: self.decision_key.public().id(),
+        };
+        self.seal(tx, &mut chain, |header| {
+            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
+        })
+        .await?;
+        Ok(chain)
+    }
+
+    async fn seal(
+        &self,
+        tx: &mut store::Change,
+        chain: &mut Chain,
+        make: impl FnOnce(Header) -> Predicate,
+    ) -> Result<()> {
+        let now = self.now();
+        let sealed = chain
+            .seal(&self.decision_key, stamp(now), make)
+            .map_err(|e| Error::internal(format!("a change cannot be recorded: {e}")))?;
+        self.store_sealed(tx, &sealed, now).await
+    }
+
+    async fn store_sealed(&self, tx: &mut store::Change, sealed: &Sealed, now: Millis) -> Result<()> {
+        let statement = statement(&sealed.envelope)?;
+        let about = match &statement.predicate {
+            Predicate::Change(record) => Some(record.change.subject()),
+            _ => None,
+        };
+        let new = NewRecord {
+            digest: &sealed.envelope_digest,
+            leaf_hash: &leaf_hash(&sealed.envelope),
+            envelope: &sealed.envelope,
+            signer: &sealed.header.signer,
+            host_id: None,
+            epoch: sealed.header.epoch,
+            sequence: sealed.header.sequence,
+            kind: statement.kind_name(),
+            request_id: None,
+            label: statement.label(),
+            about: about.as_deref(),
+            at: now,
+            stored_at: now,
+            summary: &summary(&statement),
+        };
+        store::add_record(tx, &new).await?;
+        Ok(())
+    }
+
+    /// The last change: what a decision of this transaction knows.
+    pub(super) async fn changes_head(&self, tx: &mut store::Change) -> Result<Option<ChangesHead>> {
+        let head = store::head(tx, &self.signer()).await?;
+        Ok(head.map(|head| ChangesHead {
+            epoch: head.epoch,
+            sequence: head.sequence,
+            digest: head.digest,
+        }))
+    }
+
+    /// Newest first.
+    pub async fn changes(&self, actor: &Actor, mut filter: ChangeFilter) -> Result<Page<ChangeView>> {
+        actor.require(Permission::SeeChanges)?;
+        filter.limit = filter.limit.clamp(1, MAX_PAGE);
+        let page = filter.limit;
+        filter.limit += 1;
+        let mut rows = self.store.changes(&filter).await?;
+        let more = rows.len() as u64 > page;
+        rows.truncate(usize::try_from(page).unwrap_or(usize::MAX));
+        let next = rows.last().filter(|_| more).map(|row| row.position.to_string());
+        let items = rows.iter().map(view).collect::<Result<_>>()?;
+        Ok(Page { items, next })
+    }
+
+    /// Where to go on from to see every later change.
+    pub async fn last_change(&self) -> Result<u64> {
+        Ok(self.store.last_change().await?)
+    }
+
+    /// What changed lately about a request: its label, the label's owner, who answered and who could. Newest first. For
+    /// one that has ended: as of then.
+    pub(super) async fn marks(
+        &self,
+        actor: &Actor,
+        request: &RequestRow,
+        answers: &[AnswerRow],
+        owner: Option<&str>,
+    ) -> Result<Vec<ChangeView>> {
+        let mut about = vec![format!("label:{}", request.label)];
+        let people = answers
+            .iter()
+            .map(|answer| answer.username.as_str())
+            .chain(owner)
+            .chain(actor.may(Permission::AnswerRequests).then_some(actor.username.as_str()));
+        about.extend(people.map(|name| format!("user:{name}")));
+        about.sort();
+        about.dedup();
+        let filter = ChangeFilter {
+            about,
+            from: Some(request.asked_at - LATELY_MS),
+            to: request.ended_at,
+            limit: MARKS,
+            ..ChangeFilter::default()
+        };
+        self.store.changes(&filter).await?.iter().map(view).collect()
+    }
+}
+
+fn stamp(now: Millis) -> Stamp {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        u64::try_from(std::time::Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+    });
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Stamp {
+        at: rfc3339(now),
+        since_boot_ns: since_boot,
+        boot_id: boot_id.trim().to_owned(),
+    }
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> Error {
+    Error::internal(format!("a stored record of the console is damaged: {error}"))
+}
+
+/// Of an envelope that this console wrote.
+fn statement(envelope: &[u8]) -> Result<Statement> {
+    let envelope = dsse::parse(envelope).map_err(|e| damaged(&e))?;
+    Statement::from_payload(envelope.unverified_payload()).map_err(|e| damaged(&e))
+}
+
+fn header(envelope: &[u8]) -> Result<Header> {
+    let statement = statement(envelope)?;
+    statement
+        .header()
+        .cloned()
+        .ok_or_else(|| damaged(&"it has no place in a chain"))
+}
+
+fn view(row: &StoredChange) -> Result<ChangeView> {
+    let statement = statement(&row.envelope)?;
+    let verbatim = serde_json::to_value(&statement).map_err(|e| damaged(&e))?;
+    let Predicate::Change(record) = statement.predicate else {
+        return Err(damaged(&"it is no change"));
+    };
+    debug_assert_eq!(sha256_hex(&row.envelope), row.digest);
+    Ok(ChangeView {
+        digest: row.digest.clone(),
+        index: row.position,
+        at: record.header.at.clone(),
+        kind: record.change.kind_name().to_owned(),
+        by: match &record.by {
+            ChangedBy::Person { name, .. } => Some(visible(name)),
+            _ => None,
+        },
+        by_words: record.by.words(),
+        what: record.change.words(),
+        user: record.change.user().map(|user| user.who.subject.clone()),
+        label: record.change.label().map(str::to_owned),
+        host_id: record.change.host().map(str::to_owned),
+        why: record.why.clone(),
+        statement: verbatim,
+    })
+}
