@@ -205,8 +205,6 @@ pub struct LabelUse {
     pub refused_pending: u64,
     /// Forks refused because too many tasks carried the label.
     pub refused_tasks: u64,
-    /// Attempts to leave the cgroup, refused.
-    pub refused_leaving: u64,
 }
 
 /// Slots of [`Filter`]; a power of two.
@@ -421,7 +419,6 @@ pub struct Offsets {
     pub task_tgid: u32,
     pub task_real_parent: u32,
     pub task_parent: u32,
-    pub task_group_leader: u32,
     pub task_ptrace: u32,
     pub task_blocked: u32,
     pub task_sighand: u32,
@@ -501,7 +498,7 @@ layout! {
     Stamp = 16,
     Origin = 16,
     LabelSettings = 16,
-    LabelUse = 40,
+    LabelUse = 32,
     Filter = 16 + 4 * FILTER_SLOTS,
     Cover = 32,
     Config = 40,
@@ -511,7 +508,7 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 61 * 4,
+    Offsets = 60 * 4,
     protect::FileId = 16,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,

@@ -19,7 +19,6 @@ static OFFSETS: Offsets = Offsets {
     task_tgid: 0,
     task_real_parent: 0,
     task_parent: 0,
-    task_group_leader: 0,
     task_ptrace: 0,
     task_blocked: 0,
     task_sighand: 0,
@@ -141,11 +140,6 @@ pub fn tid(task: u64) -> u32 {
 #[inline(always)]
 pub fn tgid(task: u64) -> u32 {
     read(task + offset!(task_tgid)).unwrap_or(0)
-}
-
-#[inline(always)]
-pub fn group_leader(task: u64) -> u64 {
-    read(task + offset!(task_group_leader)).unwrap_or(0)
 }
 
 /// Process id of the real parent.

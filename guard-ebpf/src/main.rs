@@ -20,6 +20,7 @@ mod protect;
 mod quota;
 mod scope;
 mod signals;
+mod stay;
 mod tasks;
 mod verdict;
 

@@ -66,12 +66,3 @@ pub fn room_for_task(label: u32) -> bool {
     }
     true
 }
-
-/// A task tried to leave.
-#[inline(always)]
-pub fn refused_leaving(label: u32) {
-    if let Some(usage) = usage(label) {
-        // SAFETY: a live map value.
-        unsafe { add(&raw mut (*usage).refused_leaving, 1) };
-    }
-}

@@ -18,8 +18,8 @@ use guard_common::{ABI_VERSION, Offsets};
 
 use super::btf::{Btf, BtfError};
 use super::maps::{Identify, Maps, MapsError};
-use super::protect::{self, Protect};
 use super::offsets;
+use super::protect::{self, Protect};
 use super::single::{self, Single, SingleError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
@@ -123,6 +123,10 @@ fn programs() -> Vec<(&'static str, Attach)> {
         ("guard_identify", Attach::Lsm("file_lock")),
     ];
     all.extend(protect::PROGRAMS);
+    all.extend([
+        ("guard_stay_setxattr", Attach::Lsm("inode_setxattr")),
+        ("guard_stay_removexattr", Attach::Lsm("inode_removexattr")),
+    ]);
     all.extend(EXEC_ENDS.map(|(program, function, needed)| (program, Attach::End { function, needed })));
     all.extend([
         ("guard_exec_commit", Attach::Lsm("bprm_committed_creds")),

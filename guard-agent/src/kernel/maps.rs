@@ -7,9 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
-use guard_common::{
-    ActionKey, Config, Cover, LabelSettings, LabelUse, Origin, Pending, Verdict, VerdictKey,
-};
+use guard_common::{ActionKey, Config, Cover, LabelSettings, LabelUse, Origin, Pending, Verdict, VerdictKey};
 
 use super::sys;
 

@@ -16,7 +16,6 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_tgid: at("task_struct", "tgid", 4)?,
         task_real_parent: at("task_struct", "real_parent", pointer)?,
         task_parent: at("task_struct", "parent", pointer)?,
-        task_group_leader: at("task_struct", "group_leader", pointer)?,
         task_ptrace: at("task_struct", "ptrace", 4)?,
         task_blocked: at("task_struct", "blocked", 8)?,
         task_sighand: at("task_struct", "sighand", pointer)?,

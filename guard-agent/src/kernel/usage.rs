@@ -43,6 +43,12 @@ pub struct Usage {
     pub pending_full: u64,
     pub tasks_full: u64,
     pub cgroups_full: u64,
+    /// Events that did not fit the ring.
+    pub ring_full: u64,
+    /// Checked execs that nobody compared.
+    pub unchecked: u64,
+    /// Let through while the agent was away.
+    pub away_allowed: u64,
 }
 
 /// Reads the pinned maps.
@@ -87,5 +93,8 @@ pub fn usage(pin_root: &Path) -> Result<Usage, MapError> {
         pending_full: counters.get(&counter::PENDING_FULL, 0)?,
         tasks_full: counters.get(&counter::TASKS_FULL, 0)?,
         cgroups_full: counters.get(&counter::CGROUPS_FULL, 0)?,
+        ring_full: counters.get(&counter::RING_FULL, 0)?,
+        unchecked: counters.get(&counter::UNCHECKED, 0)?,
+        away_allowed: counters.get(&counter::AWAY_ALLOWED, 0)?,
     })
 }

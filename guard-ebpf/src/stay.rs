@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! A labelled task stays in its cgroup: it changes nothing on a cgroup file system.
+//!
+//! Owns what counts as such a change; given what a hook was given, for a task that is known to be labelled. The label
+//! follows a task wherever it goes: this is so that limits, and what others see of the workload, stay true as well. It
+//! must never refuse reading.
+
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+use guard_common::errno;
+use guard_common::protect::kind;
+
+use crate::protect::count_refused;
+use crate::{kernel, scope};
+
+const MAY_WRITE: u32 = 2;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
+
+#[inline(always)]
+fn is_cgroup(inode: u64) -> bool {
+    matches!(
+        kernel::super_magic(kernel::inode_super(inode)),
+        CGROUP2_MAGIC | CGROUP1_MAGIC
+    )
+}
+
+/// Opening for writing, and making or removing a directory, which both write to the one above. A directory is also what
+/// CLONE_INTO_CGROUP must be allowed to write to. 0 if it may.
+#[inline(always)]
+pub fn refuses_inode(inode: u64, mask: u32) -> u32 {
+    if mask & MAY_WRITE != 0 && is_cgroup(inode) {
+        kind::CGROUP
+    } else {
+        0
+    }
+}
+
+/// Writing to what was opened before the label, or by somebody else. 0 if it may.
+#[inline(always)]
+pub fn refuses_file(file: u64, mask: u32) -> u32 {
+    if mask & MAY_WRITE != 0 {
+        refuses_inode(kernel::file_inode(file), mask)
+    } else {
+        0
+    }
+}
+
+/// The label of a cgroup is kept in an attribute, which root of the workload could take away: no inode_permission is
+/// asked for that.
+macro_rules! attribute_hook {
+    ($($hook:literal $program:ident;)*) => {
+        $(
+            #[lsm(hook = $hook)]
+            pub fn $program(context: LsmContext) -> i32 {
+                let Some(label) = scope::label(kernel::current()) else {
+                    return 0;
+                };
+                if !is_cgroup(kernel::dentry_inode(kernel::argument(&context, 1))) {
+                    return 0;
+                }
+                count_refused(&label, kind::CGROUP);
+                -errno::EPERM
+            }
+        )*
+    };
+}
+
+attribute_hook! {
+    "inode_setxattr" guard_stay_setxattr;
+    "inode_removexattr" guard_stay_removexattr;
+}
