@@ -509,7 +509,7 @@ layout! {
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
     Offsets = 60 * 4,
-    protect::FileId = 16,
+    protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,
     protect::AddressKey = 24,

@@ -59,6 +59,9 @@ pub struct FileId {
     pub device: u32,
     pub generation: u32,
     pub inode: u64,
+    /// `S_IFMT` of its mode: overlayfs numbers directories and files apart.
+    pub sort: u32,
+    pub reserved: u32,
 }
 
 #[repr(C)]

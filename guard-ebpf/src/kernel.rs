@@ -392,6 +392,8 @@ pub fn file_id(inode: u64) -> FileId {
         device: read_or_zero(inode_super(inode) + offset!(sb_dev)),
         generation: read_or_zero(inode + offset!(inode_generation)),
         inode: read_or_zero(inode + offset!(inode_ino)),
+        sort: u32::from(inode_mode(inode) & 0o170_000),
+        reserved: 0,
     }
 }
 

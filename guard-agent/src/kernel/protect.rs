@@ -107,6 +107,8 @@ impl Protect {
             device: key.device,
             generation: key.generation,
             inode: key.inode,
+            sort: if directory { libc::S_IFDIR } else { libc::S_IFREG },
+            reserved: 0,
         })
     }
 
