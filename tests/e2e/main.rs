@@ -4,6 +4,7 @@ mod answers;
 mod cli;
 mod evidence;
 mod hold;
+mod hosts;
 mod labels;
 mod policy;
 mod refusals;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cases = [
         hold::cases(),
+        hosts::cases(),
         answers::cases(),
         labels::cases(),
         policy::cases(),
