@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use guard_evidence::record::{HostFacts, Lifecycle};
+use guard_evidence::record::{HostFacts, KernelCounters, Lifecycle};
 use parking_lot::RwLock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -25,10 +25,15 @@ use crate::identity::{Identity, IdentityError};
 use crate::kernel::{self, FindingState, KernelError};
 use crate::labels::{LabelError, Labels};
 use crate::policy::{self, Policy, PolicyError};
+use crate::protect;
 use crate::watch::Watchers;
 
 /// How often the cgroup tree is walked for what no event told.
 const MAINTENANCE: Duration = Duration::from_secs(5);
+/// How often a record says that enforcement is on.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// For the kernel side to end and say what it still knows.
+const STOP: Duration = Duration::from_secs(3);
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +111,17 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     for absent in &facts.absent {
         tracing::warn!(hook = absent, "this kernel does not have it");
     }
+    if facts.took_over
+        && let Some(from) = facts
+            .last_beat_ns
+            .and_then(|beat| rfc3339(since_boot_to_unix_ms(beat)))
+            .or_else(|| evidence.last_before().map(str::to_owned))
+    {
+        evidence.lifecycle(Lifecycle::AgentAway {
+            from,
+            to: clock::rfc3339(jiff::Timestamp::now()),
+        });
+    }
     evidence.lifecycle(Lifecycle::EnforcementOn {
         kernel: facts.release.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,12 +132,22 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         policies: policy.count,
     });
 
+    // Before anything is labelled.
+    let protection = match handle.protect() {
+        Some(protect) => Some(start_protection(protect, &config, &identity).await?),
+        None => None,
+    };
     let labels = Labels::load(
         &config.state_dir,
         config.labels.clone(),
         handle.clone(),
         evidence.clone(),
     )?;
+    if let Some(protection) = protection {
+        protection
+            .go_on(labels.clone(), evidence.clone())
+            .map_err(DaemonError::Runtime)?;
+    }
     let watchers = Watchers::default();
     let stats = Arc::new(Stats::default());
     let current_policy = Arc::new(RwLock::new(Arc::clone(&policy)));
@@ -146,7 +172,6 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         watchers: watchers.clone(),
         open,
         stats: Arc::clone(&stats),
-        pending_per_label: config.pending_per_label,
         boot_id: clock::boot_id(),
         enforcing_since_ms,
     };
@@ -188,9 +213,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         host_id: identity.host_id.clone(),
         console,
         kernel_release: facts.release,
-        enforcing_since: jiff::Timestamp::from_millisecond(enforcing_since_ms)
-            .ok()
-            .map(clock::rfc3339),
+        enforcing_since: rfc3339(enforcing_since_ms),
     };
     tokio::spawn(control::serve(listener, Arc::new(context)));
     let reload = Reload {
@@ -199,18 +222,47 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         events,
     };
 
+    let interval = Interval {
+        since: rfc3339(enforcing_since_ms).unwrap_or_default(),
+        pin_directory: config.kernel.pin_directory.clone(),
+        evidence: evidence.clone(),
+    };
+    interval.record(false).await;
+
     notify(&[sd_notify::NotifyState::Ready]);
-    let result = until_stopped(signals, &reload, &labels, &watchers, &mut engine).await;
+    let result = until_stopped(signals, &reload, &labels, &watchers, &interval, &mut engine).await;
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping; what is in force stays in force");
     let _ = stop.send(());
-    if result.is_ok() {
-        let _ = engine.await;
+    if result.is_ok() && tokio::time::timeout(STOP, &mut engine).await.is_err() {
+        tracing::error!("the kernel side does not end; what waits for its records is lost");
     }
     handle.send(kernel::api::ToKernel::Stop);
+    interval.record(true).await;
     let _ = tokio::task::spawn_blocking(move || evidence.stop()).await;
     let _ = std::fs::remove_file(&config.socket);
     result
+}
+
+async fn start_protection(
+    protect: Arc<kernel::Protect>,
+    config: &Config,
+    identity: &Identity,
+) -> Result<protect::Running, DaemonError> {
+    let settings = protect::Settings {
+        config_file: config.file.clone(),
+        policy_file: config.policy_file.clone(),
+        state_dir: config.state_dir.clone(),
+        socket: config.socket.clone(),
+        pin_directory: config.kernel.pin_directory.clone(),
+        paths: config.protect.paths.clone(),
+        addresses: config.protect.addresses.clone(),
+        console: identity.enrolment.as_ref().map(|enrolment| enrolment.address.clone()),
+    };
+    tokio::task::spawn_blocking(move || protect::start(protect, settings))
+        .await
+        .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?
+        .map_err(DaemonError::Runtime)
 }
 
 async fn until_stopped(
@@ -218,10 +270,13 @@ async fn until_stopped(
     reload: &Reload,
     labels: &Labels,
     watchers: &Watchers,
+    interval: &Interval,
     engine: &mut tokio::task::JoinHandle<()>,
 ) -> Result<(), DaemonError> {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     maintenance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut interval_records = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
+    interval_records.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().map_or(MAINTENANCE, |limit| limit / 3);
     let mut watchdog = tokio::time::interval(watchdog.max(Duration::from_millis(100)));
     loop {
@@ -240,7 +295,46 @@ async fn until_stopped(
                 }
             }
             _ = maintenance.tick() => scan(labels, watchers).await,
+            _ = interval_records.tick() => interval.record(false).await,
         }
+    }
+}
+
+/// The signed interval in which enforcement is on.
+struct Interval {
+    /// RFC 3339.
+    since: String,
+    pin_directory: PathBuf,
+    evidence: Evidence,
+}
+
+impl Interval {
+    async fn record(&self, stopping: bool) {
+        let pin_directory = self.pin_directory.clone();
+        let usage = tokio::task::spawn_blocking(move || kernel::usage(&pin_directory)).await;
+        let counters = match usage {
+            Ok(Ok(usage)) => KernelCounters {
+                lost_events: usage.ring_full,
+                refused_full: usage.pending_full + usage.tasks_full + usage.cgroups_full,
+                refused_quota: usage
+                    .labels
+                    .iter()
+                    .map(|label| label.refused_pending + label.refused_tasks)
+                    .sum(),
+                unchecked: usage.unchecked,
+                allowed_while_away: usage.away_allowed,
+            },
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the kernel side's counters cannot be read");
+                return;
+            }
+            Err(_) => return,
+        };
+        self.evidence.lifecycle(Lifecycle::Enforcing {
+            since: self.since.clone(),
+            stopping,
+            counters,
+        });
     }
 }
 
@@ -328,6 +422,10 @@ fn cannot_enforce(error: &KernelError) -> String {
         }
     }
     text
+}
+
+fn rfc3339(unix_ms: i64) -> Option<String> {
+    jiff::Timestamp::from_millisecond(unix_ms).ok().map(clock::rfc3339)
 }
 
 fn since_boot_to_unix_ms(since_boot_ns: u64) -> i64 {

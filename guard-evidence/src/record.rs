@@ -87,6 +87,9 @@ pub struct RequestRecord {
     pub host: HostFacts,
     pub workload: WorkloadFacts,
     pub action: Action,
+    /// More about it; an agent that knows nothing more leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Box<Context>>,
     pub why: Why,
     /// What the workload says about itself. A claim: quoted, never believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +109,61 @@ pub struct HostFacts {
     pub agent_version: String,
 }
 
+/// What else the host knows of an action. Kernel facts, unless a field says who said it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Context {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HowHeld>,
+    /// The executable's path in the workload's own mount namespace, where that is another one than `path` says. A kernel
+    /// fact, but who set up that namespace chose what is mounted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_inside: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// The systemd unit that the cgroup's path names, innermost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Text>,
+    /// How many of `WorkloadFacts::ancestry`, from its front, are inside the workload; the others are what started it.
+    #[serde(default)]
+    pub ancestry_inside: u32,
+}
+
+/// How a thread waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HowHeld {
+    /// The thread alone waits; otherwise its whole process is stopped.
+    pub thread_alone: bool,
+    /// Why it is not the thread alone, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Who else traces it, and so can change what runs after an approval. `comm` is a claim of the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracer: Option<TracerFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracerFacts {
+    pub pid: u32,
+    pub comm: Text,
+}
+
+/// The container that the cgroup's path names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    /// `docker`, `podman`, `containerd`, `cri-o`; absent when the path does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Id of the Kubernetes pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// As the runtime's own files on the host say; whoever started the container chose them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Text>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadFacts {
     pub label: String,
@@ -122,7 +180,7 @@ pub struct WorkloadFacts {
     pub login_uid: Option<u32>,
     pub pid: u32,
     pub tid: u32,
-    /// From the process itself up to the first one outside the workload or PID 1; the process comes first.
+    /// From the process itself up to PID 1, bounded; the process comes first.
     pub ancestry: Vec<ProcessFacts>,
 }
 
@@ -420,4 +478,26 @@ pub enum Lifecycle {
         from: String,
         to: String,
     },
+    /// Enforcement is on, and has been since a time (RFC 3339). Written at the start, every ten minutes, and as the last one by an
+    /// agent that stops in order: then the programs stay in force without it.
+    Enforcing {
+        since: String,
+        stopping: bool,
+        counters: KernelCounters,
+    },
+}
+
+/// What the kernel side has counted since `Lifecycle::Enforcing`'s `since`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KernelCounters {
+    /// Events that did not fit the ring; their threads were not let through.
+    pub lost_events: u64,
+    /// Actions and forks refused because a table was full.
+    pub refused_full: u64,
+    /// Actions and forks refused because their label was at its quota.
+    pub refused_quota: u64,
+    /// Approved execs that nobody compared: killed.
+    pub unchecked: u64,
+    /// Actions let through without an agent, because the configuration says so.
+    pub allowed_while_away: u64,
 }

@@ -488,6 +488,25 @@ fn lifecycle_words(event: &Lifecycle) -> String {
             visible_fold(from, 40),
             visible_fold(to, 40)
         ),
+        Lifecycle::Enforcing {
+            since,
+            stopping,
+            counters,
+        } => format!(
+            "enforcing since {}{}; so far {} events lost, {} refused for want of room, {} over a quota, {} not compared, {} let through \
+             without an agent",
+            visible_fold(since, 40),
+            if *stopping {
+                "; the agent stops, the kernel programs stay in force"
+            } else {
+                ""
+            },
+            counters.lost_events,
+            counters.refused_full,
+            counters.refused_quota,
+            counters.unchecked,
+            counters.allowed_while_away,
+        ),
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) fn request(sequence: u64, label: &str, argv: &[&str]) -> RequestRecor
             environment_sha256: strings_sha256::<&str>(&[]),
             cwd: Text::from("/srv/app"),
         })),
+        context: None,
         why: Why {
             rules: vec![MatchedRule {
                 id: "code-push".to_owned(),

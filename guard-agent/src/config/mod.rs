@@ -5,11 +5,12 @@
 
 mod raw;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kernel::{Away, KernelConfig};
+use crate::kernel::{Away, KernelConfig, LabelSettings};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/guard/agent.toml";
@@ -17,23 +18,84 @@ pub const DEFAULT_PATH: &str = "/etc/guard/agent.toml";
 /// Everything resolved; see docs/agent.md for each key.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it was read from, or would have been.
+    pub file: PathBuf,
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub policy_file: PathBuf,
-    pub labels: Vec<LabelPattern>,
-    /// Names of environment variables that records may show. A name may end in `*`.
+    pub labels: LabelRules,
+    /// Names of environment variables that records may show, without values that look like secrets. A name may end in `*`.
     pub record_environment: Vec<String>,
     pub kernel: KernelConfig,
-    /// Questions of one label that may wait at once.
-    pub pending_per_label: usize,
     /// Bytes of evidence that may wait for the console.
     pub spool_bytes: u64,
     /// To read the content of an executable.
     pub hash_deadline: Duration,
+    pub protect: ProtectMore,
     pub log: Log,
 }
 
-/// One `[[label]]`.
+/// `[protect]`: what labelled workloads never reach, beyond what is built in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProtectMore {
+    /// Absolute, or beginning with `~/`: then of every home.
+    pub paths: Vec<PathBuf>,
+    /// `HOST:PORT`.
+    pub addresses: Vec<String>,
+}
+
+/// Variables that change what a program does: shown unless the configuration says otherwise.
+pub const RECORDED: [&str; 12] = [
+    "BASH_ENV",
+    "ENV",
+    "GIT_SSH_COMMAND",
+    "JAVA_TOOL_OPTIONS",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "NODE_OPTIONS",
+    "PATH",
+    "PERL5OPT",
+    "PYTHONPATH",
+    "RUBYOPT",
+];
+
+/// What the kernel's own limit of waiting actions is above the agent's: who is over the agent's is denied with a record,
+/// while those that were answered leave the kernel's table.
+pub const PENDING_HEADROOM: u32 = 24;
+
+/// `[[label]]`: which cgroups are labelled, and what holds for a label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelRules {
+    pub patterns: Vec<LabelPattern>,
+    /// By name of the label; `pending` counts questions that people or the policy are asked.
+    pub settings: BTreeMap<String, LabelSettings>,
+    /// Of every other label.
+    pub default: LabelSettings,
+}
+
+impl LabelRules {
+    /// What holds for a label.
+    #[must_use]
+    pub fn settings(&self, name: &str) -> LabelSettings {
+        self.settings.get(name).copied().unwrap_or(self.default)
+    }
+}
+
+impl Default for LabelRules {
+    fn default() -> Self {
+        Self {
+            patterns: Vec::new(),
+            settings: BTreeMap::new(),
+            default: LabelSettings {
+                pending: 1_000,
+                ..LabelSettings::default()
+            },
+        }
+    }
+}
+
+/// Cgroups of one `[[label]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelPattern {
     pub name: String,
@@ -80,18 +142,19 @@ impl std::error::Error for ConfigError {}
 impl Default for Config {
     fn default() -> Self {
         Self {
+            file: PathBuf::from(DEFAULT_PATH),
             state_dir: PathBuf::from("/var/lib/guard-agent"),
             socket: PathBuf::from("/run/guard/agent.sock"),
             policy_file: PathBuf::from("/etc/guard/policy.cedar"),
-            labels: Vec::new(),
-            record_environment: Vec::new(),
+            labels: LabelRules::default(),
+            record_environment: RECORDED.map(str::to_owned).to_vec(),
             kernel: KernelConfig {
                 away: Away::Park,
                 ..KernelConfig::default()
             },
-            pending_per_label: 1_000,
             spool_bytes: 1 << 30,
             hash_deadline: Duration::from_secs(30),
+            protect: ProtectMore::default(),
             log: Log {
                 json: false,
                 level: tracing::Level::INFO,

@@ -10,11 +10,15 @@ use guard_proto::limits::is_label;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, ConfigError, LabelPattern, Log};
-use crate::kernel::Away;
+use super::{Config, ConfigError, LabelPattern, LabelRules, Log, PENDING_HEADROOM, ProtectMore};
+use crate::kernel::{Away, LabelSettings};
 
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES: usize = 1 << 20;
+/// Half of what a host may have waiting, so that no label can take every place.
+const PENDING_PER_LABEL: u32 = (guard_proto::limits::PENDING_PER_HOST / 2) as u32;
+/// Paths, and addresses, of `[protect]`.
+const PROTECT_MORE: usize = 64;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +35,8 @@ struct Raw {
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
+    protect: RawProtect,
+    #[serde(default)]
     log: RawLog,
 }
 
@@ -38,7 +44,11 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawLabel {
     name: Spanned<String>,
-    cgroup: Spanned<String>,
+    cgroup: Option<Spanned<String>>,
+    away: Option<Spanned<RawAway>>,
+    pending: Option<Spanned<i64>>,
+    looping: Option<Spanned<i64>>,
+    tasks: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +57,7 @@ struct RawHold {
     park_after: Option<Spanned<String>>,
     away_after: Option<Spanned<String>>,
     away: Option<RawAway>,
+    looping: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -57,11 +68,31 @@ enum RawAway {
     Allow,
 }
 
+impl RawAway {
+    fn resolve(self) -> Away {
+        match self {
+            Self::Park => Away::Park,
+            Self::Deny => Away::Deny,
+            Self::Allow => Away::Allow,
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLimits {
-    pending_per_label: Option<Spanned<usize>>,
-    spool_mib: Option<Spanned<u64>>,
+    pending_per_label: Option<Spanned<i64>>,
+    tasks_per_label: Option<Spanned<i64>>,
+    spool_mib: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProtect {
+    #[serde(default)]
+    paths: Vec<Spanned<String>>,
+    #[serde(default)]
+    addresses: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -160,13 +191,49 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
     kernel.park_after = length("park_after", raw.hold.park_after, kernel.park_after, ms(10)..s(60))?;
     kernel.away_after = length("away_after", raw.hold.away_after, kernel.away_after, s(1)..s(600))?;
-    kernel.away = match raw.hold.away {
-        None | Some(RawAway::Park) => Away::Park,
-        Some(RawAway::Deny) => Away::Deny,
-        Some(RawAway::Allow) => Away::Allow,
-    };
 
-    let mut labels = Vec::new();
+    let number =
+        |key: &str, value: Option<Spanned<i64>>, default: u32, range: std::ops::RangeInclusive<u32>| match value {
+            None => Ok(default),
+            Some(value) => u32::try_from(*value.as_ref())
+                .ok()
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| {
+                    error(
+                        Some(value.span()),
+                        format!(
+                            "{key} = {} is not within {} to {}",
+                            value.as_ref(),
+                            range.start(),
+                            range.end()
+                        ),
+                        "write a number within the range",
+                    )
+                }),
+        };
+    let (pending_range, looping_range, tasks_range) = (1..=PENDING_PER_LABEL, 1..=1_024, 1..=65_536);
+    let mut labels = LabelRules::default();
+    labels.default = LabelSettings {
+        away: raw.hold.away.map_or(labels.default.away, RawAway::resolve),
+        pending: number(
+            "pending_per_label",
+            raw.limits.pending_per_label,
+            labels.default.pending,
+            pending_range.clone(),
+        )?,
+        looping: number(
+            "looping",
+            raw.hold.looping,
+            labels.default.looping,
+            looping_range.clone(),
+        )?,
+        tasks: number(
+            "tasks_per_label",
+            raw.limits.tasks_per_label,
+            labels.default.tasks,
+            tasks_range.clone(),
+        )?,
+    };
     for label in raw.label {
         if !is_label(label.name.as_ref()) {
             return Err(error(
@@ -175,7 +242,37 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 "use 1 to 63 of a-z 0-9 . _ - with a letter or digit at both ends",
             ));
         }
-        let cgroup = label.cgroup.as_ref();
+        let name = label.name.as_ref().clone();
+        let sets = label.away.is_some() || label.pending.is_some() || label.looping.is_some() || label.tasks.is_some();
+        if sets {
+            if labels.settings.contains_key(&name) {
+                return Err(error(
+                    Some(label.name.span()),
+                    format!("what holds for \"{name}\" is set in an earlier [[label]] already"),
+                    "set it in one of them; it holds for all cgroups of the label",
+                ));
+            }
+            let settings = LabelSettings {
+                away: label
+                    .away
+                    .map_or(labels.default.away, |away| away.into_inner().resolve()),
+                pending: number("pending", label.pending, labels.default.pending, pending_range.clone())?,
+                looping: number("looping", label.looping, labels.default.looping, looping_range.clone())?,
+                tasks: number("tasks", label.tasks, labels.default.tasks, tasks_range.clone())?,
+            };
+            labels.settings.insert(name.clone(), settings);
+        }
+        let Some(pattern) = label.cgroup else {
+            if sets {
+                continue;
+            }
+            return Err(error(
+                Some(label.name.span()),
+                format!("[[label]] \"{name}\" has neither a cgroup nor a setting"),
+                "add cgroup, or one of away, pending, looping, tasks; docs/agent.md shows examples",
+            ));
+        };
+        let cgroup = pattern.as_ref();
         let fine = cgroup.starts_with('/')
             && cgroup.len() > 1
             && cgroup.len() <= 4096
@@ -185,18 +282,21 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 .all(|part| !part.is_empty() && part != "." && part != "..");
         if !fine {
             return Err(error(
-                Some(label.cgroup.span()),
+                Some(pattern.span()),
                 format!("\"{cgroup}\" is not a path below the cgroup v2 root"),
                 "write it as /sys/fs/cgroup shows it, without /sys/fs/cgroup, as in \"/system.slice/agent-*.service\"",
             ));
         }
-        labels.push(LabelPattern {
-            name: label.name.into_inner(),
-            cgroup: label.cgroup.into_inner(),
+        labels.patterns.push(LabelPattern {
+            name,
+            cgroup: pattern.into_inner(),
         });
     }
 
-    let mut record_environment = Vec::new();
+    let mut record_environment = match raw.record_environment {
+        None => default.record_environment.clone(),
+        Some(_) => Vec::new(),
+    };
     for name in raw.record_environment.unwrap_or_default() {
         let body = name.as_ref().strip_suffix('*').unwrap_or(name.as_ref());
         let fine =
@@ -211,34 +311,65 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         record_environment.push(name.into_inner());
     }
 
-    let number =
-        |key: &str, value: Option<(u64, Range<usize>)>, default: u64, range: std::ops::RangeInclusive<u64>| match value
-        {
-            None => Ok(default),
-            Some((value, _)) if range.contains(&value) => Ok(value),
-            Some((value, span)) => Err(error(
-                Some(span),
-                format!("{key} = {value} is not within {} to {}", range.start(), range.end()),
-                "write a number within the range",
-            )),
-        };
-    let pending = raw
-        .limits
-        .pending_per_label
-        .map(|n| (n.as_ref().to_owned() as u64, n.span()));
-    let pending = number("pending_per_label", pending, 1_000, 1..=4_096)?;
-    let spool = raw.limits.spool_mib.map(|n| (n.as_ref().to_owned(), n.span()));
-    let spool = number("spool_mib", spool, 1_024, 16..=1_048_576)?;
+    let mut protect = ProtectMore::default();
+    for path in raw.protect.paths {
+        let text = path.as_ref();
+        let body = text.strip_prefix("~/").or_else(|| text.strip_prefix('/')).unwrap_or("");
+        // A path through `..` or to a whole file system would close more than anybody means.
+        let fine = text.len() <= 4096
+            && body
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'));
+        if !fine {
+            return Err(error(
+                Some(path.span()),
+                format!("\"{text}\" is not a path that can be protected"),
+                "write an absolute path, or one below every home as in \"~/.ssh\", without a slash at its end",
+            ));
+        }
+        protect.paths.push(text.into());
+    }
+    for address in raw.protect.addresses {
+        let text = address.as_ref();
+        let fine = text.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty()
+                && host.len() <= 255
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+                && (!host.contains(':') || host.starts_with('[') && host.ends_with(']'))
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if !fine {
+            return Err(error(
+                Some(address.span()),
+                format!("\"{text}\" is not HOST:PORT"),
+                "write it as in \"console.example.org:443\" or \"[2001:db8::7]:443\"",
+            ));
+        }
+        protect.addresses.push(address.into_inner());
+    }
+    if protect.paths.len() > PROTECT_MORE || protect.addresses.len() > PROTECT_MORE {
+        return Err(whole(
+            format!("[protect] has more than {PROTECT_MORE} entries"),
+            "protect the directory above them",
+        ));
+    }
+
+    let spool = number("spool_mib", raw.limits.spool_mib, 1_024, 16..=1_048_576)?;
+    kernel.away = labels.default.away;
+    kernel.looping = labels.default.looping;
+    kernel.tasks = labels.default.tasks;
+    kernel.pending = labels.default.pending + PENDING_HEADROOM;
 
     Ok(Config {
+        file: file.to_owned(),
         state_dir: absolute("state_dir", raw.state_dir, default.state_dir)?,
         socket: absolute("socket", raw.socket, default.socket)?,
         policy_file: absolute("policy_file", raw.policy_file, default.policy_file)?,
         labels,
         record_environment,
         kernel,
-        pending_per_label: usize::try_from(pending).unwrap_or(1_000),
-        spool_bytes: spool << 20,
+        spool_bytes: u64::from(spool) << 20,
+        protect,
         hash_deadline: length("hash_deadline", raw.hash_deadline, default.hash_deadline, s(1)..s(3600))?,
         log: Log {
             json: matches!(raw.log.format, Some(RawFormat::Json)),

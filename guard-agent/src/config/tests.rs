@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernel::Away;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text.as_bytes(), Path::new("agent.toml")).map_err(|e| e.to_string())
@@ -10,7 +11,7 @@ fn nothing_written_means_the_defaults() {
     assert_eq!(config.state_dir, Path::new("/var/lib/guard-agent"));
     assert_eq!(config.policy_file, Path::new("/etc/guard/policy.cedar"));
     assert_eq!(config.kernel.park_after, Duration::from_millis(500));
-    assert_eq!((config.pending_per_label, config.kernel.away), (1_000, Away::Park));
+    assert_eq!((config.labels.default.pending, config.kernel.away), (1_000, Away::Park));
 }
 
 #[test]
@@ -38,10 +39,10 @@ fn everything_can_be_set() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.labels[0].name, "coder");
+    assert_eq!(config.labels.patterns[0].name, "coder");
     assert_eq!(config.kernel.away, Away::Deny);
     assert_eq!(config.kernel.park_after, Duration::from_millis(250));
-    assert_eq!((config.pending_per_label, config.spool_bytes), (10, 64 << 20));
+    assert_eq!((config.labels.default.pending, config.spool_bytes), (10, 64 << 20));
     assert_eq!(
         config.log,
         Log {
@@ -55,7 +56,7 @@ fn everything_can_be_set() {
 #[test]
 fn the_sample_is_valid_and_says_the_defaults() {
     let sample = include_str!("../../../packaging/agent.toml.example");
-    let config = parse(sample).unwrap();
+    let config = Config::parse(sample.as_bytes(), Path::new(DEFAULT_PATH)).unwrap();
     assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
     // Every line that is only commented out has to be right too.
     let open: String = sample
@@ -68,7 +69,8 @@ fn the_sample_is_valid_and_says_the_defaults() {
         .map(|line| format!("{line}\n"))
         .collect();
     let config = parse(&open).unwrap();
-    assert_eq!(config.labels.len(), 1);
+    assert_eq!(config.labels.patterns.len(), 1);
+    assert_eq!(config.labels.settings["coder"], config.labels.default);
 }
 
 #[test]
@@ -117,8 +119,8 @@ fn errors_name_line_and_remedy() {
         ),
         (
             "[[label]]\nname = \"coder\"",
-            "agent.toml:1:1: missing field `cgroup`",
-            "add the key",
+            "agent.toml:2:8: [[label]] \"coder\" has neither a cgroup nor a setting",
+            "add cgroup",
         ),
         (
             "[hold]\npark_after = \"soon\"",
@@ -195,4 +197,89 @@ fn patterns() {
         &format!("/{}b", "*a".repeat(500)),
         &format!("/{}", "a".repeat(4000))
     ));
+}
+
+#[test]
+fn protect_takes_paths_of_the_host_and_of_homes_and_addresses() {
+    let text = b"[protect]\npaths = [\"/srv/keys\", \"~/.ssh\"]\naddresses = [\"console.example.org:443\", \"[2001:db8::7]:9\"]";
+    let config = Config::parse(text, Path::new("agent.toml")).unwrap();
+    assert_eq!(
+        config.protect.paths,
+        [PathBuf::from("/srv/keys"), PathBuf::from("~/.ssh")]
+    );
+    assert_eq!(config.protect.addresses, ["console.example.org:443", "[2001:db8::7]:9"]);
+    for wrong in [
+        "paths = [\"/\"]",
+        "paths = [\"~\"]",
+        "paths = [\"srv\"]",
+        "paths = [\"/a/../b\"]",
+        "paths = [\"/a/\"]",
+        "path = []",
+        "addresses = [\"console.example.org\"]",
+        "addresses = [\":1\"]",
+        "addresses = [\"::1:1\"]",
+        "addresses = [\"a:0\"]",
+        "addresses = [\"a b:1\"]",
+    ] {
+        let error = Config::parse(format!("[protect]\n{wrong}").as_bytes(), Path::new("agent.toml")).unwrap_err();
+        assert!(error.line == 2, "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn a_label_may_have_its_own_settings() {
+    let config = parse(
+        r#"
+        [hold]
+        away = "deny"
+        looping = 4
+        [limits]
+        tasks_per_label = 100
+        [[label]]
+        name = "coder"
+        cgroup = "/a"
+        away = "park"
+        pending = 20
+        [[label]]
+        name = "coder"
+        cgroup = "/b"
+        [[label]]
+        name = "runs"
+        tasks = 9
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.labels.patterns.len(), 2);
+    let settings = |away, pending, looping, tasks| LabelSettings {
+        away,
+        pending,
+        looping,
+        tasks,
+    };
+    assert_eq!(config.labels.settings("coder"), settings(Away::Park, 20, 4, 100));
+    assert_eq!(config.labels.settings("runs"), settings(Away::Deny, 1_000, 4, 9));
+    assert_eq!(config.labels.settings("other"), settings(Away::Deny, 1_000, 4, 100));
+    assert_eq!(config.kernel.pending, 1_000 + PENDING_HEADROOM);
+    for (text, start) in [
+        (
+            "[[label]]\nname = \"a\"\npending = 0",
+            "agent.toml:3:11: pending = 0 is not within 1 to 2048",
+        ),
+        (
+            "[[label]]\nname = \"a\"\nlooping = 2000",
+            "agent.toml:3:11: looping = 2000",
+        ),
+        ("[[label]]\nname = \"a\"\ntasks = -1", "agent.toml:3:9: tasks = -1"),
+        (
+            "[[label]]\nname = \"a\"\naway = \"x\"",
+            "agent.toml:3:8: unknown variant `x`",
+        ),
+        (
+            "[[label]]\nname = \"a\"\ntasks = 1\n[[label]]\nname = \"a\"\ntasks = 2",
+            "agent.toml:5:8: what holds for \"a\" is set",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(start), "{text:?}: {error}");
+    }
 }

@@ -28,7 +28,10 @@ fn world(patterns: &[(&str, &str)]) -> World {
     let labels = Labels::at(
         &rig.cgroups,
         &rig.state,
-        patterns,
+        crate::config::LabelRules {
+            patterns,
+            ..Default::default()
+        },
         "/agent",
         kernel,
         rig.evidence.clone(),

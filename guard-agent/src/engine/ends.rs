@@ -32,6 +32,7 @@ impl Engine {
                 let told = match why {
                     WithdrawnWhy::Died => v1::withdraw::Why::Died,
                     WithdrawnWhy::Changed => v1::withdraw::Why::Changed,
+                    WithdrawnWhy::Stopped => v1::withdraw::Why::HostRestarted,
                 };
                 self.end_question(&action.label, &action.cgroup, &question, withdrawn_words(why), told);
             }
@@ -57,6 +58,15 @@ impl Engine {
         self.requests.remove(&question.id);
     }
 
+    /// The agent stops: verdicts of which nothing was heard yet are recorded.
+    pub(super) fn close(&mut self) {
+        for (_, action) in std::mem::take(&mut self.actions) {
+            if let Stage::Released(released) = action.stage {
+                self.unused(&action.label, *released, WithdrawnWhy::Stopped);
+            }
+        }
+    }
+
     /// A verdict that came too late: the kernel side reports nothing else of the action.
     fn unused(&mut self, label: &str, released: Released, why: WithdrawnWhy) {
         let Released {
@@ -65,7 +75,7 @@ impl Engine {
         if let Basis::Question { request, .. } = &basis {
             let what = match why {
                 WithdrawnWhy::Died => v1::outcome::What::Died,
-                WithdrawnWhy::Changed => v1::outcome::What::Failed,
+                WithdrawnWhy::Changed | WithdrawnWhy::Stopped => v1::outcome::What::Failed,
             };
             self.link.send_lasting(Kind::Outcome(v1::Outcome {
                 request_id: request.to_string(),
@@ -145,8 +155,8 @@ impl Engine {
             words,
             v1::withdraw::Why::PolicyChanged,
         );
-        let (enriched, how) = (question.enriched.clone(), question.how);
-        action.stage = Stage::Enriching { how };
+        let (enriched, how) = (question.enriched.clone(), question.how.clone());
+        action.stage = Stage::Enriching { how: how.clone() };
         self.judge(action, enriched, how);
     }
 }
@@ -155,6 +165,7 @@ pub(super) fn withdrawn_words(why: WithdrawnWhy) -> &'static str {
     match why {
         WithdrawnWhy::Died => "the thread died while it waited",
         WithdrawnWhy::Changed => "the thread no longer asks for it",
+        WithdrawnWhy::Stopped => "the agent stopped before it learned what became of it",
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use guard_evidence::chain::Sealed;
 use guard_evidence::key::PublicKey;
-use guard_evidence::record::{HostFacts, Lifecycle, MatchedRule, Verdict, WorkloadFacts};
+use guard_evidence::record::{HostFacts, HowHeld, Lifecycle, MatchedRule, Verdict, WorkloadFacts};
 use guard_proto::control::RunEvent;
 use guard_proto::limits::PENDING_PER_HOST;
 use guard_proto::v1;
@@ -35,8 +35,7 @@ use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
 use crate::kernel::api::{
-    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, HeldHow, LabelId, Outcome, ToKernel,
-    WithdrawnWhy,
+    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, LabelId, Outcome, ToKernel, WithdrawnWhy,
 };
 use crate::labels::Labels;
 use crate::policy::{Answer, Policy};
@@ -107,7 +106,6 @@ pub struct Parts {
     pub watchers: Watchers,
     pub open: OpenQuestions,
     pub stats: Arc<Stats>,
-    pub pending_per_label: usize,
     pub boot_id: String,
     /// Unix milliseconds.
     pub enforcing_since_ms: i64,
@@ -143,7 +141,7 @@ enum Stage {
     /// The holder was told to stop the thread.
     Holding,
     /// It is stopped and looked at.
-    Enriching { how: HeldHow },
+    Enriching { how: HowHeld },
     /// The question is on its way to the disk.
     Recording(Box<Question>),
     /// The thread died or went on before the question was on disk.
@@ -200,7 +198,8 @@ impl Engine {
         engine
     }
 
-    /// Runs until both senders are gone or `stop` resolves.
+    /// Runs until both senders are gone, or until the kernel side has ended after `stop` resolved: what it still says is
+    /// recorded.
     pub async fn run(
         mut self,
         mut kernel: mpsc::UnboundedReceiver<FromKernel>,
@@ -208,12 +207,17 @@ impl Engine {
         stop: impl Future<Output = ()>,
     ) {
         tokio::pin!(stop);
+        let mut stopping = false;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
-                () = &mut stop => return,
+                () = &mut stop, if !stopping => {
+                    stopping = true;
+                    self.parts.kernel.send(ToKernel::Stop);
+                }
                 message = kernel.recv() => match message {
                     Some(message) => self.kernel(message),
+                    None if stopping => return self.close(),
                     None => {
                         tracing::error!("the kernel side has ended: nothing can be held or released any more");
                         return;
@@ -298,9 +302,12 @@ impl Engine {
             Answer::Deny { rules, because } => self.deny_by_policy(action, workload, None, rules, because),
             Answer::Hold | Answer::Ask(_) => {
                 let of_label = self.waiting.get(&label_id).copied().unwrap_or(0);
-                if of_label >= self.parts.pending_per_label || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST
+                if of_label >= self.parts.labels.pending_limit(label_id)
+                    || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST
                 {
-                    let because = format!("{of_label} actions of this label are waiting already");
+                    let because = format!(
+                        "{of_label} actions of this label are waiting already (pending in agent.toml, docs/agent.md)"
+                    );
                     return self.deny_by_policy(action, workload, None, Vec::new(), because);
                 }
                 self.parts.kernel.send(ToKernel::Hold(id));
@@ -360,7 +367,9 @@ impl Engine {
         if !matches!(action.stage, Stage::Holding) {
             return self.put(action);
         }
-        action.stage = Stage::Enriching { how: held.how };
+        action.stage = Stage::Enriching {
+            how: records::how(held.how, held.tracer.as_ref()),
+        };
         let root = self.parts.labels.above(&action.cgroup).map(|(outer, _)| outer);
         let (enricher, events) = (Arc::clone(&self.parts.enricher), self.events.clone());
         let (asked, exec) = (action.asked.clone(), action.exec.clone());
@@ -376,15 +385,19 @@ impl Engine {
     }
 
     fn enriched(&mut self, id: ActionId, enriched: Box<Enriched>) {
-        let Some(action) = self.take(id) else { return };
-        match action.stage {
+        let Some(mut action) = self.take(id) else { return };
+        match action.take_stage() {
             Stage::Enriching { how } => self.judge(action, *enriched, how),
-            _ => self.put(action),
+            stage => {
+                action.stage = stage;
+                self.put(action);
+            }
         }
     }
 
     /// The second look: everything is known.
-    fn judge(&mut self, mut action: Action, enriched: Enriched, how: HeldHow) {
+    fn judge(&mut self, mut action: Action, mut enriched: Enriched, how: HowHeld) {
+        enriched.context.held = Some(how.clone());
         let answer = self.parts.policy.evaluate(&enriched.facts);
         let expectation = enriched.expectation.clone();
         match (answer, expectation) {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guard_evidence::chain::Sealed;
-use guard_evidence::record::{DecidedBy, Lifecycle, SignedDecision, Verdict};
+use guard_evidence::record::{DecidedBy, HowHeld, Lifecycle, SignedDecision, Verdict};
 use guard_evidence::text::{visible, visible_fold};
 use guard_proto::control::RunEvent;
 use guard_proto::v1;
@@ -26,14 +26,14 @@ use super::{Action, Basis, Engine, Event, Released, Stage, millis};
 use crate::approval::decision::{self, Expected, Refused};
 use crate::approval::open::OpenQuestion;
 use crate::enrich::Enriched;
-use crate::kernel::api::{ActionId, ExecExpectation, HeldHow};
+use crate::kernel::api::{ActionId, ExecExpectation};
 use crate::policy::{Answer, Ask, Policy};
 
 /// What people are asked, and everything that their answer has to match.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) id: Ulid,
-    pub(super) how: HeldHow,
+    pub(super) how: HowHeld,
     pub(super) what: String,
     pub(super) enriched: Enriched,
     pub(super) ask: Ask,
@@ -63,7 +63,7 @@ impl Engine {
         &mut self,
         mut action: Action,
         enriched: Enriched,
-        how: HeldHow,
+        how: HowHeld,
         ask: Ask,
         expectation: Arc<ExecExpectation>,
     ) {

@@ -6,8 +6,8 @@
 use std::os::unix::ffi::OsStrExt as _;
 
 use guard_evidence::record::{
-    Action, DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, PolicyAction, Predicate, RequestRecord,
-    SignedDecision, Verdict, Why,
+    Action, DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, HowHeld, PolicyAction, Predicate,
+    RequestRecord, SignedDecision, TracerFacts, Verdict, Why,
 };
 use guard_evidence::statement;
 use guard_evidence::text::{Text, visible_fold};
@@ -22,7 +22,7 @@ use super::question::Question;
 use crate::clock::rfc3339;
 use crate::enrich::Enriched;
 use crate::evidence::unsealed;
-use crate::kernel::api::{AskedExec, Mismatch, MismatchWhat, Outcome, WithdrawnWhy};
+use crate::kernel::api::{AskedExec, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy};
 
 /// Characters of one line for people.
 const LINE: usize = 160;
@@ -35,6 +35,46 @@ pub(super) enum Decided {
     People(Box<SignedDecision>),
     Timeout,
     Host(String),
+}
+
+/// How a thread waits, in words.
+pub(super) fn how(how: HeldHow, tracer: Option<&Tracer>) -> HowHeld {
+    let why = match how {
+        HeldHow::Traced => None,
+        HeldHow::Parked(why) => Some(match (why, tracer) {
+            (ParkedWhy::AlreadyTraced, Some(tracer)) => format!(
+                "the whole process is stopped, because {} (pid {}) traces this thread; a tracer can change what runs after the approval",
+                visible_fold(&String::from_utf8_lossy(&tracer.comm), 32),
+                tracer.pid
+            ),
+            (ParkedWhy::AlreadyTraced, None) => {
+                "the whole process is stopped, because another program traced this thread".to_owned()
+            }
+            (ParkedWhy::PtraceForbidden, _) => {
+                "the whole process is stopped, because this host forbids to stop one thread alone".to_owned()
+            }
+            (ParkedWhy::SigcontHandled, _) => {
+                "the whole process is stopped, because it handles or blocks SIGCONT".to_owned()
+            }
+            (ParkedWhy::TookTooLong, _) => {
+                "the whole process is stopped, because the thread alone could not be stopped in time".to_owned()
+            }
+            (ParkedWhy::AgentWasAway, _) => {
+                "the whole process is stopped, because the agent was away when it asked".to_owned()
+            }
+            (ParkedWhy::ManyThreads, _) => {
+                "the whole process is stopped, because many of its threads asked at once".to_owned()
+            }
+        }),
+    };
+    HowHeld {
+        thread_alone: how == HeldHow::Traced,
+        why,
+        tracer: tracer.map(|tracer| TracerFacts {
+            pid: tracer.pid,
+            comm: Text::from(tracer.comm.as_slice()),
+        }),
+    }
 }
 
 /// The command in one line.
@@ -62,6 +102,7 @@ pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
         host: host.clone(),
         workload: question.enriched.workload.clone(),
         action: Action::Exec(Box::new(action.clone())),
+        context: Some(Box::new(question.enriched.context.clone())),
         why: Why {
             rules: question.ask.rules.clone(),
             approver_groups: question.ask.groups.clone(),

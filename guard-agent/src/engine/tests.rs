@@ -1,5 +1,6 @@
 use super::*;
-use crate::config::LabelPattern;
+use crate::config::{LabelPattern, LabelRules};
+use crate::kernel::LabelSettings;
 use crate::kernel::api::{Argv, AtOnce, FileKey, HeldExec, Mismatch, MismatchWhat, ParkedWhy, Release, Tracer};
 use crate::policy;
 use crate::testing::{HOST, Rig, records, rig};
@@ -32,7 +33,7 @@ fn world(policy: &str) -> World {
     world_with(policy, 1_000, Vec::new())
 }
 
-fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -> World {
+fn world_with(policy: &str, pending_per_label: u32, left: Vec<OpenQuestion>) -> World {
     let rig = rig();
     let (kernel, to_kernel) = KernelHandle::pair_for_tests();
     std::fs::create_dir(rig.cgroups.join("coder")).unwrap();
@@ -43,13 +44,24 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
     let labels = Labels::at(
         &rig.cgroups,
         &rig.state,
-        vec![pattern],
+        LabelRules {
+            patterns: vec![pattern],
+            default: LabelSettings {
+                pending: pending_per_label,
+                ..LabelSettings::default()
+            },
+            ..LabelRules::default()
+        },
         "/agent",
         kernel.clone(),
         rig.evidence.clone(),
     )
     .unwrap();
     labels.scan();
+    assert!(matches!(
+        to_kernel.try_recv(),
+        Ok(ToKernel::Settings { label: LabelId(1), .. })
+    ));
     assert!(matches!(
         to_kernel.try_recv(),
         Ok(ToKernel::Label { label: LabelId(1), .. })
@@ -76,7 +88,6 @@ fn world_with(policy: &str, pending_per_label: usize, left: Vec<OpenQuestion>) -
         watchers: watchers.clone(),
         open: OpenQuestions::open(&rig.state.join("open")).unwrap().0,
         stats: Arc::clone(&stats),
-        pending_per_label,
         boot_id: "b".to_owned(),
         enforcing_since_ms: 1,
     };
@@ -783,7 +794,7 @@ async fn a_storm_leaves_nothing_behind() {
         };
         world.enforced(id, Outcome::Ran);
     }
-    for _ in 0..200 {
+    for _ in 0..1_500 {
         if world.stats.allowed.load(Ordering::Relaxed) == 400 {
             break;
         }
@@ -865,6 +876,17 @@ async fn what_waits_can_be_listed() {
     world.ask().await;
     let waiting = list(&world.events).await.unwrap();
     assert!(waiting.iter().any(|w| w.action.held == "parked"));
+    let found = world
+        .record(|p| matches!(p, Predicate::Request(r) if r.context.as_ref().unwrap().held.as_ref().unwrap().tracer.is_some()))
+        .await;
+    let Predicate::Request(record) = found else {
+        unreachable!()
+    };
+    let context = record.context.unwrap();
+    let held = context.held.unwrap();
+    assert!(!held.thread_alone && held.why.unwrap().contains("strace (pid 7) traces this thread"));
+    // The file was opened as the test's own executable, which is not where the question says it is.
+    assert!(context.path_inside.unwrap().display().contains("guard_agent"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,6 @@
 use guard_proto::control::PendingAction;
 
 use super::{Engine, Stage, millis};
-use crate::kernel::api::HeldHow;
 
 /// An action that waits, and whose it is.
 #[derive(Debug, Clone)]
@@ -24,9 +23,9 @@ impl Engine {
             .map(|action| {
                 let (request, what, how) = match &action.stage {
                     Stage::Recording(q) | Stage::Asking(q) | Stage::Deciding(q, _) => {
-                        (q.id.to_string(), q.what.clone(), Some(q.how))
+                        (q.id.to_string(), q.what.clone(), Some(&q.how))
                     }
-                    Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(*how)),
+                    Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(how)),
                     _ => (String::new(), action.what_by_key(), None),
                 };
                 Waiting {
@@ -38,8 +37,8 @@ impl Engine {
                         what,
                         waiting_ms: millis(action.since),
                         held: match how {
-                            Some(HeldHow::Parked(_)) => "parked".to_owned(),
-                            Some(HeldHow::Traced) => "traced".to_owned(),
+                            Some(how) if !how.thread_alone => "parked".to_owned(),
+                            Some(_) => "traced".to_owned(),
                             None => "stopping".to_owned(),
                         },
                     },

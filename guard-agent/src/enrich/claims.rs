@@ -6,6 +6,8 @@
 use guard_evidence::record::Claims;
 use guard_evidence::text::Text;
 
+use super::redact;
+
 /// Longest value of a claim, in bytes.
 const CLAIM_BYTES: usize = 512;
 /// Chosen variables in one record.
@@ -30,7 +32,7 @@ pub(super) fn claims(environment: &[Vec<u8>]) -> Option<Claims> {
     (claims != Claims::default()).then_some(claims)
 }
 
-/// The `NAME=value` entries whose name is on the list.
+/// The `NAME=value` entries whose name is on the list, without values that look like secrets.
 pub(super) fn chosen(environment: &[Vec<u8>], names: &[String]) -> Vec<Text> {
     let on_the_list = |entry: &Vec<u8>| {
         let name = entry.split(|b| *b == b'=').next().unwrap_or_default();
@@ -43,7 +45,7 @@ pub(super) fn chosen(environment: &[Vec<u8>], names: &[String]) -> Vec<Text> {
         .iter()
         .filter(|entry| on_the_list(entry))
         .take(CHOSEN)
-        .map(|entry| Text::from(entry.as_slice()))
+        .map(|entry| Text::from(redact::entry(entry).as_slice()))
         .collect()
 }
 

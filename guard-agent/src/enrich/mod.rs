@@ -8,13 +8,16 @@ mod claims;
 mod container;
 mod hash;
 mod process;
+mod redact;
 mod users;
 
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guard_evidence::record::{Claims, ExecAction, ProcessFacts, WorkloadFacts};
+use guard_evidence::record::{Claims, Container, Context, ExecAction, ProcessFacts, WorkloadFacts};
 use guard_evidence::text::Text;
 use tokio::sync::Semaphore;
 
@@ -30,6 +33,8 @@ use users::Users;
 /// /proc of a hostile process may make a reader wait.
 const PROC_DEADLINE: Duration = Duration::from_secs(2);
 const PROC_READERS: usize = 64;
+/// Of the path inside.
+const PATH_BYTES: usize = 2_000;
 
 /// Everything known of a held exec.
 #[derive(Debug, Clone)]
@@ -37,6 +42,7 @@ pub struct Enriched {
     pub workload: WorkloadFacts,
     pub action: ExecAction,
     pub claims: Option<Claims>,
+    pub context: Context,
     /// For the policy.
     pub facts: Facts,
     /// To be compared at the exec event; `None` when nobody can vouch for the content.
@@ -121,13 +127,24 @@ impl Enricher {
         root: Option<String>,
     ) -> Enriched {
         let (mut workload, mut facts) = self.of_key(&asked, &exec, &label, &cgroup);
+        let path_inside = held.file.as_ref().and_then(|file| inside(file, exec.path.as_deref()));
         let digest = match held.file.take() {
             Some(file) => self.hasher.hash(&label, exec.file, file).await,
             None => Err(HashError::NotOpened),
         };
-        let ancestry = self.ancestry(asked.tgid, root).await;
-        if !ancestry.is_empty() {
-            workload.ancestry = ancestry;
+        let found = self.read_proc(asked.tgid, root, container::of_path(&cgroup)).await;
+        let mut context = Context {
+            path_inside,
+            unit: container::unit(&cgroup),
+            container: found.container,
+            ancestry_inside: found.inside,
+            ..Context::default()
+        };
+        if found.ancestry.is_empty() {
+            // Its event alone tells of it.
+            context.ancestry_inside = 1;
+        } else {
+            workload.ancestry = found.ancestry;
         }
 
         let text = |bytes: &[u8]| Text::from(bytes);
@@ -155,6 +172,8 @@ impl Enricher {
             cwd: text(held.cwd.as_os_str().as_bytes()),
         };
         crate::evidence::fit(&mut action, &mut workload);
+        let shown = u32::try_from(workload.ancestry.len()).unwrap_or(u32::MAX);
+        context.ancestry_inside = context.ancestry_inside.min(shown);
         facts.held = Some(HeldFacts {
             argv: (!held.argv.truncated)
                 .then(|| {
@@ -187,26 +206,58 @@ impl Enricher {
             workload,
             action,
             claims,
+            context,
             facts,
             expectation,
             no_content,
         }
     }
 
-    async fn ancestry(&self, pid: u32, root: Option<String>) -> Vec<ProcessFacts> {
+    /// What /proc and the files of a container's runtime tell, within a deadline.
+    async fn read_proc(&self, pid: u32, root: Option<String>, container: Option<Container>) -> Found {
+        let known = container.clone();
         let work = async {
             let permit = Arc::clone(&self.readers).acquire_owned().await.ok()?;
             let reading = tokio::task::spawn_blocking(move || {
-                let ancestry = process::ancestry(pid, root.as_deref());
+                let (ancestry, inside) = process::ancestry(pid, root.as_deref());
+                let mut container = container;
+                if let Some(container) = &mut container {
+                    container::complete(container, Path::new("/"));
+                }
                 drop(permit);
-                ancestry
+                Found {
+                    ancestry,
+                    inside,
+                    container,
+                }
             });
             reading.await.ok()
         };
-        tokio::time::timeout(PROC_DEADLINE, work)
-            .await
-            .ok()
-            .flatten()
-            .unwrap_or_default()
+        let found = tokio::time::timeout(PROC_DEADLINE, work).await.ok().flatten();
+        found.unwrap_or_else(|| Found {
+            container: known,
+            ..Found::default()
+        })
     }
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    ancestry: Vec<ProcessFacts>,
+    /// How many of them are inside the workload.
+    inside: u32,
+    container: Option<Container>,
+}
+
+/// The file's path in the mount namespace that it was opened in, if that is not the host's path.
+fn inside(file: &OwnedFd, host: Option<&Path>) -> Option<Text> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    (Some(path.as_path()) != host).then(|| {
+        Text::from(
+            path.as_os_str()
+                .as_bytes()
+                .get(..PATH_BYTES)
+                .unwrap_or(path.as_os_str().as_bytes()),
+        )
+    })
 }

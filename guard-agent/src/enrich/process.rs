@@ -16,9 +16,10 @@ const ARGV_STRINGS: usize = 64;
 /// /proc counts in hundredths of a second on every architecture that we run on.
 const TICK_NS: u64 = 10_000_000;
 
-/// The process and what started it, up to the first one outside `root` or process 1. Blocks.
-pub(super) fn ancestry(pid: u32, root: Option<&str>) -> Vec<ProcessFacts> {
+/// The process and what started it, up to process 1, and how many of them are in or below `root`. Blocks.
+pub(super) fn ancestry(pid: u32, root: Option<&str>) -> (Vec<ProcessFacts>, u32) {
     let mut found: Vec<ProcessFacts> = Vec::new();
+    let (mut inside, mut left) = (0, false);
     let mut next = pid;
     while found.len() < DEPTH && next != 0 {
         let Some((facts, parent)) = process(next) else { break };
@@ -26,14 +27,12 @@ pub(super) fn ancestry(pid: u32, root: Option<&str>) -> Vec<ProcessFacts> {
         if found.last().is_some_and(|child| facts.start_ns > child.start_ns) {
             break;
         }
-        let outside = root.is_some_and(|root| cgroup(next).is_some_and(|path| !is_below(&path, root)));
+        left |= root.is_none_or(|root| cgroup(next).is_none_or(|path| !is_below(&path, root)));
         found.push(facts);
-        if outside || next == 1 {
-            break;
-        }
+        inside += u32::from(!left);
         next = parent;
     }
-    found
+    (found, inside)
 }
 
 fn is_below(path: &str, root: &str) -> bool {
@@ -128,7 +127,8 @@ mod tests {
 
     #[test]
     fn this_process_and_its_ancestors() {
-        let found = ancestry(std::process::id(), None);
+        let (found, inside) = ancestry(std::process::id(), None);
+        assert_eq!(inside, 0);
         assert_eq!(found[0].pid, std::process::id());
         assert!(found.len() > 1);
         assert!(found[0].executable.as_ref().unwrap().display().contains("guard_agent"));
@@ -137,10 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn stops_outside_the_workload() {
-        assert_eq!(ancestry(std::process::id(), Some("/no/such/cgroup")).len(), 1);
-        assert!(ancestry(0, None).is_empty());
-        assert!(ancestry(u32::MAX, None).is_empty());
+    fn what_is_outside_the_workload_is_told_apart() {
+        let (found, inside) = ancestry(std::process::id(), Some("/no/such/cgroup"));
+        assert!(found.len() > 1 && inside == 0);
+        let own = cgroup(std::process::id()).unwrap();
+        assert!(own == "/" || ancestry(std::process::id(), Some(&own)).1 > 0);
+        assert!(ancestry(0, None).0.is_empty());
+        assert!(ancestry(u32::MAX, None).0.is_empty());
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Evidence {
     shared: Arc<Shared>,
     durable: watch::Receiver<u64>,
     reader: Arc<Mutex<Reader>>,
+    /// When the last record of the agent before this one was written, RFC 3339.
+    last_before: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -201,6 +203,12 @@ impl Evidence {
     #[must_use]
     pub(crate) fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// When the last record before this start was written, RFC 3339.
+    #[must_use]
+    pub fn last_before(&self) -> Option<&str> {
+        self.last_before.as_deref()
     }
 
     /// Records that the console has not acknowledged.

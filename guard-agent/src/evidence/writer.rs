@@ -67,10 +67,14 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
         SpoolError::Locked { .. } => EvidenceError::Locked(error),
         other => EvidenceError::Spool(other),
     })?;
+    let mut last_before = None;
     let resumed = match &last {
         None => None,
         Some(envelope) => match header_of(envelope, &config.key) {
-            Ok(header) if header.signer == signer => Some(Chain::resume(&header, envelope)),
+            Ok(header) if header.signer == signer => {
+                last_before = Some(header.at.as_str().into());
+                Some(Chain::resume(&header, envelope))
+            }
             Ok(header) => {
                 first.push(format!("the last record was signed by {}", header.signer));
                 None
@@ -102,6 +106,7 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
         shared: Arc::clone(&shared),
         durable: durable_receiver,
         reader,
+        last_before,
     };
     let key_pem = config
         .key

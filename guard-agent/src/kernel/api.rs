@@ -160,6 +160,8 @@ pub enum WithdrawnWhy {
     Died,
     /// The syscall was interrupted by a signal or restarted with other arguments: that is a new question.
     Changed,
+    /// The agent stops; the thread waits on, or has gone on with its verdict.
+    Stopped,
 }
 
 /// Answers that are known already; asked on the holder's thread before anybody else hears of a question.

@@ -128,6 +128,9 @@ pub struct KernelFacts {
     pub offsets: Offsets,
     /// Nanoseconds since boot of the first attachment; an agent that takes over keeps it.
     pub enforcing_since_ns: u64,
+    /// When the agent before this one last showed that it lived, nanoseconds since boot; `None`: none was there, or it stopped in
+    /// order.
+    pub last_beat_ns: Option<u64>,
     /// Programs of an earlier agent were in force and have been replaced.
     pub took_over: bool,
     /// Questions that an earlier agent left, asked again.
@@ -203,6 +206,7 @@ pub fn start(
         reserved: 0,
     };
     prepared.maps.config.set(0, settings, 0)?;
+    let last_beat_ns = prepared.maps.heartbeat.get(&0, 0).ok().filter(|beat| *beat > 0);
     prepared.maps.heartbeat.set(0, now, 0)?;
     let defaults = LabelSettings {
         away: config.away,
@@ -223,6 +227,7 @@ pub fn start(
         absent: loaded.absent.clone(),
         offsets: loaded.offsets,
         enforcing_since_ns: settings.enforcing_since_ns,
+        last_beat_ns,
         took_over: loaded.took_over,
         taken_over_questions: 0,
     };

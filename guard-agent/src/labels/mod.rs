@@ -18,11 +18,11 @@ use guard_proto::limits::is_label;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::config::LabelPattern;
+use crate::config::{LabelRules, PENDING_HEADROOM};
 use crate::evidence::Evidence;
 use crate::files;
-use crate::kernel::KernelHandle;
 use crate::kernel::api::{LabelId, ToKernel};
+use crate::kernel::{KernelHandle, LabelSettings};
 
 /// Only root of the initial user namespace can set it; `user.*` belongs to whoever owns the directory.
 const ATTRIBUTE: &str = "trusted.guard.label";
@@ -89,7 +89,7 @@ struct Labelled {
 pub struct Labels {
     root: Arc<Path>,
     file: Arc<Path>,
-    patterns: Arc<[LabelPattern]>,
+    rules: Arc<LabelRules>,
     /// Path of the cgroup that the agent is in.
     own: Arc<str>,
     kernel: KernelHandle,
@@ -114,18 +114,18 @@ impl Labels {
     /// If the file is there but not readable or not valid.
     pub fn load(
         state_dir: &Path,
-        patterns: Vec<LabelPattern>,
+        rules: LabelRules,
         kernel: KernelHandle,
         evidence: Evidence,
     ) -> Result<Self, LabelError> {
         let own = crate::enrich::cgroup(std::process::id()).unwrap_or_else(|| "/".to_owned());
-        Self::at(Path::new(ROOT), state_dir, patterns, &own, kernel, evidence)
+        Self::at(Path::new(ROOT), state_dir, rules, &own, kernel, evidence)
     }
 
     pub(crate) fn at(
         root: &Path,
         state_dir: &Path,
-        patterns: Vec<LabelPattern>,
+        rules: LabelRules,
         own: &str,
         kernel: KernelHandle,
         evidence: Evidence,
@@ -140,10 +140,14 @@ impl Labels {
             Err(source) => return Err(LabelError::Store { path: file, source }),
         };
         let names = ids.iter().map(|(name, id)| (LabelId(*id), name.clone())).collect();
+        // Before the first label is put in force: the kernel's maps may hold what another configuration said.
+        for (name, id) in &ids {
+            tell(&kernel, LabelId(*id), rules.settings(name));
+        }
         Ok(Self {
             root: root.into(),
             file: file.into(),
-            patterns: patterns.into(),
+            rules: rules.into(),
             own: own.into(),
             kernel,
             evidence,
@@ -159,6 +163,16 @@ impl Labels {
     #[must_use]
     pub fn name(&self, id: LabelId) -> Option<String> {
         self.table.lock().names.get(&id).cloned()
+    }
+
+    /// How many actions of a label may wait.
+    #[must_use]
+    pub fn pending_limit(&self, id: LabelId) -> usize {
+        let limit = match self.table.lock().names.get(&id) {
+            Some(name) => self.rules.settings(name).pending,
+            None => self.rules.default.pending,
+        };
+        limit as usize
     }
 
     /// Names of all labels with a cgroup now.
@@ -272,7 +286,7 @@ impl Labels {
     /// A cgroup was made.
     pub fn made(&self, id: u64, path: &Path) {
         let Some(path) = path.to_str() else { return };
-        if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.matches(path)) {
+        if let Some(pattern) = self.rules.patterns.iter().find(|pattern| pattern.matches(path)) {
             self.apply_found(&pattern.name, id, path, Source::Pattern);
         }
     }
@@ -333,7 +347,7 @@ impl Labels {
                 None => None,
             };
             let label = label.or_else(|| {
-                let pattern = self.patterns.iter().find(|pattern| pattern.matches(&path))?;
+                let pattern = self.rules.patterns.iter().find(|pattern| pattern.matches(&path))?;
                 Some((pattern.name.clone(), Source::Pattern))
             });
             let labelled = label.is_some_and(|(name, source)| self.apply_found(&name, metadata.ino(), &path, source));
@@ -380,7 +394,10 @@ impl Labels {
         if table.cgroups.len() >= CGROUPS {
             return Err(LabelError::TooMany);
         }
-        let label = table.id_of(name, &self.file)?;
+        let (label, new) = table.id_of(name, &self.file)?;
+        if new {
+            tell(&self.kernel, label, self.rules.settings(name));
+        }
         if let Some(before) = table.cgroups.get(&id)
             && before.label == label
         {
@@ -450,10 +467,10 @@ impl Table {
         })
     }
 
-    /// The number of a name; a new one is on disk before anybody uses it.
-    fn id_of(&mut self, name: &str, file: &Path) -> Result<LabelId, LabelError> {
+    /// The number of a name, and whether it is new; then it is on disk before anybody uses it.
+    fn id_of(&mut self, name: &str, file: &Path) -> Result<(LabelId, bool), LabelError> {
         if let Some(id) = self.ids.get(name) {
-            return Ok(LabelId(*id));
+            return Ok((LabelId(*id), false));
         }
         let id = self.ids.values().max().copied().unwrap_or(0) + 1;
         let mut ids = self.ids.clone();
@@ -466,8 +483,17 @@ impl Table {
         files::replace(file, &bytes, 0o600).map_err(store)?;
         self.ids = ids;
         self.names.insert(LabelId(id), name.to_owned());
-        Ok(LabelId(id))
+        Ok((LabelId(id), true))
     }
+}
+
+/// What holds for a label, for the kernel side.
+fn tell(kernel: &KernelHandle, label: LabelId, settings: LabelSettings) {
+    let settings = LabelSettings {
+        pending: settings.pending.saturating_add(PENDING_HEADROOM),
+        ..settings
+    };
+    kernel.send(ToKernel::Settings { label, settings });
 }
 
 /// Whether `path` is `root` or below it.

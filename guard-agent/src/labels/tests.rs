@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::LabelPattern;
 use crate::testing::{Rig, rig};
 use std::sync::mpsc;
 
@@ -12,9 +13,31 @@ fn labels(rig: &Rig, own: &str, patterns: &[(&str, &str)]) -> (Labels, mpsc::Rec
         })
         .collect();
     (
-        Labels::at(&rig.cgroups, &rig.state, patterns, own, kernel, rig.evidence.clone()).unwrap(),
+        Labels::at(
+            &rig.cgroups,
+            &rig.state,
+            rules(patterns),
+            own,
+            kernel,
+            rig.evidence.clone(),
+        )
+        .unwrap(),
         sent,
     )
+}
+
+fn rules(patterns: Vec<LabelPattern>) -> LabelRules {
+    LabelRules {
+        patterns,
+        ..LabelRules::default()
+    }
+}
+
+/// What was sent besides what holds for labels.
+fn messages(sent: &mpsc::Receiver<ToKernel>) -> Vec<ToKernel> {
+    sent.try_iter()
+        .filter(|message| !matches!(message, ToKernel::Settings { .. }))
+        .collect()
 }
 
 fn make(rig: &Rig, path: &str) -> u64 {
@@ -36,7 +59,7 @@ fn patterns_and_outermost() {
     );
     labels.scan();
     labels.scan();
-    let messages: Vec<_> = sent.try_iter().collect();
+    let messages = messages(&sent);
     assert!(
         matches!(messages[..], [ToKernel::Label { cgroup, label: LabelId(1) }] if cgroup == outer),
         "{messages:?}"
@@ -74,8 +97,56 @@ fn the_agent_never_labels_itself() {
         );
     }
     // What is below the agent's own cgroup is not the agent.
-    let messages: Vec<_> = sent.try_iter().collect();
+    let messages = messages(&sent);
     assert_eq!(messages.len(), 1, "{messages:?}");
+}
+
+#[test]
+fn what_holds_for_a_label_is_told_before_it_is_in_force() {
+    let rig = rig();
+    make(&rig, "/a");
+    make(&rig, "/b");
+    let strict = LabelSettings {
+        away: crate::kernel::Away::Deny,
+        pending: 3,
+        looping: 2,
+        tasks: 7,
+    };
+    let rules = LabelRules {
+        settings: [("strict".to_owned(), strict)].into(),
+        ..LabelRules::default()
+    };
+    let told = LabelSettings {
+        pending: 3 + PENDING_HEADROOM,
+        ..strict
+    };
+    for _ in 0..2 {
+        let (kernel, sent) = KernelHandle::pair_for_tests();
+        let labels = Labels::at(
+            &rig.cgroups,
+            &rig.state,
+            rules.clone(),
+            "/x",
+            kernel,
+            rig.evidence.clone(),
+        )
+        .unwrap();
+        labels.add("strict", "/a", Source::Command).unwrap();
+        labels.add("other", "/b", Source::Command).unwrap();
+        let sent: Vec<_> = sent.try_iter().collect();
+        let at =
+            |wanted: &dyn Fn(&ToKernel) -> bool| sent.iter().position(wanted).unwrap_or_else(|| panic!("{sent:?}"));
+        let strict_told = at(&|m| matches!(m, ToKernel::Settings { label: LabelId(1), settings } if *settings == told));
+        let labelled = at(&|m| matches!(m, ToKernel::Label { label: LabelId(1), .. }));
+        assert!(strict_told < labelled, "{sent:?}");
+        at(
+            &|m| matches!(m, ToKernel::Settings { label: LabelId(2), settings } if settings.away == crate::kernel::Away::Park),
+        );
+        assert_eq!(
+            (labels.pending_limit(LabelId(1)), labels.pending_limit(LabelId(2))),
+            (3, 1_000)
+        );
+    }
 }
 
 #[test]
@@ -91,7 +162,17 @@ fn ids_outlive_the_agent() {
     assert_eq!(second.name(LabelId(2)).as_deref(), Some("two"));
     fs::write(rig.state.join("labels.json"), "{").unwrap();
     let (kernel, _sent) = KernelHandle::pair_for_tests();
-    assert!(Labels::at(&rig.cgroups, &rig.state, vec![], "/x", kernel, rig.evidence.clone()).is_err());
+    assert!(
+        Labels::at(
+            &rig.cgroups,
+            &rig.state,
+            rules(vec![]),
+            "/x",
+            kernel,
+            rig.evidence.clone()
+        )
+        .is_err()
+    );
 }
 
 #[test]

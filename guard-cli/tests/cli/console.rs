@@ -217,6 +217,7 @@ fn request_record(id: &str, argv: &[&str]) -> RequestRecord {
             environment_sha256: strings_sha256::<&str>(&[]),
             cwd: Text::from("/srv/app"),
         })),
+        context: None,
         why: Why {
             rules: vec![MatchedRule {
                 id: "code-push".to_owned(),

@@ -340,6 +340,7 @@ impl Host {
                 host,
                 workload: workload(question.label, question.evil.as_ref()),
                 action: Action::Exec(Box::new(exec(&question.argv, question.evil.as_ref()))),
+                context: None,
                 why: Why {
                     rules: vec![MatchedRule {
                         id: "code-push".to_owned(),

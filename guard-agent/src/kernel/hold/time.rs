@@ -196,5 +196,11 @@ impl Holder {
             }
             self.let_go(tid, 0);
         }
+        for (_, mut question) in std::mem::take(&mut self.questions) {
+            if let Some((asked, pass)) = question.pass.take() {
+                let end = Err(WithdrawnWhy::Stopped);
+                self.send(FromKernel::Passed { asked, pass, end });
+            }
+        }
     }
 }
