@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::bench::BenchOptions;
+use xtask::bench::{BenchOptions, Part};
 use xtask::build::{self, Profile};
 use xtask::fuzz::FuzzOptions;
 use xtask::run;
@@ -77,8 +77,10 @@ enum Command {
         #[arg(long)]
         release: bool,
         /// Only: the time from a clean clone to the end of `demo --auto`.
-        #[arg(long, conflicts_with_all = ["quick", "release"])]
+        #[arg(long, conflicts_with_all = ["quick", "release", "parts"])]
         from_clone: bool,
+        /// Only these parts; none: all.
+        parts: Vec<Part>,
     },
     /// Feed the parsers of every boundary with inputs that are mutated towards new code, for a bounded time.
     Fuzz {
@@ -183,11 +185,13 @@ fn main() -> ExitCode {
             quick,
             release,
             from_clone,
+            parts,
         } => asked(|| {
             let options = BenchOptions {
                 quick,
                 release,
                 from_clone,
+                parts,
             };
             run::say(format!("{} is written", xtask::bench::bench(&options)?.display()));
             Ok(())

@@ -13,7 +13,8 @@ counts carry over to other machines, nanoseconds do not.
 ";
 
 /// In this order in the file.
-const ORDER: [&str; 5] = [
+const ORDER: [&str; 6] = [
+    "Round trip of an exec that user space always allows",
     "Verdict to resume",
     "What is not labelled",
     "The agent's size and memory",

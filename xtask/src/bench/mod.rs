@@ -6,6 +6,7 @@ mod clone;
 mod cost;
 mod document;
 mod resume;
+mod round_trip;
 mod stats;
 
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use crate::{paths, run};
 use document::Document;
 
 /// What `cargo xtask bench` is asked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BenchOptions {
     /// Fewer repetitions.
     pub quick: bool,
@@ -26,6 +27,19 @@ pub struct BenchOptions {
     pub release: bool,
     /// Only: clone, build and show everything from nothing, and take the time.
     pub from_clone: bool,
+    /// Only these; none: all.
+    pub parts: Vec<Part>,
+}
+
+/// What is measured in a guest of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Instructions that Guard costs what is not labelled.
+    Cost,
+    /// An exec that user space always allows, next to a seccomp supervisor.
+    RoundTrip,
+    /// From the verdict to its effect; the agent's size.
+    Resume,
 }
 
 /// Measures, writes the file and returns its path. Sections that were not measured stay as they were.
@@ -41,13 +55,22 @@ pub fn bench(options: &BenchOptions) -> Result<PathBuf> {
         return Ok(path);
     }
     let programs = Programs::build(options.release)?;
+    let asked = |part| options.parts.is_empty() || options.parts.contains(&part);
     // Each is kept as soon as it is there: the next one may fail.
-    document.set(cost::measure(options, &programs)?);
-    document.write()?;
-    for section in resume::measure(options, &programs)? {
-        document.set(section);
+    if asked(Part::RoundTrip) {
+        document.set(round_trip::measure(options, &programs)?);
+        document.write()?;
     }
-    document.write()?;
+    if asked(Part::Cost) {
+        document.set(cost::measure(options, &programs)?);
+        document.write()?;
+    }
+    if asked(Part::Resume) {
+        for section in resume::measure(options, &programs)? {
+            document.set(section);
+        }
+        document.write()?;
+    }
     Ok(path)
 }
 
@@ -55,6 +78,8 @@ pub fn bench(options: &BenchOptions) -> Result<PathBuf> {
 struct Programs {
     /// The micro-benchmark, static.
     bench: PathBuf,
+    /// The seccomp supervisor that Guard is compared with, static.
+    notify: PathBuf,
     /// The agent, without debugging information.
     agent: PathBuf,
     profile: Profile,
@@ -64,14 +89,18 @@ impl Programs {
     fn build(release: bool) -> Result<Self> {
         let directory = paths::target().join("bench");
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let bench = directory.join("bench");
-        run::quiet(
-            Command::new("gcc")
-                .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
-                .arg(&bench)
-                .arg(paths::repo().join("xtask/guest/bench/bench.c")),
-        )
-        .context("cannot build the micro-benchmark (gcc and libc6-dev: `cargo xtask setup`)")?;
+        let c = |name: &str| -> Result<PathBuf> {
+            let program = directory.join(name);
+            run::quiet(
+                Command::new("gcc")
+                    .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+                    .arg(&program)
+                    .arg(paths::repo().join(format!("xtask/guest/bench/{name}.c"))),
+            )
+            .with_context(|| format!("cannot build {name}.c (gcc and libc6-dev: `cargo xtask setup`)"))?;
+            Ok(program)
+        };
+        let (bench, notify) = (c("bench")?, c("notify")?);
         let profile = if release { Profile::Release } else { Profile::Dev };
         // As for guests: who set it has built.
         if std::env::var_os("GUARD_BUILT").is_none_or(|value| value != "1") {
@@ -99,7 +128,12 @@ impl Programs {
                 .arg(&agent)
                 .arg(built.join("guard-agent")),
         )?;
-        Ok(Self { bench, agent, profile })
+        Ok(Self {
+            bench,
+            notify,
+            agent,
+            profile,
+        })
     }
 
     fn profile_words(&self) -> &'static str {
@@ -113,6 +147,7 @@ impl Programs {
     fn copies(&self) -> Vec<PathBuf> {
         vec![
             self.bench.clone(),
+            self.notify.clone(),
             self.agent.clone(),
             paths::repo().join("xtask/guest/bench/records.py"),
         ]

@@ -89,7 +89,7 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<[Se
 }
 
 /// Whoever reads nanoseconds must know what else this machine did.
-fn load() -> String {
+pub(super) fn load() -> String {
     let said = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{} on {cpus} CPUs", said.split(' ').next().unwrap_or("unknown"))
