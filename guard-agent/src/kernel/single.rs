@@ -55,7 +55,11 @@ fn parse_owner(locks: &str, inode: u64) -> Option<u32> {
         }
         let pid = words.nth(2)?;
         let (_, found) = words.next()?.rsplit_once(':')?;
-        if found.parse() == Ok(inode) { pid.parse().ok() } else { None }
+        if found.parse() == Ok(inode) {
+            pid.parse().ok()
+        } else {
+            None
+        }
     })
 }
 
@@ -77,7 +81,8 @@ mod tests {
 
     #[test]
     fn owners_are_found_by_inode() {
-        let locks = "1: POSIX  ADVISORY  WRITE 5 00:1f:2 0 EOF\n2: FLOCK  ADVISORY  WRITE 712 00:1f:2 0 EOF\n2: -> FLOCK";
+        let locks =
+            "1: POSIX  ADVISORY  WRITE 5 00:1f:2 0 EOF\n2: FLOCK  ADVISORY  WRITE 712 00:1f:2 0 EOF\n2: -> FLOCK";
         assert_eq!(parse_owner(locks, 2), Some(712));
         assert_eq!(parse_owner(locks, 3), None);
         assert_eq!(parse_owner("", 2), None);

@@ -139,7 +139,7 @@ int main(int argc, char **argv)
 	// user PROGRAM...: as root of a user namespace made by nobody.
 	if (!strcmp(mode, "user")) {
 		if (setgid(65534) || setuid(65534)) return 9;
-		if (unshare(CLONE_NEWUSER | CLONE_NEWNS)) {
+		if (unshare(CLONE_NEWUSER)) {
 			perror("unshare");
 			return 3;
 		}

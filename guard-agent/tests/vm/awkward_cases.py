@@ -86,7 +86,7 @@ def committed(pid):
 
 def traced_and_being_compared(probe, mark):
     """Stopped by the kernel side after its exec, while the agent hashes it."""
-    script = big(program("checked-traced-big", f'#!/bin/sh\n: > "{mark}"\nexit 0\n'), 200 << 20)
+    script = big(program("checked-traced-big", f'#!/bin/sh\n: > "{mark}"\nexit 0\n'), 40 << 20)
     process = traced(script)
     line = probe.expect(r"^held .*tid=(\d+) path=\S*checked-traced-big", 60)
     pid = process.pid if OFF else int(line.group(1))
@@ -130,7 +130,7 @@ def a_tracer_that_swallows_the_stop_gains_nothing(probe):
     for mode in "swallow", "seized":
         probe.start_case()
         mark = marker("sw")
-        image = big(copy(f"checked-{mode}"), 200 << 20)
+        image = big(copy(f"checked-{mode}"), 40 << 20)
         process = start(AWKWARD, mode, image, "then", program("fast-allow-then"), mark)
         text = output(process, 60)
         absent(mark, f"a gated action of an image that was not compared: {text}")

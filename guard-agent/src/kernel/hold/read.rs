@@ -315,7 +315,8 @@ pub(crate) fn tracer(tid: Tid) -> Option<Tracer> {
         .split(|byte| *byte == b'\n')
         .find_map(|line| line.strip_prefix(b"TracerPid:"))?;
     let pid: u32 = str::from_utf8(pid).ok()?.trim().parse().ok()?;
-    if pid == 0 || pid == std::process::id() {
+    // The id of the tracing thread; ours is one of this process.
+    if pid == 0 || Path::new(&format!("/proc/self/task/{pid}")).exists() {
         return None;
     }
     let mut comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
