@@ -150,6 +150,7 @@ impl Programs {
             self.notify.clone(),
             self.agent.clone(),
             paths::repo().join("xtask/guest/bench/records.py"),
+            paths::repo().join("xtask/guest/bench/empty.py"),
         ]
     }
 }
