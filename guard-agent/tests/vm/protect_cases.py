@@ -166,13 +166,18 @@ theft("bind-above", lambda: (mount(f"{victim}/.config", f"{place}-tree", None, 0
 def namespace():
     pid = os.fork()
     if pid:
-        return os.waitpid(pid, 0)[1] == 0
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code:
+            raise OSError(code, "")
+        return True
     try:
         call(libc.unshare, 0x10000000 | 0x00020000)
         read(f"{victim}/.config/guard/credentials.json")
         os._exit(0)
+    except OSError as error:
+        os._exit(error.errno)
     finally:
-        os._exit(1)
+        os._exit(255)
 theft("user-namespace", namespace)
 ''', victim=victim, place=place)
 
@@ -302,7 +307,9 @@ theft("fast-open-v6", fast6)
 def later():
     with socket.socket(four, socket.SOCK_STREAM) as it:
         it.setblocking(False)
-        return it.connect_ex(("127.0.0.1", 7443)) in (0, errno.EINPROGRESS)
+        code = it.connect_ex(("127.0.0.1", 7443))
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, "")
 theft("nonblocking", later)
 theft("another-port", lambda: reach(four, "127.0.0.1", 7444))
 theft("another-port-v6", lambda: reach(six, "::1", 7444))
