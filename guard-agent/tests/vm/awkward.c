@@ -32,8 +32,11 @@ static int run(char **argv)
 	return 126;
 }
 
+static pthread_barrier_t together;
+
 static void *run_thread(void *argv)
 {
+	pthread_barrier_wait(&together);
 	run(argv);
 	return NULL;
 }
@@ -180,10 +183,12 @@ int main(int argc, char **argv)
 		pthread_attr_t small;
 		pthread_attr_init(&small);
 		pthread_attr_setstacksize(&small, 65536);
-		for (int number = atoi(argv[2]); number > 0; number--) {
+		// All are there before: while a thread is in exec, the kernel makes no other (EAGAIN).
+		int number = atoi(argv[2]);
+		pthread_barrier_init(&together, NULL, number);
+		for (; number > 0; number--) {
 			pthread_t made;
-			// While a thread is in exec, the kernel makes no other (EAGAIN): a syscall that restarts lets go in between.
-			while (pthread_create(&made, &small, run_thread, argv + 3)) usleep(100);
+			if (pthread_create(&made, &small, run_thread, argv + 3)) return 9;
 		}
 		for (;;) pause();
 	}

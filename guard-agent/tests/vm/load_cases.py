@@ -71,7 +71,10 @@ def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""
     compared = {"comparison-written"}
     points = crash_points()
-    check(len(points) >= 10, f"{points}")
+    check(len(points) >= 10 or OFF, f"{points}")
+    if not FULL:
+        # Starting an agent takes seconds in an emulated guest: those where another agent finds another state.
+        points = [point for point in points if point in ("question-seen", "thread-stopped", "verdict-written", "comparison-written")]
     for point in points:
         mark, no = marker(point), marker(f"{point}-no")
         if not OFF:
@@ -142,23 +145,25 @@ def holder_ticks(probe):
 @case
 @limit(600)
 def many_threads_of_one_process(probe):
-    """100 threads (20 in short) call exec at once: each is a question, few loop, one runs, the others die with it."""
+    """100 threads (20 in short) call exec at once: few loop, beyond them the whole process is parked; one runs, the others die with it.
+
+    A parked process is stopped as a whole, so its other threads ask when an answer lets it go on."""
     count = 100 if FULL else 20
     mark, touch = marker("threads"), program("hold-wait-threads")
     process = start(AWKWARD, "threads", str(count), touch, mark)
-    until(lambda: len(re.findall(r"^asked .*path=\S*hold-wait-threads", probe.since(), re.M)) >= count, "not all asked", 30 + count)
-    until(lambda: len(re.findall(r"^held .*path=\S*hold-wait-threads", probe.since(), re.M)) >= count, "not all were held", 60 + 2 * count)
+    until(lambda: "ManyThreads" in probe.since(), "it was not parked", 30 + count)
     absent(mark, "one ran")
+    time.sleep(2)
     took = [int(text) for text in re.findall(r"^held .*path=\S*hold-wait-threads .*took_us=(\d+)", probe.since(), re.M)]
     parked = len(re.findall(r"^held .*path=\S*hold-wait-threads .*how=Parked", probe.since(), re.M))
-    time.sleep(1)
     before = ticks(process.pid)
     time.sleep(3)
     check(ticks(process.pid) - before <= 3, f"they use CPU: {ticks(process.pid) - before} ticks")
-    print(f"   {count} threads: held after {min(took) // 1000}..{max(took) // 1000} ms, {parked} of them parked")
+    print(f"   {count} threads: {len(took)} held after {min(took) // 1000}..{max(took) // 1000} ms, {parked} of them parked")
     process.kill()
     process.wait()
-    until(lambda: len(re.findall(r"^withdrawn .*why=Died", probe.since(), re.M)) >= count, "not all were withdrawn", 30)
+    asked = len(re.findall(r"^asked .*path=\S*hold-wait-threads", probe.since(), re.M))
+    until(lambda: len(re.findall(r"^withdrawn .*why=Died", probe.since(), re.M)) >= asked, "not all were withdrawn", 30)
     probe.start_case()
     mark = marker("threads")
     process = start(AWKWARD, "threads", str(count), program("hold-second-threads"), mark)
