@@ -30,24 +30,28 @@ pub struct Needs {
     pub variable: &'static str,
     /// In words.
     pub what: &'static str,
+    /// Tests at a time.
+    pub at_once: usize,
 }
 
 /// Virtual machines.
 pub const VM: Needs = Needs {
     variable: "GUARD_VM_TESTS",
     what: "a virtual machine",
+    // A guest has two CPUs but waits much of the time; more than two at once only make all of them slow.
+    at_once: 2,
 };
 /// Chromium and its driver, and virtual machines.
 pub const BROWSER: Needs = Needs {
     variable: "GUARD_BROWSER_TESTS",
     what: "a virtual machine, chromium and chromedriver",
+    at_once: 1,
 };
 
 /// Runs the cases as `cargo test` would; each that cannot run is counted and says why.
 pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // A guest has two CPUs but waits much of the time; more than two at once only make all of them slow.
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2));
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(needs.at_once));
     let missing = std::env::var_os(needs.variable).is_none_or(|value| value != "1");
     let names = std::env::var("GUARD_TEST_NAMES").unwrap_or_default();
     let trials = cases
