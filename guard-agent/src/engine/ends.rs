@@ -12,7 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::question::Question;
-use super::{Basis, Engine, Released, Stage, records};
+use super::{Engine, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
 use crate::policy::{Answer, Policy};
@@ -56,38 +56,6 @@ impl Engine {
         );
         self.parts.open.remove(question.id);
         self.requests.remove(&question.id);
-    }
-
-    /// The agent stops: verdicts of which nothing was heard yet are recorded.
-    pub(super) fn close(&mut self) {
-        for (_, action) in std::mem::take(&mut self.actions) {
-            if let Stage::Released(released) = action.stage {
-                self.unused(&action.label, *released, WithdrawnWhy::Stopped);
-            }
-        }
-    }
-
-    /// A verdict that came too late: the kernel side reports nothing else of the action.
-    fn unused(&mut self, label: &str, released: Released, why: WithdrawnWhy) {
-        let Released {
-            verdict, slot, basis, ..
-        } = released;
-        if let Basis::Question { request, .. } = &basis {
-            let what = match why {
-                WithdrawnWhy::Died => v1::outcome::What::Died,
-                WithdrawnWhy::Changed | WithdrawnWhy::Stopped => v1::outcome::What::Failed,
-            };
-            self.link.send_lasting(Kind::Outcome(v1::Outcome {
-                request_id: request.to_string(),
-                what: what.into(),
-                detail: withdrawn_words(why).to_owned(),
-                at_ms: crate::clock::unix_ms(),
-            }));
-        }
-        if let Some(slot) = slot {
-            let record = records::enforcement(label, verdict, basis, records::unused(why), 0);
-            self.parts.evidence.write(slot, record);
-        }
     }
 
     pub(super) fn record_withdrawn(&self, label: &str, question: &Question, words: &str) {

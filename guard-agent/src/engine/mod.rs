@@ -13,6 +13,7 @@ mod ends;
 mod link;
 mod question;
 mod records;
+mod verdicts;
 mod waiting;
 
 use std::collections::HashMap;
@@ -22,21 +23,18 @@ use std::time::{Duration, Instant};
 
 use guard_evidence::chain::Sealed;
 use guard_evidence::key::PublicKey;
-use guard_evidence::record::{HostFacts, HowHeld, Lifecycle, MatchedRule, Verdict, WorkloadFacts};
-use guard_proto::control::RunEvent;
+use guard_evidence::record::{HostFacts, HowHeld, Lifecycle, Verdict};
 use guard_proto::limits::PENDING_PER_HOST;
 use guard_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
 use crate::approval::open::{OpenQuestion, OpenQuestions};
-use crate::enforce::{Enforcer, Known, Pass, Remembered};
+use crate::enforce::{Enforcer, Remembered};
 use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
-use crate::kernel::api::{
-    ActionId, Asked, AskedAction, AskedExec, Enforced, FromKernel, Held, LabelId, Outcome, ToKernel, WithdrawnWhy,
-};
+use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, FromKernel, Held, LabelId, ToKernel, WithdrawnWhy};
 use crate::labels::Labels;
 use crate::policy::{Answer, Policy};
 use crate::watch::Watchers;
@@ -316,57 +314,23 @@ impl Engine {
         }
     }
 
-    /// From now on the kernel side gives this answer by itself.
-    fn remember(&self, action: &Action, rules: &[MatchedRule]) {
-        // What is not a function of the kernel's key may be another answer the next time.
-        if action.cgroup.is_empty() || self.parts.policy.reads_user() {
-            return;
-        }
-        let known = Known {
-            label: action.label.clone(),
-            cgroup: action.cgroup.clone(),
-            rules: rules.to_vec(),
-            policy_digest: self.parts.policy.digest.clone(),
-        };
-        self.parts.remembered.learn(&action.asked, known);
-    }
-
-    /// The kernel side gave a remembered answer; here it is recorded.
-    fn passed(&mut self, asked: &Asked, pass: Pass, end: Result<Enforced, WithdrawnWhy>) {
-        let AskedAction::Exec(exec) = &asked.what;
-        let Pass { slot, known } = pass;
-        let (workload, _) = self.parts.enricher.of_key(asked, exec, &known.label, &known.cgroup);
-        let basis = Basis::Policy(Box::new(guard_evidence::record::PolicyDecided {
-            workload,
-            action: records::key_action(exec),
-            rules: known.rules.clone(),
-            policy_digest: known.policy_digest.clone(),
-        }));
-        let (effect, resume_ns) = match &end {
-            Ok(enforced) => {
-                self.count(&enforced.outcome);
-                (records::effect(&enforced.outcome), enforced.resume_ns)
-            }
-            Err(why) => (records::unused(*why), 0),
-        };
-        let record = records::enforcement(&known.label, Verdict::Allow, basis, effect, resume_ns);
-        self.parts.evidence.write(slot, record);
-    }
-
-    fn count(&self, outcome: &Outcome) {
-        let counter = match outcome {
-            Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
-            Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The thread is stopped: find out what it is about to do.
     fn held(&mut self, held: Held) {
-        let Some(mut action) = self.take(held.id) else { return };
-        if !matches!(action.stage, Stage::Holding) {
-            return self.put(action);
-        }
+        let action = match self.take(held.id) {
+            Some(action) if matches!(action.stage, Stage::Holding) => Some(action),
+            Some(other) => {
+                self.put(other);
+                None
+            }
+            None => None,
+        };
+        let Some(mut action) = action else {
+            // Closing it may wait for the workload.
+            if let Some(file) = held.exec.file {
+                crate::enrich::close_elsewhere(file);
+            }
+            return;
+        };
         action.stage = Stage::Enriching {
             how: records::how(held.how, held.tracer.as_ref()),
         };
@@ -437,112 +401,6 @@ impl Engine {
                 }
             },
             (Answer::Ask(ask), Some(expectation)) => self.ask(action, enriched, how, ask, expectation),
-        }
-    }
-
-    fn deny_by_policy(
-        &mut self,
-        mut action: Action,
-        workload: WorkloadFacts,
-        enriched: Option<Enriched>,
-        mut rules: Vec<MatchedRule>,
-        because: String,
-    ) {
-        let slot = self.parts.evidence.reserve();
-        if slot.is_none() {
-            self.parts.evidence.count_unrecorded();
-        }
-        let what = enriched.as_ref().map_or_else(|| action.what_by_key(), records::what);
-        let event = RunEvent::Denied {
-            request: None,
-            what: what.clone(),
-            by: Vec::new(),
-            after_ms: millis(action.since),
-            reason: match rules.first() {
-                Some(rule) => format!("{because} ({})", rule.id),
-                None => because.clone(),
-            },
-        };
-        // Told first, so that whoever watches reads the reason before the error.
-        self.parts.watchers.publish(&action.cgroup, &event);
-        self.enforcer.deny(action.asked.id);
-        tracing::info!(label = action.label, what, because, "denied by policy");
-        rules.push(MatchedRule {
-            id: "builtin:denied".to_owned(),
-            description: because,
-        });
-        let basis = self.by_policy(&action, workload, enriched, rules);
-        action.stage = Stage::Released(Box::new(Released {
-            verdict: Verdict::Deny,
-            slot,
-            basis,
-            what,
-        }));
-        self.put(action);
-    }
-
-    fn by_policy(
-        &self,
-        action: &Action,
-        workload: WorkloadFacts,
-        enriched: Option<Enriched>,
-        rules: Vec<MatchedRule>,
-    ) -> Basis {
-        let action = match enriched {
-            Some(enriched) => guard_evidence::record::PolicyAction::Exec(Box::new(enriched.action)),
-            None => records::key_action(&action.exec),
-        };
-        let policy_digest = self.parts.policy.digest.clone();
-        Basis::Policy(Box::new(guard_evidence::record::PolicyDecided {
-            workload,
-            action,
-            rules,
-            policy_digest,
-        }))
-    }
-
-    /// What the kernel did with a verdict.
-    fn enforced(&mut self, enforced: &Enforced) {
-        let Some(action) = self.take(enforced.id) else { return };
-        let Stage::Released(released) = action.stage else {
-            return self.put(action);
-        };
-        let Released {
-            verdict,
-            slot,
-            basis,
-            what,
-        } = *released;
-        self.count(&enforced.outcome);
-        let request = match &basis {
-            Basis::Question { request, .. } => Some(*request),
-            Basis::Policy(_) => None,
-        };
-        if let Outcome::Killed(mismatch) = &enforced.outcome {
-            let detail = records::mismatch_words(mismatch);
-            tracing::warn!(
-                label = action.label,
-                what,
-                detail,
-                "killed before its first instruction"
-            );
-            let request = request.map(|id| id.to_string()).unwrap_or_default();
-            self.parts
-                .watchers
-                .publish(&action.cgroup, &RunEvent::Killed { request, detail });
-        }
-        if let Some(request) = request {
-            self.link.send_lasting(records::outcome(request, &enforced.outcome));
-        }
-        if let Some(slot) = slot {
-            let record = records::enforcement(
-                &action.label,
-                verdict,
-                basis,
-                records::effect(&enforced.outcome),
-                enforced.resume_ns,
-            );
-            self.parts.evidence.write(slot, record);
         }
     }
 

@@ -1,7 +1,10 @@
 use super::*;
 use crate::config::{LabelPattern, LabelRules};
+use crate::enforce::Pass;
 use crate::kernel::LabelSettings;
-use crate::kernel::api::{Argv, AtOnce, FileKey, HeldExec, Mismatch, MismatchWhat, ParkedWhy, Release, Tracer};
+use crate::kernel::api::{
+    Argv, AtOnce, Enforced, FileKey, HeldExec, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Release, Tracer,
+};
 use crate::policy;
 use crate::testing::{HOST, Rig, records, rig};
 use guard_evidence::dsse;
@@ -9,6 +12,7 @@ use guard_evidence::key::SigningKey;
 use guard_evidence::record::{
     Answer as PersonsAnswer, DecidedBy, Effect, PersonId, Predicate, SignedDecision, Statement,
 };
+use guard_proto::control::RunEvent;
 use guard_proto::v1::host_message::Kind;
 use jiff::Timestamp;
 use std::os::unix::ffi::OsStringExt as _;

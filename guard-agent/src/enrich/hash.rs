@@ -1,7 +1,8 @@
 //! SHA-256 of executables, off the verdict path.
 //!
-//! Owns the reading threads, their deadline and a cache. It is given an open descriptor of a held thread's file. It must
-//! never trust a file system that a workload serves itself (FUSE, network) to tell when a file changed: such digests are
+//! Owns the reading threads, their deadline and a cache. It is given an open descriptor of a held thread's file: reading,
+//! asking about and even closing it may wait for whoever serves the file system. It must never do any of that elsewhere
+//! than on a thread for it, and never trust a file system that a workload serves itself (FUSE, network) to tell when a file changed: such digests are
 //! not kept.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +23,8 @@ use crate::kernel::api::FileKey;
 
 const CACHED: usize = 4_096;
 const PER_LABEL: usize = 4;
+/// More is no executable that anybody waits for, but a way to keep a CPU busy (a sparse file may say any size).
+const LARGEST: u64 = 4 << 30;
 /// A file that changed within this time may change again without its times showing it.
 const SETTLED: Duration = Duration::from_secs(2);
 const CHUNK: usize = 256 << 10;
@@ -47,6 +50,8 @@ pub(super) enum HashError {
     Changed,
     #[error("the executable is not a regular file")]
     NotAFile,
+    #[error("the executable says that it has {0} bytes; more than {LARGEST} are not read")]
+    TooLarge(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,6 +97,7 @@ impl Hasher {
                     .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
             )
         };
+        let descriptor = Elsewhere(Some(descriptor));
         let given_up = Arc::new(AtomicBool::new(false));
         let (cache, stop) = (Arc::clone(&self.cache), Arc::clone(&given_up));
         let work = async move {
@@ -99,7 +105,10 @@ impl Hasher {
             let reading = tokio::task::spawn_blocking(move || {
                 // Kept until the read returns, however late, so that stuck reads stay few.
                 let _permit = permit;
-                read(File::from(descriptor), file.generation, &cache, &stop)
+                match descriptor.take() {
+                    Some(descriptor) => read(File::from(descriptor), file.generation, &cache, &stop),
+                    None => Err(HashError::NotOpened),
+                }
             });
             reading.await.map_err(|e| HashError::Read(e.to_string()))?
         };
@@ -110,9 +119,36 @@ impl Hasher {
     }
 }
 
+/// Closes a descriptor on a thread for it.
+pub(crate) fn close_elsewhere(descriptor: OwnedFd) {
+    drop(Elsewhere(Some(descriptor)));
+}
+
+/// A descriptor whose close may wait: FUSE sends the file's last flush to its server.
+struct Elsewhere(Option<OwnedFd>);
+
+impl Elsewhere {
+    fn take(mut self) -> Option<OwnedFd> {
+        self.0.take()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Some(descriptor) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(descriptor));
+        }
+    }
+}
+
 fn read(mut file: File, generation: u32, cache: &Mutex<Cache>, stop: &AtomicBool) -> Result<FileDigest, HashError> {
     let failed = |e: std::io::Error| HashError::Read(e.to_string());
     let key = key(&file, generation)?;
+    if key.size > LARGEST {
+        return Err(HashError::TooLarge(key.size));
+    }
     let keep = is_local(&file) && settled(&key);
     if keep && let Some(digest) = cache.lock().digests.get(&key) {
         return Ok(*digest);
@@ -124,6 +160,10 @@ fn read(mut file: File, generation: u32, cache: &Mutex<Cache>, stop: &AtomicBool
     loop {
         if stop.load(Ordering::Relaxed) {
             return Err(HashError::Read("given up".to_owned()));
+        }
+        // It grows: what it said of its size counts no more.
+        if size > key.size {
+            return Err(HashError::Changed);
         }
         match file.read(&mut chunk) {
             Ok(0) => break,
@@ -221,6 +261,56 @@ mod tests {
         }
         let directory = File::open(dir.path()).unwrap();
         assert_eq!(hasher.hash("l", KEY, directory.into()).await, Err(HashError::NotAFile));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create(&path).unwrap();
+        if file.set_len(LARGEST + 1).is_err() {
+            eprintln!("skipped: this file system has no sparse files");
+            return;
+        }
+        let hasher = Hasher::new(Duration::from_secs(20));
+        let file = File::open(&path).unwrap().into();
+        assert_eq!(hasher.hash("l", KEY, file).await, Err(HashError::TooLarge(LARGEST + 1)));
+    }
+
+    #[tokio::test]
+    async fn a_large_sparse_file_is_given_up_at_the_deadline_and_frees_its_lane() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create(&path).unwrap();
+        if file.set_len(LARGEST).is_err() {
+            eprintln!("skipped: this file system has no sparse files");
+            return;
+        }
+        let deadline = Duration::from_millis(100);
+        let hasher = Hasher::new(deadline);
+        for _ in 0..3 * PER_LABEL {
+            let file = File::open(&path).unwrap().into();
+            assert_eq!(hasher.hash("l", KEY, file).await, Err(HashError::Late(deadline)));
+        }
+        let patient = Hasher::new(Duration::from_secs(60));
+        let small = File::open("/proc/self/exe").unwrap().into();
+        assert!(patient.hash("l", KEY, small).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_label_does_not_take_the_others_lanes() {
+        let hasher = Hasher::new(Duration::from_secs(60));
+        let lane = {
+            let mut lanes = hasher.lanes.lock();
+            Arc::clone(
+                lanes
+                    .entry("slow".to_owned())
+                    .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
+            )
+        };
+        let _all = lane.acquire_many(u32::try_from(PER_LABEL).unwrap()).await.unwrap();
+        let file = File::open("/proc/self/exe").unwrap().into();
+        assert!(hasher.hash("other", KEY, file).await.is_ok());
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use crate::kernel::api::{Asked, AskedExec, ExecExpectation, HeldExec};
 use crate::policy::{Facts, HeldFacts};
 
 pub use container::container_id;
+pub(crate) use hash::close_elsewhere;
 use hash::{HashError, Hasher};
 pub(crate) use process::cgroup;
 pub use process::fuzz_proc;

@@ -27,6 +27,15 @@ use crate::kernel::{KernelHandle, LabelSettings};
 /// Only root of the initial user namespace can set it; `user.*` belongs to whoever owns the directory.
 const ATTRIBUTE: &str = "trusted.guard.label";
 const ROOT: &str = "/sys/fs/cgroup";
+/// What asking, recording or starting the agent again depends on. Exact paths of the host: a container may have units of
+/// the same names.
+const NEEDED: [(&str, &str); 5] = [
+    ("/init.scope", "the service manager"),
+    ("/system.slice/systemd-journald.service", "the system's log"),
+    ("/system.slice/dbus.service", "the system bus"),
+    ("/system.slice/dbus-broker.service", "the system bus"),
+    ("/system.slice/guard-console.service", "the console"),
+];
 /// Labelled cgroups on one host.
 const CGROUPS: usize = 65_536;
 const DEPTH: usize = 64;
@@ -44,6 +53,10 @@ pub enum LabelError {
     Inner { path: String, outer: String, label: String },
     #[error("the cgroup {0} holds the agent itself, which must never be held")]
     Own(String),
+    #[error(
+        "the cgroup {path} holds {what}: if that were held, nobody could be asked any more, or nothing written down"
+    )]
+    Needed { path: String, what: &'static str },
     #[error("the cgroup {0} is labelled by a pattern of agent.toml: change the pattern and restart the agent")]
     ByPattern(String),
     #[error("the cgroup {0} is not labelled")]
@@ -361,6 +374,11 @@ impl Labels {
         match self.apply(name, id, path, source) {
             Ok(_) => true,
             Err(LabelError::Inner { .. }) => false,
+            // The patterns of a whole tree meet these every time.
+            Err(error @ (LabelError::Own(_) | LabelError::Needed { .. })) => {
+                tracing::debug!(%error, cgroup = path, label = name, "a cgroup was not labelled");
+                false
+            }
             Err(error) => {
                 tracing::error!(%error, cgroup = path, label = name, source = source.as_str(), "a cgroup was not labelled");
                 false
@@ -380,6 +398,15 @@ impl Labels {
         }
         if is_below(&self.own, path) {
             return Err(LabelError::Own(path.to_owned()));
+        }
+        if let Some((_, what)) = NEEDED
+            .iter()
+            .find(|(needed, _)| is_below(needed, path) || is_below(path, needed))
+        {
+            return Err(LabelError::Needed {
+                path: path.to_owned(),
+                what,
+            });
         }
         let (done, wait) = oneshot::channel();
         let mut table = self.table.lock();

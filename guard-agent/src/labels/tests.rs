@@ -150,6 +150,37 @@ fn what_holds_for_a_label_is_told_before_it_is_in_force() {
 }
 
 #[test]
+fn what_asking_depends_on_is_never_labelled() {
+    let rig = rig();
+    make(&rig, "/init.scope");
+    make(&rig, "/system.slice/systemd-journald.service/below");
+    make(&rig, "/system.slice/guard-console.service");
+    let inner = make(&rig, "/docker/abc/init.scope");
+    let (labels, sent) = labels(
+        &rig,
+        "/guard-agent",
+        &[("all", "/**/*.scope"), ("all", "/**/*.service")],
+    );
+    labels.scan();
+    let messages = messages(&sent);
+    assert!(
+        matches!(messages[..], [ToKernel::Label { cgroup, .. }] if cgroup == inner),
+        "{messages:?}"
+    );
+    for path in [
+        "/init.scope",
+        "/system.slice",
+        "/system.slice/systemd-journald.service",
+        "/system.slice/systemd-journald.service/below",
+        "/system.slice/guard-console.service",
+    ] {
+        let error = labels.add("x", path, Source::Command).unwrap_err();
+        assert!(matches!(error, LabelError::Needed { .. }), "{path}: {error}");
+        assert!(error.to_string().contains("nobody could be asked"), "{error}");
+    }
+}
+
+#[test]
 fn ids_outlive_the_agent() {
     let rig = rig();
     make(&rig, "/a");

@@ -1,0 +1,202 @@
+//! Verdicts: what the policy decided alone, and what became of any verdict.
+//!
+//! Owns the stage Released. It is given answers of the policy and outcomes of the kernel side. It must never lose the
+//! place that a record has, nor allow without one.
+
+use std::sync::atomic::Ordering;
+
+use guard_evidence::record::{MatchedRule, PolicyAction, PolicyDecided, Verdict, WorkloadFacts};
+use guard_proto::control::RunEvent;
+use guard_proto::v1;
+use guard_proto::v1::host_message::Kind;
+
+use super::ends::withdrawn_words;
+use super::{Action, Basis, Engine, Released, Stage, millis, records};
+use crate::enforce::{Known, Pass};
+use crate::enrich::Enriched;
+use crate::kernel::api::{Asked, AskedAction, Enforced, Outcome, WithdrawnWhy};
+
+impl Engine {
+    pub(super) fn deny_by_policy(
+        &mut self,
+        mut action: Action,
+        workload: WorkloadFacts,
+        enriched: Option<Enriched>,
+        mut rules: Vec<MatchedRule>,
+        because: String,
+    ) {
+        let slot = self.parts.evidence.reserve();
+        if slot.is_none() {
+            self.parts.evidence.count_unrecorded();
+        }
+        let what = enriched.as_ref().map_or_else(|| action.what_by_key(), records::what);
+        let event = RunEvent::Denied {
+            request: None,
+            what: what.clone(),
+            by: Vec::new(),
+            after_ms: millis(action.since),
+            reason: match rules.first() {
+                Some(rule) => format!("{because} ({})", rule.id),
+                None => because.clone(),
+            },
+        };
+        // Told first, so that whoever watches reads the reason before the error.
+        self.parts.watchers.publish(&action.cgroup, &event);
+        self.enforcer.deny(action.asked.id);
+        tracing::info!(label = action.label, what, because, "denied by policy");
+        rules.push(MatchedRule {
+            id: "builtin:denied".to_owned(),
+            description: because,
+        });
+        let basis = self.by_policy(&action, workload, enriched, rules);
+        action.stage = Stage::Released(Box::new(Released {
+            verdict: Verdict::Deny,
+            slot,
+            basis,
+            what,
+        }));
+        self.put(action);
+    }
+
+    pub(super) fn by_policy(
+        &self,
+        action: &Action,
+        workload: WorkloadFacts,
+        enriched: Option<Enriched>,
+        rules: Vec<MatchedRule>,
+    ) -> Basis {
+        let action = match enriched {
+            Some(enriched) => PolicyAction::Exec(Box::new(enriched.action)),
+            None => records::key_action(&action.exec),
+        };
+        let policy_digest = self.parts.policy.digest.clone();
+        Basis::Policy(Box::new(PolicyDecided {
+            workload,
+            action,
+            rules,
+            policy_digest,
+        }))
+    }
+
+    /// What the kernel did with a verdict.
+    pub(super) fn enforced(&mut self, enforced: &Enforced) {
+        let Some(action) = self.take(enforced.id) else { return };
+        let Stage::Released(released) = action.stage else {
+            return self.put(action);
+        };
+        let Released {
+            verdict,
+            slot,
+            basis,
+            what,
+        } = *released;
+        self.count(&enforced.outcome);
+        let request = match &basis {
+            Basis::Question { request, .. } => Some(*request),
+            Basis::Policy(_) => None,
+        };
+        if let Outcome::Killed(mismatch) = &enforced.outcome {
+            let detail = records::mismatch_words(mismatch);
+            tracing::warn!(
+                label = action.label,
+                what,
+                detail,
+                "killed before its first instruction"
+            );
+            let request = request.map(|id| id.to_string()).unwrap_or_default();
+            self.parts
+                .watchers
+                .publish(&action.cgroup, &RunEvent::Killed { request, detail });
+        }
+        if let Some(request) = request {
+            self.link.send_lasting(records::outcome(request, &enforced.outcome));
+        }
+        if let Some(slot) = slot {
+            let record = records::enforcement(
+                &action.label,
+                verdict,
+                basis,
+                records::effect(&enforced.outcome),
+                enforced.resume_ns,
+            );
+            self.parts.evidence.write(slot, record);
+        }
+    }
+
+    /// From now on the kernel side gives this answer by itself.
+    pub(super) fn remember(&self, action: &Action, rules: &[MatchedRule]) {
+        // What is not a function of the kernel's key may be another answer the next time.
+        if action.cgroup.is_empty() || self.parts.policy.reads_user() {
+            return;
+        }
+        let known = Known {
+            label: action.label.clone(),
+            cgroup: action.cgroup.clone(),
+            rules: rules.to_vec(),
+            policy_digest: self.parts.policy.digest.clone(),
+        };
+        self.parts.remembered.learn(&action.asked, known);
+    }
+
+    /// The kernel side gave a remembered answer; here it is recorded.
+    pub(super) fn passed(&mut self, asked: &Asked, pass: Pass, end: Result<Enforced, WithdrawnWhy>) {
+        let AskedAction::Exec(exec) = &asked.what;
+        let Pass { slot, known } = pass;
+        let (workload, _) = self.parts.enricher.of_key(asked, exec, &known.label, &known.cgroup);
+        let basis = Basis::Policy(Box::new(PolicyDecided {
+            workload,
+            action: records::key_action(exec),
+            rules: known.rules.clone(),
+            policy_digest: known.policy_digest.clone(),
+        }));
+        let (effect, resume_ns) = match &end {
+            Ok(enforced) => {
+                self.count(&enforced.outcome);
+                (records::effect(&enforced.outcome), enforced.resume_ns)
+            }
+            Err(why) => (records::unused(*why), 0),
+        };
+        let record = records::enforcement(&known.label, Verdict::Allow, basis, effect, resume_ns);
+        self.parts.evidence.write(slot, record);
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Ran | Outcome::Failed(_) => &self.parts.stats.allowed,
+            Outcome::Denied | Outcome::Killed(_) | Outcome::Died => &self.parts.stats.denied,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The agent stops: verdicts of which nothing was heard yet are recorded.
+    pub(super) fn close(&mut self) {
+        for (_, action) in std::mem::take(&mut self.actions) {
+            if let Stage::Released(released) = action.stage {
+                self.unused(&action.label, *released, WithdrawnWhy::Stopped);
+            }
+        }
+    }
+
+    /// A verdict that came too late: the kernel side reports nothing else of the action.
+    pub(super) fn unused(&mut self, label: &str, released: Released, why: WithdrawnWhy) {
+        let Released {
+            verdict, slot, basis, ..
+        } = released;
+        if let Basis::Question { request, .. } = &basis {
+            let what = match why {
+                WithdrawnWhy::Died => v1::outcome::What::Died,
+                WithdrawnWhy::Changed | WithdrawnWhy::Stopped => v1::outcome::What::Failed,
+            };
+            self.link.send_lasting(Kind::Outcome(v1::Outcome {
+                request_id: request.to_string(),
+                what: what.into(),
+                detail: withdrawn_words(why).to_owned(),
+                at_ms: crate::clock::unix_ms(),
+            }));
+        }
+        if let Some(slot) = slot {
+            let record = records::enforcement(label, verdict, basis, records::unused(why), 0);
+            self.parts.evidence.write(slot, record);
+        }
+    }
+}
