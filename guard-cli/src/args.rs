@@ -238,7 +238,13 @@ pub(crate) enum Policy {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Hosts {
+    /// Hosts, with the gaps in enforcement of the last seven days.
     List,
+    /// From when to when enforcement was on, on one host, in the last seven days.
+    Show {
+        /// Name or id.
+        host: String,
+    },
     /// Refuse the host from now on. What it enforces stays in force on it.
     Revoke {
         /// Name or id.

@@ -4,10 +4,10 @@
 //! Owns the words. It is given the console's view and the host's record, whose digest an answer is bound to. Facts
 //! come from the record alone.
 
-use guard_evidence::dsse;
 use guard_evidence::record::{Action, Claims, Predicate, RequestRecord, Statement};
 use guard_evidence::statement::{sentence, sha256_hex};
 use guard_evidence::text::{Text, defuse, shell_words, visible, visible_fold};
+use guard_evidence::{context, dsse};
 use guard_proto::rest::{DecisionView, Request, RequestState};
 
 use crate::client::{Client, segment};
@@ -124,9 +124,12 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
             visible_fold(&record.host.kernel, 80)
         )],
     ));
+    let context = context::lines(record).into_iter();
     out.push((
-        "container",
-        workload.container_id.iter().map(|id| visible_fold(id, 80)).collect(),
+        "more",
+        context
+            .map(|(name, value)| format!("{}: {value}", name.to_lowercase()))
+            .collect(),
     ));
     let user = workload.user.as_deref().map_or_else(|| "no name".to_owned(), visible);
     let login = workload
@@ -135,7 +138,19 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
         .unwrap_or_default();
     out.push(("user", vec![format!("{} ({user}){login}", workload.uid)]));
     // The first outside the workload comes first, as one reads a tree.
-    let tree: Vec<String> = workload.ancestry.iter().rev().map(process).collect();
+    let tree: Vec<String> = workload
+        .ancestry
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(index, p)| {
+            if context::is_inside(record, index) {
+                process(p)
+            } else {
+                format!("{} (outside)", process(p))
+            }
+        })
+        .collect();
     out.push(("processes", vec![tree.join(" ▸ ")]));
     out.push(("cgroup", vec![workload.cgroup.fold(LINE)]));
     out.push((

@@ -31,6 +31,7 @@ CREATE INDEX records_request ON records (request_id);
 CREATE INDEX records_label ON records (label, position);
 CREATE INDEX records_about ON records (about, position);
 CREATE INDEX records_kind ON records (kind, position);
+CREATE INDEX records_host ON records (host_id, kind, position);
 
 -- The last change that was known when a request ended, as it went into the decision (JSON).
 ALTER TABLE requests ADD COLUMN changes_then TEXT;

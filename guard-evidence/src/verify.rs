@@ -17,6 +17,7 @@ use crate::bundle::{Bundle, BundleError, record_name};
 use crate::chain::{ChainError, Checker};
 use crate::checkpoint::{self, Checkpoint, Proof};
 use crate::dsse;
+use crate::enforcement::{Enforcement, Reader};
 use crate::key::PublicKey;
 use crate::merkle::{leaf_hash, verify_inclusion};
 use crate::record::{Header, Lifecycle, Predicate, Statement};
@@ -68,6 +69,8 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
     let records = check_records(bundle, trust, checkpoint.as_ref(), &mut signatures, &mut log);
     check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
     check_sequence(bundle, &records, &mut sequence);
+    let mut enforcement = Section::new("enforcement");
+    let hosts = check_enforcement(&records, trust, &mut enforcement);
     let known = changes::check(&records, &mut changes);
     decisions::check(&records, trust, &known, &mut decisions);
 
@@ -89,7 +92,18 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
             );
         }
     }
-    Report::new(vec![files, signatures, log, sequence, changes, decisions, keys])
+    let mut report = Report::new(vec![
+        files,
+        signatures,
+        log,
+        sequence,
+        enforcement,
+        changes,
+        decisions,
+        keys,
+    ]);
+    report.enforcement = hosts;
+    report
 }
 
 /// The report on a bundle that cannot even be opened.
@@ -469,13 +483,36 @@ fn check_time(last: Option<&Header>, record: &Record, section: &mut Section) {
     }
 }
 
+/// From when to when enforcement was on, host by host. A gap is said, not held against the log: it is what happened.
+fn check_enforcement(records: &[Record], trust: &Trust, section: &mut Section) -> BTreeMap<String, Enforcement> {
+    let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
+    for record in records {
+        if let Some(host) = record.header.signer.strip_prefix("host:") {
+            readers.entry(host).or_default().read(&record.header, &record.statement);
+        }
+    }
+    let mut hosts = BTreeMap::new();
+    let mut gaps = 0;
+    for (host, reader) in readers {
+        let told = reader.finish();
+        let name = trust.host(host).map_or(host, |host| &host.name);
+        for line in told.lines() {
+            section.add(Level::Note, format!("host {}: {line}", visible_fold(name, 64)), None);
+        }
+        gaps += told.gaps.len();
+        hosts.insert(host.to_owned(), told);
+    }
+    section.summary = format!("{} hosts, {gaps} gaps", hosts.len());
+    hosts
+}
+
 /// What the reader should know although nothing is wrong with the record.
 fn notes(record: &Record, section: &mut Section) {
     let Predicate::Lifecycle(lifecycle) = &record.statement.predicate else {
         return;
     };
     match &lifecycle.event {
-        Lifecycle::EventsLost { .. } | Lifecycle::EnforcementOff { .. } | Lifecycle::Recovered { .. } => {
+        Lifecycle::EventsLost { .. } | Lifecycle::Recovered { .. } => {
             let text = format!("{}: {}", name_of(record), crate::statement::summary(&record.statement));
             section.add(Level::Note, text, Some(record));
         }

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::ExitCode;
 
+use guard_evidence::enforcement::Enforcement;
 use guard_evidence::text::{defuse, visible, visible_fold};
 use guard_proto::rest::{Host, NewToken, NewUser, Token, User};
 use reqwest::Method;
@@ -13,6 +14,8 @@ use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::{output, secret};
 
+/// Most hosts of which a list tells the gaps: each is asked for by itself.
+const TIMELINES: usize = 50;
 /// Most hosts or users that are listed.
 const MANY: usize = 10_000;
 
@@ -27,11 +30,20 @@ pub(super) async fn hosts(global: &Global, command: Hosts) -> Result<ExitCode, F
             );
         }
         Hosts::List => {
-            let rows: Vec<Vec<String>> = hosts.iter().map(host_row).collect();
+            let mut rows = Vec::new();
+            for (number, host) in hosts.iter().enumerate() {
+                let gaps = if number < TIMELINES {
+                    enforcement(&client, host).await?.gaps.len().to_string()
+                } else {
+                    "?".to_owned()
+                };
+                rows.push(host_row(host, gaps));
+            }
             let heading = [
                 "NAME",
                 "STATE",
                 "ENFORCING",
+                "GAPS",
                 "KERNEL",
                 "AGENT",
                 "LABELS",
@@ -39,12 +51,30 @@ pub(super) async fn hosts(global: &Global, command: Hosts) -> Result<ExitCode, F
                 "LOST",
                 "ID",
             ];
-            output::table(&heading, &rows, 5)?;
+            output::table(&heading, &rows, 6)?;
+        }
+        Hosts::Show { host } => {
+            let found = find(&hosts, &host)?;
+            let told = enforcement(&client, found).await?;
+            if global.output == Output::Json {
+                output::json(&serde_json::json!({ "host": found, "enforcement": told }), false)?;
+            } else {
+                output::line(&format!(
+                    "{} ({}), {}",
+                    visible(&found.name),
+                    visible(&found.id),
+                    visible(&found.state)
+                ))?;
+                for line in told.lines() {
+                    output::line(&format!("  {line}"))?;
+                }
+                if told.on.is_empty() {
+                    output::note("no record of the last seven days says that enforcement was on");
+                }
+            }
         }
         Hosts::Revoke { host, yes } => {
-            let Some(found) = hosts.iter().find(|h| h.id == host || h.name == host) else {
-                return Err(Failure::no(format!("no host is called `{}`", visible(&host))).next("guard hosts list"));
-            };
+            let found = find(&hosts, &host)?;
             if !yes
                 && !confirmed(&format!(
                     "Revoke {} for good? It keeps enforcing, but nobody can approve for it.",
@@ -62,7 +92,7 @@ pub(super) async fn hosts(global: &Global, command: Hosts) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-fn host_row(host: &Host) -> Vec<String> {
+fn host_row(host: &Host, gaps: String) -> Vec<String> {
     let enforcing = match (&host.enforcing_since, host.enforcing) {
         (Some(since), true) => format!("for {}", output::span(since, None)),
         (None, true) => "yes".to_owned(),
@@ -72,6 +102,7 @@ fn host_row(host: &Host) -> Vec<String> {
         visible(&host.name),
         visible(&host.state),
         enforcing,
+        gaps,
         visible_fold(&host.kernel, 40),
         visible_fold(&host.agent_version, 20),
         host.labels.iter().map(|l| visible(l)).collect::<Vec<_>>().join(","),
@@ -81,6 +112,19 @@ fn host_row(host: &Host) -> Vec<String> {
         host.lost_events.to_string(),
         visible(&host.id),
     ]
+}
+
+fn find<'h>(hosts: &'h [Host], wanted: &str) -> Result<&'h Host, Failure> {
+    hosts
+        .iter()
+        .find(|h| h.id == wanted || h.name == wanted)
+        .ok_or_else(|| Failure::no(format!("no host is called `{}`", visible(wanted))).next("guard hosts list"))
+}
+
+async fn enforcement(client: &Client, host: &Host) -> Result<Enforcement, Failure> {
+    client
+        .get(&format!("/hosts/{}/enforcement", segment(&host.id)), &[])
+        .await
 }
 
 fn confirmed(question: &str) -> Result<bool, Failure> {

@@ -43,7 +43,7 @@ pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
 fn print(findings: &[Finding]) -> Result<(), Failure> {
     let width = findings
         .iter()
-        .map(|f| f.name.chars().count())
+        .map(|f| words(&f.name).chars().count())
         .max()
         .unwrap_or(0)
         .max(24)
@@ -56,7 +56,7 @@ fn print(findings: &[Finding]) -> Result<(), Failure> {
         };
         output::line(&format!(
             "{mark}  {:<width$}{}",
-            defuse(&finding.name),
+            defuse(words(&finding.name)),
             defuse(&finding.text)
         ))?;
         for (n, remedy) in finding.remedy.iter().flat_map(|r| r.lines()).enumerate() {
@@ -65,6 +65,17 @@ fn print(findings: &[Finding]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The agent's stable names as people read them; JSON keeps the names.
+fn words(name: &str) -> &str {
+    match name {
+        "bpf-lsm" => "BPF LSM",
+        "btf" => "BTF",
+        "cgroup2" => "cgroup v2",
+        "bpffs" => "BPF file system",
+        other => other,
+    }
 }
 
 /// What a process without rights sees of the kernel's abilities below `root`.

@@ -301,6 +301,13 @@ fn router(world: Shared) -> Router {
             "labels": ["coder"] }] }))
             }),
         )
+        .route(
+            "/hosts/{id}/enforcement",
+            get(|| async {
+                Json(json!({ "on": [{ "from": "2026-11-21T10:00:00Z" }], "gaps": [{ "from": "2026-11-21T09:00:00Z",
+                    "to": "2026-11-21T10:00:00Z", "why": "the machine was started anew" }], "away": [], "let_through": 0 }))
+            }),
+        )
         .route("/hosts/{id}/revoke", post(changed_empty))
         .route("/tokens", post(token))
         .route("/labels", get(|| async { Json(json!({ "items": [label("kept")] })) }))

@@ -70,7 +70,16 @@ fn several_people_in_one_shell() {
         password.to_str().unwrap(),
     ];
     console.guard(&args).expect(0, &["boss", "credentials.boss.json"]);
-    run(guard(console.home.path(), &["hosts", "list"]).env("GUARD_PROFILE", "boss")).expect(0, &["build-7", "NO"]);
+    run(guard(console.home.path(), &["hosts", "list"]).env("GUARD_PROFILE", "boss"))
+        .expect(0, &["build-7", "NO", "GAPS"]);
+    run(guard(console.home.path(), &["hosts", "show", "build-7"]).env("GUARD_PROFILE", "boss")).expect(
+        0,
+        &[
+            "enforcement on from 2026-11-21T10:00:00Z",
+            "NOT known to be enforced",
+            "started anew",
+        ],
+    );
     console.guard(&["--as", "boss", "logout"]).expect(0, &["signed out"]);
     console
         .guard(&["--as", "boss", "hosts", "list"])

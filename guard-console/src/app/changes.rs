@@ -158,7 +158,7 @@ impl App {
     }
 
     async fn store_sealed(&self, tx: &mut store::Change, sealed: &Sealed, now: Millis) -> Result<()> {
-        let statement = statement(&sealed.envelope)?;
+        let statement = stored_statement(&sealed.envelope)?;
         let about = match &statement.predicate {
             Predicate::Change(record) => Some(record.change.subject()),
             _ => None,
@@ -254,17 +254,17 @@ fn stamp(now: Millis) -> Stamp {
 }
 
 fn damaged(error: &dyn std::fmt::Display) -> Error {
-    Error::internal(format!("a stored record of the console is damaged: {error}"))
+    Error::internal(format!("a stored record is damaged: {error}"))
 }
 
-/// Of an envelope that this console wrote.
-fn statement(envelope: &[u8]) -> Result<Statement> {
+/// Of an envelope that was verified when it was stored.
+pub(super) fn stored_statement(envelope: &[u8]) -> Result<Statement> {
     let envelope = dsse::parse(envelope).map_err(|e| damaged(&e))?;
     Statement::from_payload(envelope.unverified_payload()).map_err(|e| damaged(&e))
 }
 
 fn header(envelope: &[u8]) -> Result<Header> {
-    let statement = statement(envelope)?;
+    let statement = stored_statement(envelope)?;
     statement
         .header()
         .cloned()
@@ -272,7 +272,7 @@ fn header(envelope: &[u8]) -> Result<Header> {
 }
 
 fn view(row: &StoredChange) -> Result<ChangeView> {
-    let statement = statement(&row.envelope)?;
+    let statement = stored_statement(&row.envelope)?;
     let verbatim = serde_json::to_value(&statement).map_err(|e| damaged(&e))?;
     let Predicate::Change(record) = statement.predicate else {
         return Err(damaged(&"it is no change"));

@@ -1,6 +1,7 @@
 //! Hosts: joining with a token, renewing, being seen, being revoked.
 
 use guard_evidence::change::{Change, ChangedBy};
+use guard_evidence::enforcement::{Enforcement, Reader};
 use guard_evidence::key::PublicKey;
 use guard_evidence::text::visible_fold;
 use guard_proto::rest::{Host, NewToken, Token};
@@ -8,7 +9,7 @@ use guard_proto::v1;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
-use super::changes::{person, token_name};
+use super::changes::{person, stored_statement, token_name};
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::auth::secret::Secret;
 use crate::notify::Presence;
@@ -22,6 +23,9 @@ const OFFLINE_MS: Millis = 60_000;
 /// Of what a host says of itself, in characters.
 const WORDS: usize = 128;
 const MAX_LABELS: usize = 1_000;
+/// How far back enforcement is told, and by how many records.
+const ENFORCEMENT_MS: Millis = 7 * 24 * 3_600_000;
+const ENFORCEMENT_RECORDS: u64 = 5_000;
 
 impl App {
     pub async fn hosts(&self, actor: &Actor) -> Result<Vec<Host>> {
@@ -64,6 +68,21 @@ impl App {
             lost_events: presence.map_or(host.lost_events, |p| p.lost_events),
             labels: host.labels,
         }
+    }
+
+    /// From when to when enforcement was on in the last days, by the host's own records.
+    pub async fn enforcement(&self, actor: &Actor, id: &str) -> Result<Enforcement> {
+        actor.require(Permission::SeeHosts)?;
+        let host = self.store.host(id).await?.ok_or_else(|| Error::not_found("host", id))?;
+        let from = self.now() - ENFORCEMENT_MS;
+        let mut reader = Reader::default();
+        for envelope in self.store.lifecycle(&host.id, from, ENFORCEMENT_RECORDS).await? {
+            let statement = stored_statement(&envelope)?;
+            if let Some(header) = statement.header() {
+                reader.read(header, &statement);
+            }
+        }
+        Ok(reader.finish())
     }
 
     /// Cuts the host off at once; its open streams end.

@@ -185,6 +185,19 @@ impl Store {
         rows.iter().map(|row| hash(row.try_get("leaf_hash")?)).collect()
     }
 
+    /// The newest `limit` lifecycle records of a host since a time, oldest first.
+    pub async fn lifecycle(&self, host_id: &str, from: Millis, limit: u64) -> Result<Vec<Vec<u8>>> {
+        let sql = "SELECT envelope FROM records WHERE host_id = $1 AND kind = 'lifecycle' AND stored_at >= $2
+                   ORDER BY position DESC LIMIT $3";
+        let rows = sqlx::query(sql)
+            .bind(host_id)
+            .bind(from)
+            .bind(signed(limit))
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        rows.iter().rev().map(|row| Ok(row.try_get("envelope")?)).collect()
+    }
+
     pub async fn envelope(&self, digest: &str) -> Result<Option<Vec<u8>>> {
         let row = sqlx::query("SELECT envelope FROM records WHERE digest = $1 ORDER BY position LIMIT 1")
             .bind(digest)

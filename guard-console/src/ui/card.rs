@@ -4,6 +4,7 @@
 //! [`super::markup`] does where parts of it are bold.
 
 use askama::Template;
+use guard_evidence::context;
 use guard_evidence::record::Claims;
 use guard_evidence::statement::sentence;
 use guard_evidence::text::{Text, shell_words, visible, visible_fold};
@@ -42,7 +43,8 @@ struct CardView {
     owner: Option<String>,
     host: String,
     kernel: String,
-    container: Option<String>,
+    /// Container, image, path inside, how it is held …: names and values.
+    context: Vec<(&'static str, String)>,
     user: String,
     tree: Vec<Process>,
     cgroup: String,
@@ -93,6 +95,8 @@ struct Argument {
 struct Process {
     what: String,
     pid: String,
+    /// Of what started the workload.
+    outside: bool,
 }
 
 pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
@@ -149,7 +153,7 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
         owner: d.owner.clone(),
         host: visible_fold(&d.row.host_name, 100),
         kernel: visible_fold(&record.host.kernel, 100),
-        container: record.workload.container_id.as_ref().map(|c| visible_fold(c, 100)),
+        context: context::lines(record),
         user: match record.workload.login_uid {
             Some(login) if login != record.workload.uid => {
                 format!("{user} (uid {}), signed in as uid {login}", record.workload.uid)
@@ -243,8 +247,9 @@ fn tree(d: &Details) -> Vec<Process> {
     let ancestry = &d.card.record.workload.ancestry;
     ancestry
         .iter()
+        .enumerate()
         .rev()
-        .map(|p| {
+        .map(|(index, p)| {
             let what = if p.argv.is_empty() {
                 p.comm.fold(60)
             } else {
@@ -253,6 +258,7 @@ fn tree(d: &Details) -> Vec<Process> {
             Process {
                 what,
                 pid: format!("pid {}", p.pid),
+                outside: !context::is_inside(&d.card.record, index),
             }
         })
         .collect()

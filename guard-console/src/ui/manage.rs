@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
+use guard_evidence::enforcement::Enforcement;
 use guard_proto::rest::{Label, LabelBody, NewToken, NewUser, Role};
 
 use super::changes::AlarmView;
@@ -15,6 +16,9 @@ use crate::time::{Millis, parse_rfc3339};
 
 /// The newest alarms on this page; the others are on their own.
 const ALARMS: u64 = 10;
+
+/// Hosts of which the page tells the last days of enforcement.
+const TIMELINES: usize = 50;
 
 /// A time twice: to be read without a script, and for the page's clock.
 type Time = (String, Millis);
@@ -56,15 +60,23 @@ struct HostView {
     policy_short: String,
     lost_events: u64,
     labels: String,
+    gaps: usize,
+    /// From when to when enforcement was on, in words.
+    timeline: Vec<String>,
 }
 
 async fn hosts_page(app: &Shared, viewer: &Viewer, token: Option<TokenView>, error: Option<String>) -> Page {
     let actor = &viewer.browser.actor;
-    let hosts = app
-        .hosts(actor)
-        .await?
-        .into_iter()
-        .map(|h| HostView {
+    let mut hosts = Vec::new();
+    for (number, h) in app.hosts(actor).await?.into_iter().enumerate() {
+        let told = if number < TIMELINES {
+            app.enforcement(actor, &h.id).await?
+        } else {
+            Enforcement::default()
+        };
+        hosts.push(HostView {
+            gaps: told.gaps.len(),
+            timeline: told.lines(),
             id: h.id,
             name: h.name,
             state: h.state,
@@ -77,8 +89,8 @@ async fn hosts_page(app: &Shared, viewer: &Viewer, token: Option<TokenView>, err
             policy: h.policy_digest,
             lost_events: h.lost_events,
             labels: h.labels.join(", "),
-        })
-        .collect();
+        });
+    }
     let alarms = app
         .alarms(actor, ALARMS, None)
         .await?

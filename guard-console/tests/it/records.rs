@@ -205,3 +205,57 @@ async fn an_export_verifies() {
         assert_eq!(std::fs::read_dir(dir.join("records")).unwrap().count(), records);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hosts_report_is_an_alarm_and_a_time_line() {
+    use guard_evidence::record::{Lifecycle, LifecycleRecord, Predicate};
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
+    let mut host = console.host(&admin, "build-7").await;
+    let on = || Lifecycle::EnforcementOn {
+        kernel: "6.12.0".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        programs: vec![],
+    };
+    let events = [
+        on(),
+        Lifecycle::TheftRefused {
+            label: "coder".to_owned(),
+            object: "sign-in\u{1b}".to_owned(),
+            count: 3,
+            pid: 812,
+            uid: 1000,
+            comm: guard_evidence::text::Text::from("cat\u{202e}"),
+        },
+        Lifecycle::EnforcementOff {
+            why: "removed".to_owned(),
+        },
+        on(),
+    ];
+    let records: Vec<Sealed> = events
+        .into_iter()
+        .map(|event| host.seal(|header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))))
+        .collect();
+    let records: Vec<&Sealed> = records.iter().collect();
+    // Sent twice: raised once.
+    for _ in 0..2 {
+        append(&console, &host, vec![batch(&records)]).await.unwrap();
+    }
+    let (_, alarms) = ann.get("/api/v1/alarms").await;
+    let items = alarms["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2, "{alarms}");
+    let theft = items.iter().find(|a| a["kind"] == "theft").unwrap();
+    let detail = theft["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("coder tried 3 times to reach sign-in⟨U+001B⟩ (last: cat⟨U+202E⟩, pid 812"),
+        "{detail}"
+    );
+    assert_eq!(
+        ann.get(&format!("/api/v1/hosts/{}/enforcement", host.id())).await.0,
+        403
+    );
+    let (_, told) = admin.get(&format!("/api/v1/hosts/{}/enforcement", host.id())).await;
+    assert_eq!(told["on"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(told["gaps"][0]["why"], "removed");
+}

@@ -1,9 +1,12 @@
 //! What the verifier says: sections, findings, and the result.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::Record;
 use crate::bundle::record_name;
+use crate::enforcement::Enforcement;
 
 /// Most findings that one section keeps; the rest is counted.
 const MOST_FINDINGS: usize = 1000;
@@ -111,11 +114,17 @@ impl Section {
 pub struct Report {
     pub status: Status,
     pub sections: Vec<Section>,
+    /// From when to when enforcement was on, by host id.
+    pub enforcement: BTreeMap<String, Enforcement>,
 }
 
 impl Report {
     pub(super) fn new(sections: Vec<Section>) -> Self {
         let status = sections.iter().map(|s| s.status).max().unwrap_or(Status::Invalid);
-        Self { status, sections }
+        Self {
+            status,
+            sections,
+            enforcement: BTreeMap::new(),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use guard_evidence::enforcement::Enforcement;
 use guard_proto::rest::{Host, NewToken, Page, Token};
 
 use super::Json;
@@ -13,6 +14,14 @@ pub(super) async fn list(State(app): State<Shared>, caller: Caller) -> Result<ax
         items: app.hosts(&caller.actor).await?,
         next: None,
     }))
+}
+
+pub(super) async fn enforcement(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Enforcement>> {
+    Ok(axum::Json(app.enforcement(&caller.actor, &id).await?))
 }
 
 pub(super) async fn revoke(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {

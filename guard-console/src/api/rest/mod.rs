@@ -39,6 +39,7 @@ pub fn endpoints() -> Endpoints {
         .get("/api/v1/changes", Needs(P::SeeChanges), changes::list)
         .get("/api/v1/alarms", Needs(P::SeeAlarms), changes::alarms)
         .get("/api/v1/hosts", Needs(P::SeeHosts), hosts::list)
+        .get("/api/v1/hosts/{id}/enforcement", Needs(P::SeeHosts), hosts::enforcement)
         .post("/api/v1/hosts/{id}/revoke", Needs(P::RevokeHosts), hosts::revoke)
         .post("/api/v1/tokens", Needs(P::CreateTokens), hosts::create_token)
         .get("/api/v1/labels", Needs(P::SeeLabels), people::labels)
