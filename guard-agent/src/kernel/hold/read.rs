@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use guard_common::ActionKey;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -18,6 +19,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 
+use super::workers::Workers;
 use crate::kernel::api::{Argv, Tracer};
 use crate::kernel::maps::Identify;
 use crate::kernel::sys::Tid;
@@ -58,6 +60,16 @@ pub(crate) struct Detail {
     /// The name alone says which file: not execveat with a descriptor.
     pub by_name: bool,
     pub tracer: Option<Tracer>,
+}
+
+/// Closing a file of a hostile file system may wait for it: never on the holder's thread.
+impl Drop for Detail {
+    fn drop(&mut self) {
+        static CLOSERS: LazyLock<Workers> = LazyLock::new(Workers::default);
+        if let Some(file) = self.file.take() {
+            CLOSERS.run(move || drop(file));
+        }
+    }
 }
 
 /// Where exec was called from, and with what.
