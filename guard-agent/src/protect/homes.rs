@@ -100,7 +100,7 @@ impl Homes {
             return Vec::new();
         }
         let mut homes = homes.into_iter();
-        while let Some(home) = homes.next() {
+        for home in homes.by_ref() {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(found) => {
                     all.0.extend(found.0);
