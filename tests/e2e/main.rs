@@ -1,6 +1,8 @@
 //! End to end in a guest: agent, console and command line as they are installed.
 
+mod alive;
 mod answers;
+mod changes;
 mod cli;
 mod evidence;
 mod hold;
@@ -10,6 +12,7 @@ mod policy;
 mod refusals;
 mod restarts;
 mod show;
+mod theft;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,8 @@ fn main() -> ExitCode {
         hold::cases(),
         hosts::cases(),
         answers::cases(),
+        alive::cases(),
+        changes::cases(),
         labels::cases(),
         policy::cases(),
         show::cases(),
@@ -25,6 +30,7 @@ fn main() -> ExitCode {
         refusals::cases(),
         cli::cases(),
         evidence::cases(),
+        theft::cases(),
     ];
     guard_tests::main(guard_tests::VM, cases.into_iter().flatten().collect())
 }
