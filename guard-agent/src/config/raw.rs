@@ -16,7 +16,8 @@ use crate::kernel::{Away, LabelSettings};
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES: usize = 1 << 20;
 /// Half of what a host may have waiting, so that no label can take every place.
-const PENDING_PER_LABEL: u32 = (guard_proto::limits::PENDING_PER_HOST / 2) as u32;
+const PENDING_PER_LABEL: u32 = 2_048;
+const _: () = assert!(PENDING_PER_LABEL as usize == guard_proto::limits::PENDING_PER_HOST / 2);
 /// Paths, and addresses, of `[protect]`.
 const PROTECT_MORE: usize = 64;
 

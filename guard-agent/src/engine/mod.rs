@@ -233,7 +233,7 @@ impl Engine {
             FromKernel::Held(held) => self.held(*held),
             FromKernel::Withdrawn { id, why } => self.withdrawn(id, why),
             FromKernel::Enforced(enforced) => self.enforced(&enforced),
-            FromKernel::Passed { asked, pass, end } => self.passed(&asked, pass, end),
+            FromKernel::Passed { asked, pass, end } => self.passed(&asked, pass, &end),
             FromKernel::CgroupMade { id, path } => self.parts.labels.made(id, &path),
             FromKernel::CgroupGone { id } => self.parts.labels.gone(id),
             FromKernel::Labelled { cgroup, result } => self.parts.labels.applied(cgroup, &result),

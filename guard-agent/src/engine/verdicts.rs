@@ -139,7 +139,7 @@ impl Engine {
     }
 
     /// The kernel side gave a remembered answer; here it is recorded.
-    pub(super) fn passed(&mut self, asked: &Asked, pass: Pass, end: Result<Enforced, WithdrawnWhy>) {
+    pub(super) fn passed(&mut self, asked: &Asked, pass: Pass, end: &Result<Enforced, WithdrawnWhy>) {
         let AskedAction::Exec(exec) = &asked.what;
         let Pass { slot, known } = pass;
         let (workload, _) = self.parts.enricher.of_key(asked, exec, &known.label, &known.cgroup);
@@ -149,7 +149,7 @@ impl Engine {
             rules: known.rules.clone(),
             policy_digest: known.policy_digest.clone(),
         }));
-        let (effect, resume_ns) = match &end {
+        let (effect, resume_ns) = match end {
             Ok(enforced) => {
                 self.count(&enforced.outcome);
                 (records::effect(&enforced.outcome), enforced.resume_ns)
