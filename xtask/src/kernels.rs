@@ -22,7 +22,7 @@ struct Shipped {
 
 const SHIPPED: [Shipped; 6] = [
     Shipped {
-        distribution: "Debian 12 and 13",
+        distribution: "Debian 13",
         list: "",
     },
     Shipped {
