@@ -254,7 +254,10 @@ mod tests {
         reader.finish()
     }
 
-    fn times(told: &Enforcement) -> (Vec<(&str, Option<&str>)>, Vec<(&str, Option<&str>)>) {
+    /// Minutes from and to.
+    type Times = Vec<(&'static str, Option<&'static str>)>;
+
+    fn times(told: &Enforcement) -> (Times, Times) {
         let minute = |text: &str| -> &'static str {
             let text = text.get(14..16).unwrap().to_owned();
             Box::leak(text.into_boxed_str())
