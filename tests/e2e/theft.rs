@@ -126,7 +126,7 @@ fn thefts() -> Result<()> {
     };
     let agent = pid_of("systemctl show -P MainPID guard-agent")?;
     let console = pid_of("systemctl show -P MainPID guard-console")?;
-    let watching = pid_of("pgrep -n -f 'guard requests watch' || true")?;
+    let watching = pid_of("pgrep -n -f '^guard requests [w]atch' || true")?;
     let argv = ["/usr/bin/python3", "/root/thefts.py", &agent, &console, &watching];
 
     let with = scene.start_labelled(CODER, &argv)?;
