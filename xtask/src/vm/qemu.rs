@@ -172,7 +172,8 @@ impl Machine<'_> {
             Accel::Kvm => ("kvm".to_owned(), "host"),
             // Without "fast string" features: each turn of a `rep` counts, and the kernel would clear pages by bytes.
             Accel::Tcg if options.icount => ("tcg,thread=single".to_owned(), "max,la57=off,-erms,-fsrm"),
-            Accel::Tcg => ("tcg,thread=multi,tb-size=512".to_owned(), "max,la57=off"),
+            // One thread: with one for each CPU a CPU may still run text that the kernel has patched meanwhile, and panic.
+            Accel::Tcg => ("tcg,thread=single,tb-size=512".to_owned(), "max,la57=off"),
         };
         let mut args: Vec<String> = Vec::new();
         let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
