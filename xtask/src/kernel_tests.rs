@@ -99,7 +99,15 @@ pub fn run(kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>
     if cases.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    // Who names one kernel or a case means all of it.
+    let everything = full || kernels.len() == 1 || !words.is_empty();
+    let of = |kernel: Kernel| -> Vec<&str> {
+        cases
+            .iter()
+            .filter(|case| everything || !case.one_kernel || kernel == Kernel::DEFAULT)
+            .map(|case| case.name.as_str())
+            .collect()
+    };
     let helpers = Helpers::build()?;
     let workers = SIDE_BY_SIDE.min(kernels.len());
     let queue = Mutex::new(kernels.iter());
@@ -110,7 +118,7 @@ pub fn run(kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>
                 loop {
                     let next = queue.lock().ok().and_then(|mut queue| queue.next().copied());
                     let Some(kernel) = next else { break };
-                    let report = on(kernel, &helpers.folder, workers, &names, full);
+                    let report = on(kernel, &helpers.folder, workers, &of(kernel), full);
                     if let Ok(mut reports) = reports.lock() {
                         reports.push(report);
                     }
@@ -243,6 +251,8 @@ struct Case {
     name: String,
     /// Only in full runs.
     full: bool,
+    /// On the default kernel only, but in full runs on all.
+    one_kernel: bool,
 }
 
 /// The cases of every module.
@@ -276,16 +286,18 @@ fn of_source(program: &str) -> Vec<Case> {
     let mut found = Vec::new();
     let mut lines = program.lines();
     while lines.any(|line| line == "@case") {
-        let mut full = false;
+        let (mut full, mut one_kernel) = (false, false);
         for line in lines.by_ref() {
             if let Some(name) = line.strip_prefix("def ").and_then(|rest| rest.split('(').next()) {
                 found.push(Case {
                     name: name.to_owned(),
                     full,
+                    one_kernel,
                 });
                 break;
             }
             full |= line == "@full";
+            one_kernel |= line == "@one_kernel";
         }
     }
     found
@@ -380,14 +392,14 @@ mod tests {
 
     #[test]
     fn cases_are_found_by_name() {
-        let program = "import os\n\n@case\ndef one(probe):\n    pass\n\n\ndef helper(x):\n    pass\n\n@case\n@full\n@limit(9)\ndef two(probe):\n";
+        let program = "import os\n\n@case\ndef one(probe):\n    pass\n\n\ndef helper(x):\n    pass\n\n@case\n@full\n@limit(9)\ndef two(probe):\n\n@case\n@one_kernel\ndef three(probe):\n";
         let found = of_source(program);
         assert_eq!(
             found
                 .iter()
-                .map(|case| (case.name.as_str(), case.full))
+                .map(|case| (case.name.as_str(), case.full, case.one_kernel))
                 .collect::<Vec<_>>(),
-            [("one", false), ("two", true)]
+            [("one", false, false), ("two", true, false), ("three", false, true)]
         );
     }
 

@@ -226,6 +226,11 @@ def full(function):
     return function
 
 
+def one_kernel(function):
+    """Below @case: takes minutes; ordinary runs of all kernels have it on the default one only (xtask reads this line)."""
+    return function
+
+
 def limit(seconds):
     """Below @case: its time, when 90 seconds are not enough."""
 

@@ -8,6 +8,7 @@ AWKWARD = f"{FOLDER}/awkward"
 
 
 @case
+@one_kernel
 @limit(3600 if FULL else 240)
 def restarts_under_load(probe):
     """Execs in loops while the agent is killed, stopped and started: never one more ran than was approved."""
@@ -66,6 +67,7 @@ def crash_points():
 
 
 @case
+@one_kernel
 @limit(600)
 def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""
@@ -111,6 +113,7 @@ def many_processes(probe, count):
 
 
 @case
+@one_kernel
 @limit(600)
 def many_processes_held_cost_nothing(probe):
     """200 processes held at once (40 in short), a minute (10 s) without CPU for them or the agent."""
@@ -143,6 +146,7 @@ def holder_ticks(probe):
 
 
 @case
+@one_kernel
 @limit(600)
 def many_threads_of_one_process(probe):
     """100 threads (20 in short) call exec at once: few loop, beyond them the whole process is parked; one runs, the others die with it.
