@@ -89,7 +89,7 @@ fn another_is_answered(scene: &Scene) -> Result<()> {
 fn flood() -> Result<()> {
     let scene = Scene::new()?;
     let _running = start_flood(&scene, "flood", 200)?;
-    scene.agent_until(|agent| agent.held >= 200)?;
+    scene.agent_within(4 * PATIENCE, |agent| agent.held >= 200)?;
     another_is_answered(&scene)?;
     let status = scene.agent()?;
     check!(status.held == 200 && status.lost_events == 0, "{status:?}");

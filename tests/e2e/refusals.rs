@@ -285,7 +285,7 @@ fn malformed_configuration() -> Result<()> {
         ("wrong unit", "[hold]\npark_after = \"soon\"\n", 2),
         ("unknown choice", "[hold]\naway = \"never\"\n", 2),
         ("bad label", "[[label]]\nname = \"Not A Label\"\ncgroup = \"/x\"\n", 2),
-        ("missing key", "[[label]]\nname = \"fine\"\n", 1),
+        ("missing key", "[[label]]\ncgroup = \"/fine\"\n", 1),
     ];
     for (name, text, line) in broken {
         scene.vm.write(text.as_bytes(), "/root/agent.toml", 0o644)?;

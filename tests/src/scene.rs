@@ -116,7 +116,15 @@ impl Scene {
     /// # Errors
     /// When it is not in time.
     pub fn agent_until(&self, wanted: impl Fn(&AgentStatus) -> bool) -> Result<()> {
-        eventually(PATIENCE, || {
+        self.agent_within(PATIENCE, wanted)
+    }
+
+    /// The same with another limit: what a flood does takes an emulated guest minutes.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn agent_within(&self, limit: Duration, wanted: impl Fn(&AgentStatus) -> bool) -> Result<()> {
+        eventually(limit, || {
             let status = self.agent()?;
             ensure!(wanted(&status), "the agent's status is {status:?}");
             Ok(())
