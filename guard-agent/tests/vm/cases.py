@@ -135,8 +135,10 @@ def content_of_a_program_changed(probe):
     touch, mark = program("hold-second-f"), marker("cp")
     process = start_moved(touch, mark)
     probe.expect(r"^held")
-    with open(touch, "ab") as file:
-        file.write(b"more")
+    if not OFF:
+        # Without a hold it is being executed: it cannot be written to, or it fails with ETXTBSY.
+        with open(touch, "ab") as file:
+            file.write(b"more")
     output(process)
     probe.expect(r"^enforced .*outcome=Killed\(Mismatch { what: Content")
     absent(mark, "it ran")

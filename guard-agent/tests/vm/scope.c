@@ -92,8 +92,8 @@ int main(int argc, char **argv)
 			execv(argv[3], argv + 3);
 			_exit(say(1));
 		}
-		if (child > 0)
-			waitpid(child, NULL, 0);
+		if (child > 0 && waitpid(child, &i, 0) == child && WIFSIGNALED(i))
+			printf("the child ended by signal %d\n", WTERMSIG(i));
 		return what[0] == 'c' || child < 0 ? say(child < 0) : 0;
 	}
 	if (strcmp(what, "mkdir") == 0)
