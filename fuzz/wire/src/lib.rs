@@ -18,9 +18,8 @@ pub use log::{bundle, log};
 pub use spools::spool;
 
 /// As in guard-agent, without aya.
-#[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
-#[path = "../../../guard-agent/src/kernel/api.rs"]
-mod api;
+#[path = "../../../guard-agent/src/kernel/file_key.rs"]
+mod file_key;
 #[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
 #[path = "../../../guard-agent/src/kernel/ring.rs"]
 mod ring_decoder;

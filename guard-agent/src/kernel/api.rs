@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use super::file_key::FileKey;
 use crate::enforce::Pass;
 
 /// One question of the kernel. `sequence` never repeats while the agent runs, so an answer that comes too late names
@@ -36,15 +37,6 @@ pub struct ActionId {
 /// Index of a label in the kernel maps; 0 means not labelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LabelId(pub u32);
-
-/// Which file, independent of its names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileKey {
-    /// `super_block.s_dev` in the kernel's encoding, major << 20 | minor.
-    pub device: u32,
-    pub inode: u64,
-    pub generation: u32,
-}
 
 /// A thread reached a gated hook and no verdict, rule or label answered for it. It spins in its own syscall.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ mod btf;
 mod cgroups;
 pub mod crash;
 mod doctor;
+mod file_key;
 mod hold;
 mod load;
 mod maps;

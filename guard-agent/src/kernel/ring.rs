@@ -11,7 +11,7 @@ use guard_common::{
     action, ask_flag, event,
 };
 
-use super::api::FileKey;
+use super::file_key::FileKey;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum DecodeError {
