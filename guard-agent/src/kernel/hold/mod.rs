@@ -114,13 +114,30 @@ pub(crate) fn start(
         let go_on = listening.is_ok();
         let _ = ready.send(listening);
         if go_on {
-            // A workload that keeps every CPU busy must not keep its neighbours waiting.
-            sys::run_before_others();
+            go_first();
             holder.run(ring, &commands, &results);
         }
     })?;
     started.recv().map_err(io::Error::other)??;
     Ok(left)
+}
+
+/// A held thread runs its hook again and again until this thread has answered: on a CPU that both want, that is until
+/// the end of its slice. What a hostile workload can take of the CPU by asking is bounded by the quotas of its label and
+/// by the kernel's limit for real time.
+fn go_first() {
+    match sys::run_before_others() {
+        Ok(sys::Precedence::RealTime) => tracing::info!("answers go before other work: SCHED_RR, priority 1"),
+        Ok(sys::Precedence::Nice) => {
+            tracing::warn!(
+                "no real-time priority (LimitRTPRIO=1 in the unit): answers go before other work by nice -15 only"
+            );
+        }
+        Err(error) => tracing::warn!(
+            %error,
+            "neither real-time priority nor a nice value (LimitRTPRIO=1, LimitNICE=-15 in the unit): answers wait for their turn"
+        ),
+    }
 }
 
 impl Holder {
