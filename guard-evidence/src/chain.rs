@@ -311,6 +311,7 @@ mod tests {
         let big = |header| {
             let event = Lifecycle::EnforcementOff {
                 why: "x".repeat(70_000),
+                last_on: None,
             };
             Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
         };

@@ -90,30 +90,35 @@ impl Enforcement {
     }
 }
 
+/// Times of one host may differ by so much and still be the same moment: each is read from a clock that is being set.
+const SLACK_SECONDS: i64 = 60;
+
 /// Reads records of one host in the order of its chain.
 #[derive(Debug, Clone, Default)]
 pub struct Reader {
     told: Enforcement,
     boot: String,
-    /// `since` and `allowed_while_away` of the last `Enforcing`.
-    counted: (String, u64),
+    /// `allowed_while_away` of the last `Enforcing` of this interval.
+    counted: u64,
     /// Since when it is off or not known, and why.
     off: Option<(String, String)>,
 }
 
 impl Reader {
-    /// The next record.
-    pub fn read(&mut self, header: &Header, statement: &Statement) {
+    /// The next record. What it says that cannot be true after those before it, safe to show; that part is not believed.
+    pub fn read(&mut self, header: &Header, statement: &Statement) -> Option<String> {
         let same_boot = self.told.until.is_none() || self.boot == header.boot_id;
         if !same_boot && self.is_on() {
             let last = self.told.until.clone().unwrap_or_default();
             self.close(&last, "the machine was started anew");
         }
-        if let Predicate::Lifecycle(record) = &statement.predicate {
-            self.event(header, &record.event, same_boot);
-        }
+        let doubt = match &statement.predicate {
+            Predicate::Lifecycle(record) => self.event(header, &record.event, same_boot).err(),
+            _ => None,
+        };
         self.told.until = Some(header.at.clone());
         self.boot.clone_from(&header.boot_id);
+        doubt
     }
 
     #[must_use]
@@ -124,22 +129,24 @@ impl Reader {
         self.told
     }
 
-    fn event(&mut self, header: &Header, event: &Lifecycle, same_boot: bool) {
+    fn event(&mut self, header: &Header, event: &Lifecycle, same_boot: bool) -> Result<(), String> {
         match event {
-            Lifecycle::EnforcementOff { why } => self.close(&header.at, &visible_fold(why, 160)),
-            Lifecycle::AgentAway { from, to } if same_boot => {
-                if !self.is_on() && self.off.is_none() {
-                    self.open(from);
-                }
-                if self.is_on() {
-                    self.told.away.push(Away {
-                        from: from.clone(),
-                        to: to.clone(),
-                    });
-                    // The next start goes on from here.
-                    self.told.until = Some(to.clone());
+            Lifecycle::EnforcementOff { why, last_on } => {
+                let why = visible_fold(why, 160);
+                let from = self.told.on.last().map(|on| on.from.as_str());
+                match last_on.as_deref() {
+                    Some(last_on) if after(last_on, &header.at) || from.is_some_and(|from| after(from, last_on)) => {
+                        let text = format!(
+                            "says that enforcement was last on at {}, which cannot be",
+                            shown(last_on)
+                        );
+                        self.close(&header.at, &why);
+                        return Err(text);
+                    }
+                    last_on => self.close(last_on.unwrap_or(&header.at), &why),
                 }
             }
+            Lifecycle::AgentAway { from, to } => self.away(header, from, to, same_boot)?,
             Lifecycle::EnforcementOn { .. } => {
                 if self.is_on() && !self.goes_on(&header.at) {
                     let last = self.told.until.clone().unwrap_or_default();
@@ -153,16 +160,71 @@ impl Reader {
                 }
             }
             Lifecycle::Enforcing { since, counters, .. } => {
-                let before = if self.counted.0 == *since { self.counted.1 } else { 0 };
-                self.told.let_through += counters.allowed_while_away.saturating_sub(before);
-                self.counted = (since.clone(), counters.allowed_while_away);
-                // It may reach back over the time for which there is no record in this part of the log.
+                let doubt = self.claims(header, since);
                 if !self.is_on() {
-                    self.open(since);
+                    // It may reach back over the time for which there is no record in this part of the log.
+                    self.open(if doubt.is_none() { since } else { &header.at });
                 }
+                // Counters begin anew with the programs.
+                let more = counters.allowed_while_away.checked_sub(self.counted);
+                self.told.let_through += more.unwrap_or(counters.allowed_while_away);
+                self.counted = counters.allowed_while_away;
+                return doubt.map_or(Ok(()), Err);
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// What is wrong with a claim that enforcement has been on since a time.
+    fn claims(&self, header: &Header, since: &str) -> Option<String> {
+        let since_shown = shown(since);
+        if after(since, &header.at) {
+            return Some(format!(
+                "says that enforcement has been on since {since_shown}, which had not come yet"
+            ));
+        }
+        let gap = match (&self.off, self.told.gaps.last()) {
+            (Some((from, _)), _) => Some(from),
+            (None, Some(gap)) => gap.to.as_ref(),
+            (None, None) => None,
+        };
+        gap.filter(|gap| after(gap, since)).map(|gap| {
+            format!(
+                "says that enforcement has been on since {since_shown}, but earlier records know of none until {}",
+                shown(gap)
+            )
+        })
+    }
+
+    fn away(&mut self, header: &Header, from: &str, to: &str, same_boot: bool) -> Result<(), String> {
+        let says = format!(
+            "says that enforcement went on without an agent from {} to {}",
+            shown(from),
+            shown(to)
+        );
+        if !same_boot {
+            return Err(format!("{says}, but the machine was started anew in between"));
+        }
+        if after(from, to) || after(to, &header.at) {
+            return Err(format!("{says}, which cannot be"));
+        }
+        if let Some((since, _)) = &self.off {
+            return Err(format!("{says}, but it was off since {}", shown(since)));
+        }
+        if let Some(until) = self.told.until.as_deref().filter(|until| after(until, from)) {
+            return Err(format!("{says}, but there was an agent at {}", shown(until)));
+        }
+        if !self.is_on() {
+            self.open(from);
+        }
+        self.told.away.push(Away {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
+        // The next start goes on from here.
+        self.told.until = Some(to.to_owned());
+        Ok(())
     }
 
     fn is_on(&self) -> bool {
@@ -171,13 +233,10 @@ impl Reader {
 
     /// Whether a start follows on an absence that reached up to it.
     fn goes_on(&self, at: &str) -> bool {
-        const SECONDS: i64 = 60;
-        let (Some(away), Ok(at)) = (self.told.away.last(), at.parse::<jiff::Timestamp>()) else {
+        let (Some(away), Some(at)) = (self.told.away.last(), seconds(at)) else {
             return false;
         };
-        away.to
-            .parse::<jiff::Timestamp>()
-            .is_ok_and(|to| (at.as_second() - to.as_second()).abs() <= SECONDS)
+        seconds(&away.to).is_some_and(|to| at.abs_diff(to) <= SLACK_SECONDS.unsigned_abs())
     }
 
     fn open(&mut self, from: &str) {
@@ -188,6 +247,7 @@ impl Reader {
                 why,
             });
         }
+        self.counted = 0;
         self.told.on.push(Interval {
             from: from.to_owned(),
             to: None,
@@ -203,6 +263,22 @@ impl Reader {
         if self.off.is_none() {
             self.off = Some((at.to_owned(), why.to_owned()));
         }
+    }
+}
+
+fn shown(text: &str) -> String {
+    visible_fold(text, 40)
+}
+
+fn seconds(text: &str) -> Option<i64> {
+    text.parse().ok().map(jiff::Timestamp::as_second)
+}
+
+/// Whether one time is clearly after another; also if either is none.
+fn after(one: &str, other: &str) -> bool {
+    match (seconds(one), seconds(other)) {
+        (Some(one), Some(other)) => one > other.saturating_add(SLACK_SECONDS),
+        _ => true,
     }
 }
 
@@ -226,6 +302,7 @@ mod tests {
     fn off() -> Lifecycle {
         Lifecycle::EnforcementOff {
             why: "removed".to_owned(),
+            last_on: None,
         }
     }
 

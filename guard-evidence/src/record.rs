@@ -434,6 +434,9 @@ pub enum Lifecycle {
     },
     EnforcementOff {
         why: String,
+        /// When it was last seen to be on (RFC 3339), if that is not this moment.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_on: Option<String>,
     },
     PolicyLoaded {
         digest: String,

@@ -436,7 +436,13 @@ fn lifecycle_words(event: &Lifecycle) -> String {
             visible_fold(kernel, 64),
             visible_fold(agent_version, 32)
         ),
-        Lifecycle::EnforcementOff { why } => format!("enforcement off: {}", visible_fold(why, LINE)),
+        Lifecycle::EnforcementOff { why, last_on } => {
+            let last_on = last_on
+                .as_deref()
+                .map(|at| format!(" (last seen on at {})", visible_fold(at, 40)))
+                .unwrap_or_default();
+            format!("enforcement off: {}{last_on}", visible_fold(why, LINE))
+        }
         Lifecycle::PolicyLoaded { digest, policies } => {
             format!(
                 "policy loaded: {policies} policies, digest {}",

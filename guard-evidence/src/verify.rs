@@ -42,6 +42,9 @@ pub enum Asked {
     Part,
 }
 
+/// Clocks are corrected by as much without a word.
+const CLOCK_SLACK_SECONDS: i64 = 5;
+
 /// One record whose signature holds.
 #[derive(Debug)]
 struct Record {
@@ -481,14 +484,33 @@ fn check_time(last: Option<&Header>, record: &Record, section: &mut Section) {
             Some(record),
         );
     }
+    let seconds = |header: &Header| header.at.parse().ok().map(jiff::Timestamp::as_second);
+    if let Some(last) = last
+        && let (Some(before), Some(now)) = (seconds(last), seconds(header))
+        && before > now + CLOCK_SLACK_SECONDS
+    {
+        section.add(
+            Level::Note,
+            format!(
+                "{}: its clock was set back by {} s before this record; times on both sides do not compare",
+                name_of(record),
+                before - now
+            ),
+            Some(record),
+        );
+    }
 }
 
 /// From when to when enforcement was on, host by host. A gap is said, not held against the log: it is what happened.
+/// A record that contradicts earlier ones is: then nobody can tell.
 fn check_enforcement(records: &[Record], trust: &Trust, section: &mut Section) -> BTreeMap<String, Enforcement> {
     let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
     for record in records {
         if let Some(host) = record.header.signer.strip_prefix("host:") {
-            readers.entry(host).or_default().read(&record.header, &record.statement);
+            let doubt = readers.entry(host).or_default().read(&record.header, &record.statement);
+            if let Some(doubt) = doubt {
+                section.add(Level::Incomplete, doubt, Some(record));
+            }
         }
     }
     let mut hosts = BTreeMap::new();

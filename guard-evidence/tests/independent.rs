@@ -50,6 +50,7 @@ fn securesystemslib_accepts_envelopes_and_rejects_changed_ones() {
         .seal(&key, stamp, |header| {
             let event = Lifecycle::EnforcementOff {
                 why: "ünï\u{202E}".to_owned(),
+                last_on: None,
             };
             Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
         })

@@ -135,7 +135,10 @@ fn a_full_disk_denies_and_recovers() {
     })
     .unwrap();
     for _ in 0..200 {
-        evidence.lifecycle(Lifecycle::EnforcementOff { why: "x".repeat(500) });
+        evidence.lifecycle(Lifecycle::EnforcementOff {
+            why: "x".repeat(500),
+            last_on: None,
+        });
     }
     for _ in 0..300 {
         if evidence.reserve().is_none() {

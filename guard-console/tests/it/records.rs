@@ -230,6 +230,7 @@ async fn what_hosts_report_is_an_alarm_and_a_time_line() {
         },
         Lifecycle::EnforcementOff {
             why: "removed".to_owned(),
+            last_on: None,
         },
         on(),
     ];

@@ -1,5 +1,6 @@
 //! A small world of one console and two hosts, and everything that can be wrong with what they wrote.
 
+mod enforced;
 mod people;
 
 use std::fs;
@@ -25,6 +26,8 @@ struct World {
     chain: Chain,
     console_chain: Chain,
     clock: u64,
+    /// Of the host's next records.
+    at: String,
     log: Vec<Vec<u8>>,
 }
 
@@ -44,6 +47,7 @@ impl World {
             chain: Chain::begin(format!("host:{HOST}"), 1),
             console_chain: Chain::begin(format!("console:{CONSOLE}"), 1),
             clock: 0,
+            at: "2026-11-21T10:00:00.000Z".to_owned(),
             log: Vec::new(),
         };
         world.lifecycle(Lifecycle::Begun {
@@ -89,7 +93,7 @@ impl World {
     fn seal(&mut self, make: impl FnOnce(Header) -> Predicate) -> Sealed {
         self.clock += 1;
         let stamp = Stamp {
-            at: "2026-11-21T10:00:00.000Z".to_owned(),
+            at: self.at.clone(),
             since_boot_ns: self.clock,
             boot_id: "b".to_owned(),
         };

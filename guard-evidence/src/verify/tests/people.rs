@@ -3,7 +3,7 @@
 use super::*;
 use crate::change::{Change, ChangeRecord, ChangedBy, ChangesHead, LabelFacts, UserFacts};
 
-fn user(name: &str, roles: &[&str], groups: &[&str]) -> UserFacts {
+pub(super) fn user(name: &str, roles: &[&str], groups: &[&str]) -> UserFacts {
     let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
     UserFacts {
         who: person(name),
@@ -13,7 +13,7 @@ fn user(name: &str, roles: &[&str], groups: &[&str]) -> UserFacts {
     }
 }
 
-fn by(name: &str) -> ChangedBy {
+pub(super) fn by(name: &str) -> ChangedBy {
     ChangedBy::Person {
         who: person(name),
         name: name.to_owned(),
@@ -36,7 +36,7 @@ fn owner(label: &str, before: Option<&str>, after: Option<&str>) -> Change {
 }
 
 impl World {
-    fn change(&mut self, by: ChangedBy, change: Change) -> ChangesHead {
+    pub(super) fn change(&mut self, by: ChangedBy, change: Change) -> ChangesHead {
         self.clock += 1;
         let stamp = Stamp {
             at: "2026-11-21T09:59:00.000Z".to_owned(),
