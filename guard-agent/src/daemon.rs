@@ -214,6 +214,8 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         console,
         kernel_release: facts.release,
         enforcing_since: rfc3339(enforcing_since_ms),
+        pin_directory: config.kernel.pin_directory.clone(),
+        recent: control::Recent::default(),
     };
     tokio::spawn(control::serve(listener, Arc::new(context)));
     let reload = Reload {

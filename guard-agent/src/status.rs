@@ -71,5 +71,26 @@ fn text(status: &AgentStatus, out: &mut dyn Write) -> std::io::Result<()> {
         "actions    {} held, {} asked, {} allowed, {} denied, {} events lost",
         status.held, status.asked, status.allowed, status.denied, status.lost_events
     )?;
-    writeln!(out, "evidence   {} records not shipped yet", status.unshipped_records)
+    writeln!(out, "evidence   {} records not shipped yet", status.unshipped_records)?;
+    let Some(kernel) = &status.kernel_side else {
+        return writeln!(out, "kernel     its tables cannot be read");
+    };
+    for side in kernel.labels.iter().filter(|side| side.tasks + side.held > 0) {
+        writeln!(
+            out,
+            "label      {}: {} of {} tasks; {} held ({} looping, {} parked)",
+            side.label, side.tasks, side.tasks_limit, side.held, side.looping, side.parked
+        )?;
+    }
+    for (label, count, why) in kernel.refusals() {
+        writeln!(out, "refused    {}: {count} {why}", label.unwrap_or("all"))?;
+    }
+    if kernel.allowed_while_away > 0 {
+        writeln!(
+            out,
+            "let through {} actions while the agent was away",
+            kernel.allowed_while_away
+        )?;
+    }
+    Ok(())
 }

@@ -130,6 +130,107 @@ pub struct AgentStatus {
     pub lost_events: u64,
     /// Records in the spool that the console has not acknowledged.
     pub unshipped_records: u64,
+    /// What the kernel side says; `None` if its tables cannot be read, or by an agent that is older.
+    #[serde(default)]
+    pub kernel_side: Option<KernelSide>,
+}
+
+/// What the kernel's tables hold now, and what was refused since they were made: they outlive the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSide {
+    pub labels: Vec<LabelSide>,
+    /// Actions refused because the table of waiting actions was full.
+    pub refused_pending_full: u64,
+    /// Forks refused because the table of labelled tasks was full.
+    pub refused_tasks_full: u64,
+    /// Cgroups below labelled ones that there was no room for.
+    pub cgroups_full: u64,
+    /// Events that did not fit the ring; their actions wait and are told again.
+    pub ring_full: u64,
+    /// Actions refused because their thread could not be stopped.
+    pub refused_signal: u64,
+    /// Approved execs that were stopped because nobody compared them.
+    pub refused_unchecked: u64,
+    /// Actions let through while the agent was away, as its configuration says.
+    pub allowed_while_away: u64,
+}
+
+/// Of one label.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelSide {
+    pub label: String,
+    /// Actions without an answer now, and how many may be.
+    pub held: u64,
+    pub held_limit: u64,
+    /// Of those: threads that run their syscall again and again until somebody stops or answers them.
+    pub looping: u64,
+    /// Of one process at a time.
+    pub looping_limit: u64,
+    /// Of those that are held: stopped by SIGSTOP alone, with their whole process.
+    pub parked: u64,
+    /// Processes and threads that carry the label, and how many may.
+    pub tasks: u64,
+    pub tasks_limit: u64,
+    /// Actions refused because too many were held already.
+    pub refused_held: u64,
+    /// Forks refused because too many tasks carried the label.
+    pub refused_tasks: u64,
+    /// Attempts to leave its cgroup.
+    pub refused_leaving: u64,
+    /// Attempts to reach what no decision opens.
+    pub refused_theft: Vec<RefusedTheft>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedTheft {
+    /// `sign-in`, `console's address` …
+    pub object: String,
+    pub count: u64,
+}
+
+impl KernelSide {
+    /// What was refused, for people: how often and why, with the label it belongs to. Nothing that never happened.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<(Option<&str>, u64, String)> {
+        let mut all = Vec::new();
+        for side in &self.labels {
+            let mut add = |count, why: String| all.push((Some(side.label.as_str()), count, why));
+            add(
+                side.refused_held,
+                format!("actions: more than {} would have been held", side.held_limit),
+            );
+            add(
+                side.refused_tasks,
+                format!(
+                    "forks: more than {} tasks would have carried the label",
+                    side.tasks_limit
+                ),
+            );
+            add(side.refused_leaving, "attempts to leave the cgroup".to_owned());
+            for theft in &side.refused_theft {
+                add(theft.count, format!("attempts to reach: {}", theft.object));
+            }
+        }
+        for (count, why) in [
+            (
+                self.refused_pending_full,
+                "actions: the kernel's table of held actions was full",
+            ),
+            (
+                self.refused_tasks_full,
+                "forks: the kernel's table of labelled tasks was full",
+            ),
+            (self.refused_signal, "actions: their thread could not be stopped"),
+            (
+                self.refused_unchecked,
+                "approved execs: nobody compared what was about to run",
+            ),
+        ] {
+            all.push((None, count, why.to_owned()));
+        }
+        all.retain(|(_, count, _)| *count > 0);
+        all
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -171,5 +272,42 @@ mod tests {
             serde_json::from_str::<ControlRequest>(line).unwrap_err();
         }
         serde_json::from_str::<ControlRequest>(r#"{"do":"status"}"#).unwrap();
+    }
+
+    #[test]
+    fn only_refusals_that_happened_are_told() {
+        let side = KernelSide {
+            labels: vec![LabelSide {
+                label: "coder".to_owned(),
+                tasks_limit: 30,
+                refused_tasks: 2,
+                refused_theft: vec![
+                    RefusedTheft {
+                        object: "sign-in".to_owned(),
+                        count: 4,
+                    },
+                    RefusedTheft {
+                        object: "bpf".to_owned(),
+                        count: 0,
+                    },
+                ],
+                ..LabelSide::default()
+            }],
+            refused_pending_full: 1,
+            ring_full: 9,
+            ..KernelSide::default()
+        };
+        let told = side.refusals();
+        assert_eq!(
+            told.iter()
+                .map(|(label, count, _)| (*label, *count))
+                .collect::<Vec<_>>(),
+            [(Some("coder"), 2), (Some("coder"), 4), (None, 1)]
+        );
+        assert!(
+            told[0].2.contains("more than 30 tasks") && told[1].2.contains("sign-in"),
+            "{told:?}"
+        );
+        assert!(KernelSide::default().refusals().is_empty());
     }
 }

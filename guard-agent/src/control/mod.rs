@@ -5,6 +5,7 @@
 
 mod enter;
 mod peer;
+mod status;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use guard_evidence::text::visible_fold;
-use guard_proto::control::{AgentStatus, ControlReply, ControlRequest, Finding, FindingState, RunEvent};
+use guard_proto::control::{ControlReply, ControlRequest, Finding, FindingState, RunEvent};
 use guard_proto::limits::{CONTROL_LINE_BYTES, is_label};
 use parking_lot::RwLock;
 use tokio::io::{AsyncWriteExt as _, BufWriter};
@@ -33,6 +34,7 @@ use crate::policy::{self, Policy};
 use crate::watch::Watchers;
 pub(crate) use enter::tidy;
 use peer::Peer;
+pub use status::Recent;
 
 const CONNECTIONS: usize = 256;
 /// Between lines.
@@ -57,6 +59,9 @@ pub struct Context {
     pub console: Option<(String, Arc<ConsoleState>)>,
     pub kernel_release: String,
     pub enforcing_since: Option<String>,
+    /// Where the kernel's tables are pinned.
+    pub pin_directory: PathBuf,
+    pub recent: Recent,
 }
 
 /// The socket cannot be made.
@@ -243,7 +248,7 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
             let labels = context.labels.clone();
             blocking(move || ControlReply::Labels { items: labels.list() }).await
         }
-        ControlRequest::Status {} => ControlReply::Status(Box::new(status(context))),
+        ControlRequest::Status {} => ControlReply::Status(Box::new(status::status(context).await)),
         ControlRequest::Doctor {} => blocking(|| ControlReply::Doctor { findings: findings() }).await,
         ControlRequest::Pending {} => pending(context, peer).await,
         ControlRequest::PolicyValidate { text } => {
@@ -318,33 +323,6 @@ async fn pending(context: &Context, peer: &Peer) -> ControlReply {
         _ => ControlReply::Refused {
             error: "the agent is stopping".to_owned(),
         },
-    }
-}
-
-fn status(context: &Context) -> AgentStatus {
-    let policy = Arc::clone(&context.policy.read());
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    AgentStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host_id: context.console.is_some().then(|| context.host_id.clone()),
-        console: context.console.as_ref().map(|(address, _)| address.clone()),
-        console_state: match &context.console {
-            None => "not enrolled",
-            Some((_, state)) if state.is_connected() => "connected",
-            Some(_) => "connecting",
-        }
-        .to_owned(),
-        kernel: context.kernel_release.clone(),
-        enforcing: true,
-        enforcing_since: context.enforcing_since.clone(),
-        policy_digest: policy.digest.clone(),
-        policies: policy.count,
-        held: count(&context.stats.held),
-        asked: count(&context.stats.asked),
-        allowed: count(&context.stats.allowed),
-        denied: count(&context.stats.denied),
-        lost_events: count(&context.stats.lost_events),
-        unshipped_records: context.evidence.unshipped(),
     }
 }
 

@@ -61,6 +61,8 @@ fn world(patterns: &[(&str, &str)]) -> World {
         console: None,
         kernel_release: "6".to_owned(),
         enforcing_since: None,
+        pin_directory: rig.state.join("no-pins"),
+        recent: Recent::default(),
     };
     tokio::spawn(serve(listener, Arc::new(context)));
     tokio::spawn(async move {

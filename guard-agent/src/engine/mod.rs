@@ -87,6 +87,8 @@ pub struct Stats {
     pub allowed: AtomicU64,
     pub denied: AtomicU64,
     pub lost_events: AtomicU64,
+    /// Denied because too many actions of the label waited already.
+    pub refused_held: parking_lot::Mutex<HashMap<LabelId, u64>>,
 }
 
 /// What the engine needs to know and to use.
@@ -303,6 +305,7 @@ impl Engine {
                 if of_label >= self.parts.labels.pending_limit(label_id)
                     || self.waiting.values().sum::<usize>() >= PENDING_PER_HOST
                 {
+                    *self.parts.stats.refused_held.lock().entry(label_id).or_default() += 1;
                     let because = format!(
                         "{of_label} actions of this label are waiting already (pending in agent.toml, docs/agent.md)"
                     );

@@ -2,16 +2,18 @@
 //!
 //! Owns reading it; given the pin directory. It must never write, and needs no running agent.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use guard_common::{Filter, LabelUse, Origin, Pending, Stamp, counter};
+use guard_common::protect::{Refused, RefusedKey};
+use guard_common::{Filter, LabelUse, Origin, Pending, Stamp, counter, state};
 
 use super::api::LabelId;
 use super::load;
 
 /// Of one label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelNumbers {
     pub label: LabelId,
     /// Actions that wait.
@@ -22,6 +24,14 @@ pub struct LabelNumbers {
     pub refused_pending: u64,
     /// Forks refused because too many tasks carried the label.
     pub refused_tasks: u64,
+    /// Of those that wait: without an answer.
+    pub held: u64,
+    /// Of those that are held: their threads run the hook again and again.
+    pub looping: u64,
+    /// Of those that are held: stopped by SIGSTOP alone.
+    pub parked: u64,
+    /// One of [`guard_common::protect::kind`], and how often it was refused.
+    pub refused: BTreeMap<u32, u64>,
 }
 
 /// Numbers of one moment, not all of the same one.
@@ -45,6 +55,8 @@ pub struct Usage {
     pub cgroups_full: u64,
     /// Events that did not fit the ring.
     pub ring_full: u64,
+    /// Actions refused because a signal could not be sent.
+    pub signal_failed: u64,
     /// Checked execs that nobody compared.
     pub unchecked: u64,
     /// Let through while the agent was away.
@@ -61,32 +73,43 @@ pub fn usage(pin_root: &Path) -> Result<Usage, MapError> {
     let hash = |name: &str| open(name).map(Map::HashMap);
     let array = |name: &str| open(name).map(Map::Array);
 
+    let mut labels: BTreeMap<u32, LabelNumbers> = BTreeMap::new();
     let per_label: HashMap<MapData, u32, LabelUse> = hash("USE")?.try_into()?;
-    let mut labels: Vec<LabelNumbers> = per_label
-        .iter()
-        .filter_map(Result::ok)
-        .map(|(label, numbers)| LabelNumbers {
-            label: LabelId(label),
-            pending: numbers.pending,
-            tasks: numbers.tasks,
-            refused_pending: numbers.refused_pending,
-            refused_tasks: numbers.refused_tasks,
-        })
-        .collect();
-    labels.sort_by_key(|numbers| numbers.label);
+    for (label, numbers) in per_label.iter().filter_map(Result::ok) {
+        let of = of(&mut labels, label);
+        of.pending = numbers.pending;
+        of.tasks = numbers.tasks;
+        of.refused_pending = numbers.refused_pending;
+        of.refused_tasks = numbers.refused_tasks;
+    }
+    let pending: HashMap<MapData, u64, Pending> = hash("PENDING")?.try_into()?;
+    let mut waiting = 0;
+    for (_, question) in pending.iter().filter_map(Result::ok) {
+        waiting += 1;
+        if question.honored_ns != 0 || question.state == state::AWAITS_CHECK {
+            continue;
+        }
+        let of = of(&mut labels, question.label);
+        of.held += 1;
+        of.looping += u64::from(question.loops != 0);
+        of.parked += u64::from(question.state != state::LOOPING);
+    }
+    let refused: HashMap<MapData, RefusedKey, Refused> = hash("REFUSED")?.try_into()?;
+    for (key, refused) in refused.iter().filter_map(Result::ok) {
+        *of(&mut labels, key.label).refused.entry(key.kind).or_default() += refused.count;
+    }
     let tasks: HashMap<MapData, u64, Stamp> = hash("TASKS")?.try_into()?;
     let cgroups: HashMap<MapData, u64, u64> = hash("CGROUPS")?.try_into()?;
     let origins: HashMap<MapData, u64, Origin> = hash("ORIGINS")?.try_into()?;
-    let pending: HashMap<MapData, u64, Pending> = hash("PENDING")?.try_into()?;
     let filter: Array<MapData, Filter> = array("FILTER")?.try_into()?;
     let filter = filter.get(&0, 0)?;
     let counters: Array<MapData, u64> = array("COUNTERS")?.try_into()?;
     Ok(Usage {
-        labels,
+        labels: labels.into_values().collect(),
         tasks: tasks.keys().filter_map(Result::ok).count(),
         cgroups: cgroups.keys().filter_map(Result::ok).count(),
         origins: origins.keys().filter_map(Result::ok).count(),
-        pending: pending.keys().filter_map(Result::ok).count(),
+        pending: waiting,
         filtered: filter.slots.iter().map(|slot| u64::from(*slot)).sum(),
         strays: filter.strays,
         settled: filter.settled,
@@ -94,7 +117,22 @@ pub fn usage(pin_root: &Path) -> Result<Usage, MapError> {
         tasks_full: counters.get(&counter::TASKS_FULL, 0)?,
         cgroups_full: counters.get(&counter::CGROUPS_FULL, 0)?,
         ring_full: counters.get(&counter::RING_FULL, 0)?,
+        signal_failed: counters.get(&counter::SIGNAL_FAILED, 0)?,
         unchecked: counters.get(&counter::UNCHECKED, 0)?,
         away_allowed: counters.get(&counter::AWAY_ALLOWED, 0)?,
+    })
+}
+
+fn of(labels: &mut BTreeMap<u32, LabelNumbers>, label: u32) -> &mut LabelNumbers {
+    labels.entry(label).or_insert_with(|| LabelNumbers {
+        label: LabelId(label),
+        pending: 0,
+        tasks: 0,
+        refused_pending: 0,
+        refused_tasks: 0,
+        held: 0,
+        looping: 0,
+        parked: 0,
+        refused: BTreeMap::new(),
     })
 }

@@ -178,14 +178,19 @@ impl Labels {
         self.table.lock().names.get(&id).cloned()
     }
 
+    /// What holds for a label.
+    #[must_use]
+    pub fn settings(&self, id: LabelId) -> LabelSettings {
+        match self.table.lock().names.get(&id) {
+            Some(name) => self.rules.settings(name),
+            None => self.rules.default,
+        }
+    }
+
     /// How many actions of a label may wait.
     #[must_use]
     pub fn pending_limit(&self, id: LabelId) -> usize {
-        let limit = match self.table.lock().names.get(&id) {
-            Some(name) => self.rules.settings(name).pending,
-            None => self.rules.default.pending,
-        };
-        limit as usize
+        self.settings(id).pending as usize
     }
 
     /// Names of all labels with a cgroup now.

@@ -244,7 +244,7 @@ fn record(label: String, kind: u32, count: u64, refused: &Refused) -> Lifecycle 
 }
 
 /// For people.
-fn object(what: u32) -> &'static str {
+pub(crate) fn object(what: u32) -> &'static str {
     match what {
         kind::SIGN_IN => "sign-in",
         kind::BROWSER => "browser profile",

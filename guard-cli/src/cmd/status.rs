@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use guard_evidence::text::{defuse, visible_fold};
-use guard_proto::control::{AgentStatus, ControlReply, ControlRequest};
+use guard_proto::control::{AgentStatus, ControlReply, ControlRequest, KernelSide, LabelSide};
 use guard_proto::rest::{Me, Status};
 
 use crate::args::{Global, Output};
@@ -119,7 +119,57 @@ fn print_agent(status: &AgentStatus) -> Result<(), Failure> {
     if let Some(id) = &status.host_id {
         rows.insert(1, ("host", vec![defuse(id)]));
     }
+    if let Some(kernel) = &status.kernel_side {
+        rows.extend(kernel_rows(kernel));
+    }
     output::fields(&rows)
+}
+
+/// What is in use and what was refused; nothing that is zero.
+fn kernel_rows(kernel: &KernelSide) -> Vec<(&'static str, Vec<String>)> {
+    let in_use = |side: &LabelSide| {
+        let mut text = format!("{}: {} of {} tasks", defuse(&side.label), side.tasks, side.tasks_limit);
+        for (count, words) in [
+            (side.held, format!("{} of {} held", side.held, side.held_limit)),
+            (side.looping, format!("{} looping", side.looping)),
+            (side.parked, format!("{} parked", side.parked)),
+        ] {
+            if count > 0 {
+                text.push_str(", ");
+                text.push_str(&words);
+            }
+        }
+        text
+    };
+    let busy = kernel.labels.iter().filter(|side| side.tasks + side.held > 0);
+    let refused = kernel.refusals().into_iter().map(|(label, count, why)| {
+        let whose = label.map_or_else(|| "all labels".to_owned(), defuse);
+        format!("{whose}: {count} {}", defuse(&why))
+    });
+    let mut notes = Vec::new();
+    for (count, words) in [
+        (kernel.ring_full, "events did not fit the ring; they are told again"),
+        (
+            kernel.cgroups_full,
+            "cgroups below labelled ones found no room in the kernel's table",
+        ),
+        (
+            kernel.allowed_while_away,
+            "actions went on while the agent was away, as its configuration says",
+        ),
+    ] {
+        if count > 0 {
+            notes.push(format!("{count} {words}"));
+        }
+    }
+    [
+        ("labels", busy.map(in_use).collect::<Vec<_>>()),
+        ("refused", refused.collect()),
+        ("kernel side", notes),
+    ]
+    .into_iter()
+    .filter(|(_, values)| !values.is_empty())
+    .collect()
 }
 
 fn print_console(url: &str, status: &Status, me: &Me) -> Result<(), Failure> {
@@ -131,4 +181,45 @@ fn print_console(url: &str, status: &Status, me: &Me) -> Result<(), Failure> {
             vec![format!("{} ({})", defuse(&me.username), roles.join(", "))],
         ),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_numbers_are_left_out() {
+        assert!(kernel_rows(&KernelSide::default()).is_empty());
+        let coder = LabelSide {
+            label: "coder\u{1b}".to_owned(),
+            tasks: 3,
+            tasks_limit: 16_384,
+            held: 2,
+            held_limit: 1_000,
+            parked: 2,
+            refused_leaving: 5,
+            ..LabelSide::default()
+        };
+        let kernel = KernelSide {
+            labels: vec![coder, LabelSide::default()],
+            refused_tasks_full: 1,
+            ..KernelSide::default()
+        };
+        assert_eq!(
+            kernel_rows(&kernel),
+            [
+                (
+                    "labels",
+                    vec!["coder⟨U+001B⟩: 3 of 16384 tasks, 2 of 1000 held, 2 parked".to_owned()]
+                ),
+                (
+                    "refused",
+                    vec![
+                        "coder⟨U+001B⟩: 5 attempts to leave the cgroup".to_owned(),
+                        "all labels: 1 forks: the kernel's table of labelled tasks was full".to_owned()
+                    ]
+                ),
+            ]
+        );
+    }
 }
