@@ -24,6 +24,8 @@ pub(crate) struct Failure {
     next: Option<String>,
     /// HTTP status, when a console answered.
     status: Option<u16>,
+    /// No agent listens.
+    no_agent: bool,
 }
 
 impl Failure {
@@ -33,6 +35,7 @@ impl Failure {
             what: what.into(),
             next: None,
             status: None,
+            no_agent: false,
         }
     }
 
@@ -42,6 +45,7 @@ impl Failure {
             what: what.into(),
             next: None,
             status: None,
+            no_agent: false,
         }
     }
 
@@ -51,12 +55,33 @@ impl Failure {
             what: what.into(),
             next: None,
             status: None,
+            no_agent: false,
         }
     }
 
     /// Adds the command or deed that helps.
     pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
+        self
+    }
+
+    /// Marks that no agent listens.
+    pub(crate) fn no_agent(mut self) -> Self {
+        self.no_agent = true;
+        self
+    }
+
+    /// If no agent listens: why none could, and what helps.
+    pub(crate) fn without_agent(mut self, why: impl FnOnce() -> Option<(String, String)>) -> Self {
+        if self.no_agent
+            && let Some((why, remedy)) = why()
+        {
+            self.what = format!("{}, and on this kernel it cannot enforce: {why}", self.what);
+            self.next = Some(match self.next {
+                Some(next) => format!("{remedy}\n  → then: {next}"),
+                None => remedy,
+            });
+        }
         self
     }
 
@@ -146,4 +171,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = e.source();
     }
     defuse(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_no_agent_can_run_is_said_only_when_none_does() {
+        let why = || Some(("no bpf".to_owned(), "add lsm=bpf".to_owned()));
+        let running = Failure::unknown("x").next("y").without_agent(why).to_string();
+        assert_eq!(running, "guard: x\n  → y");
+        let none = Failure::unknown("x").next("y").no_agent();
+        assert_eq!(
+            none.without_agent(why).to_string(),
+            "guard: x, and on this kernel it cannot enforce: no bpf\n  → add lsm=bpf\n  → then: y"
+        );
+    }
 }

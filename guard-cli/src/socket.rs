@@ -28,6 +28,8 @@ pub(crate) fn path() -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Agent {
     reader: BufReader<UnixStream>,
+    /// What to say when it does not answer in time.
+    late: String,
 }
 
 impl Agent {
@@ -37,7 +39,9 @@ impl Agent {
             let what = format!("no answer from the agent at {}", path.display());
             match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    Failure::unknown(format!("{what}: it is not running")).next("sudo systemctl start guard-agent")
+                    Failure::unknown(format!("{what}: it is not running"))
+                        .next("sudo systemctl start guard-agent")
+                        .no_agent()
                 }
                 io::ErrorKind::PermissionDenied => Failure::unknown(format!("{what}: permission denied")).next(
                     "run as root or as a member of the group that agent.toml names; labelled processes never may",
@@ -49,6 +53,7 @@ impl Agent {
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             reader: BufReader::new(stream),
+            late: "the agent does not answer".to_owned(),
         })
     }
 
@@ -85,11 +90,17 @@ impl Agent {
             Ok(_) if line.last() != Some(&b'\n') => Err(Failure::unknown("the agent's answer is cut or too long")),
             Ok(_) => parse(&line).map(Some),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(Failure::unknown("the agent does not answer").next("journalctl -u guard-agent"))
+                Err(Failure::unknown(&*self.late).next("journalctl -u guard-agent"))
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(e) => Err(Failure::unknown(format!("the agent's socket: {e}"))),
         }
+    }
+
+    /// From now on an answer that takes longer is the failure `late`.
+    pub(crate) fn within(&mut self, limit: Duration, late: String) -> Result<(), Failure> {
+        self.late = late;
+        Ok(self.reader.get_ref().set_read_timeout(Some(limit))?)
     }
 
     /// From now on [`Agent::next`] waits as long as it takes.

@@ -78,6 +78,54 @@ fn words(name: &str) -> &str {
     }
 }
 
+/// Why no agent can enforce here, and the remedy; `None`: nothing that is known.
+pub(super) fn cannot_enforce(root: &Path) -> Option<(String, String)> {
+    let found = bpf_lsm(root);
+    (found.state == FindingState::Bad).then(|| {
+        (
+            format!("`bpf` is {}", found.text),
+            found.remedy.unwrap_or_default().replace('\n', "\n    "),
+        )
+    })
+}
+
+fn finding(name: &str, state: FindingState, text: String, remedy: Option<String>) -> Finding {
+    Finding {
+        name: name.to_owned(),
+        state,
+        text,
+        remedy,
+    }
+}
+
+fn bpf_lsm(root: &Path) -> Finding {
+    let active = fs::read_to_string(root.join("sys/kernel/security/lsm")).ok();
+    match active.as_deref().map(str::trim) {
+        Some(lsm) if lsm.split(',').any(|name| name == "bpf") => finding(
+            "BPF LSM",
+            FindingState::Ok,
+            format!("active ({})", visible_fold(lsm, 80)),
+            None,
+        ),
+        Some(lsm) => finding(
+            "BPF LSM",
+            FindingState::Bad,
+            format!("missing from the active list ({})", visible_fold(lsm, 80)),
+            Some(format!(
+                "add  lsm={lsm},bpf  to the kernel command line:\n\
+                 sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&lsm={lsm},bpf /' /etc/default/grub && sudo update-grub && sudo reboot",
+                lsm = visible_fold(lsm, 200),
+            )),
+        ),
+        None => finding(
+            "BPF LSM",
+            FindingState::Warn,
+            "cannot be seen: securityfs is not mounted or not readable".to_owned(),
+            Some("sudo mount -t securityfs securityfs /sys/kernel/security".to_owned()),
+        ),
+    }
+}
+
 /// What a process without rights sees of the kernel's abilities below `root`.
 fn without_agent(root: &Path) -> Vec<Finding> {
     let read = |path: &str| {
@@ -86,12 +134,6 @@ fn without_agent(root: &Path) -> Vec<Finding> {
             .map(|text| text.trim().to_owned())
     };
     let exists = |path: &str| root.join(path).exists();
-    let finding = |name: &str, state, text: String, remedy: Option<String>| Finding {
-        name: name.to_owned(),
-        state,
-        text,
-        remedy,
-    };
     let mut out = Vec::new();
 
     let kernel = read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned());
@@ -110,28 +152,7 @@ fn without_agent(root: &Path) -> Vec<Finding> {
         ),
     });
 
-    out.push(match read("sys/kernel/security/lsm") {
-        Some(lsm) if lsm.split(',').any(|name| name == "bpf") => {
-            finding("BPF LSM", FindingState::Ok, format!("active ({})", visible_fold(&lsm, 80)), None)
-        }
-        Some(lsm) => finding(
-            "BPF LSM",
-            FindingState::Bad,
-            format!("missing from the active list ({})", visible_fold(&lsm, 80)),
-            Some(format!(
-                "add  lsm={},bpf  to the kernel command line:\n\
-                 sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&lsm={},bpf /' /etc/default/grub && sudo update-grub && sudo reboot",
-                visible_fold(&lsm, 80),
-                visible_fold(&lsm, 80)
-            )),
-        ),
-        None => finding(
-            "BPF LSM",
-            FindingState::Warn,
-            "cannot be seen: securityfs is not mounted or not readable".to_owned(),
-            Some("sudo mount -t securityfs securityfs /sys/kernel/security".to_owned()),
-        ),
-    });
+    out.push(bpf_lsm(root));
 
     out.push(if exists("sys/kernel/btf/vmlinux") {
         finding(
@@ -222,10 +243,14 @@ mod tests {
         assert_eq!(state("kernel 6.12").0, FindingState::Ok);
         assert_eq!(state("BPF LSM").0, FindingState::Bad);
         assert!(state("BPF LSM").1.contains("lsm=lockdown,yama,apparmor,bpf"));
+        let (why, remedy) = cannot_enforce(root.path()).unwrap();
+        assert_eq!(why, "`bpf` is missing from the active list (lockdown,yama,apparmor)");
+        assert!(remedy.contains("lsm=lockdown,yama,apparmor,bpf"), "{remedy}");
         assert_eq!(state("kernel types").0, FindingState::Ok);
         assert_eq!(state("cgroup v2").0, FindingState::Ok);
         assert_eq!(state("ptrace").0, FindingState::Bad);
         write("sys/kernel/security/lsm", "lockdown,yama,bpf");
+        assert_eq!(cannot_enforce(root.path()), None);
         write("proc/sys/kernel/osrelease", "5.10.0\n");
         assert_eq!(state("BPF LSM").0, FindingState::Ok);
         assert_eq!(state("kernel 5.10").0, FindingState::Bad);

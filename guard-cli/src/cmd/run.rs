@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::label;
+use super::{doctor, label};
 use crate::args::{Enter, Run};
 use crate::failure::Failure;
 use crate::socket::{Agent, unexpected};
 use crate::{card, output};
+
+/// How long the agent may take to label the process that becomes the command.
+const CONFIRM: Duration = Duration::from_secs(20);
 
 /// What the watching thread tells.
 enum Told {
@@ -36,7 +40,7 @@ pub(super) async fn run(args: Run) -> Result<ExitCode, Failure> {
     label::check(&args.label)?;
     let run = ulid::Ulid::new().to_string();
     // Before the command starts, so that nothing it does goes untold.
-    let agent = watch(&run)?;
+    let agent = watch(&run).map_err(|failure| failure.without_agent(|| doctor::cannot_enforce(Path::new("/"))))?;
     let (send, mut told) = mpsc::unbounded_channel();
     let run_id = run.clone();
     std::thread::Builder::new()
@@ -220,6 +224,14 @@ fn words(event: &RunEvent, waiting: &mut BTreeSet<String>) -> Option<String> {
 pub(crate) fn enter(args: &Enter) -> Result<ExitCode, Failure> {
     {
         let mut agent = Agent::connect()?;
+        agent.within(
+            CONFIRM,
+            format!(
+                "the agent did not confirm within {} s that the label {} covers the command; it was not started",
+                CONFIRM.as_secs(),
+                args.label
+            ),
+        )?;
         let enter = ControlRequest::Enter {
             label: args.label.clone(),
             run: args.run.clone(),

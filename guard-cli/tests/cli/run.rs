@@ -127,6 +127,26 @@ fn refusals_are_clear() {
 }
 
 #[test]
+fn an_agent_that_never_confirms_the_label_is_not_waited_for_for_ever() {
+    let home = tempfile::tempdir().unwrap();
+    let (socket, _seen) = agent::start(home.path(), |request| match request {
+        ControlRequest::Enter { .. } => Vec::new(),
+        other => friendly(other),
+    });
+    let began = std::time::Instant::now();
+    let done = with_agent(home.path(), &socket, &["run", "--label", "coder", "echo", "ran"]);
+    let done = done.expect(
+        3,
+        &[
+            "did not confirm within 20 s that the label coder covers the command",
+            "it was not started",
+        ],
+    );
+    assert_eq!(done.out, "");
+    assert!(began.elapsed() >= Duration::from_secs(19), "{:?}", began.elapsed());
+}
+
+#[test]
 fn signals_reach_the_command_and_not_the_watcher() {
     let home = tempfile::tempdir().unwrap();
     let (socket, _seen) = agent::start(home.path(), friendly);
