@@ -1,7 +1,7 @@
 //! People's answers: who may give one, when they decide, and the signed decision that follows.
 //!
-//! Owns the rule of docs/api.md: role approver, in an approver group, not the owner, not answered before; one denial
-//! ends it, approvals count until the quorum. Being an administrator lifts none of it. The rule is judged inside the
+//! Owns the rule of docs/api.md: role approver, in an approver group, not the owner now nor at any time since it was asked, not
+//! answered before; one denial ends it, approvals count until the quorum. Being an administrator lifts none of it. The rule is judged inside the
 //! change that writes the answer, so that racing answers have one outcome.
 
 use guard_evidence::dsse;
@@ -31,6 +31,7 @@ pub(super) fn why_not(
     request: &RequestRow,
     answers: &[AnswerRow],
     owner: Option<&str>,
+    earlier_owners: &[String],
     now: Millis,
 ) -> Option<String> {
     if request.state != RequestState::Pending {
@@ -42,6 +43,12 @@ pub(super) fn why_not(
     if owner == Some(actor.username.as_str()) {
         return Some(format!(
             "You own the workload {}: somebody else has to answer.",
+            request.label
+        ));
+    }
+    if earlier_owners.contains(&actor.username) {
+        return Some(format!(
+            "You owned the workload {} when this was asked, or since: somebody else has to answer.",
             request.label
         ));
     }
@@ -123,8 +130,9 @@ impl App {
             .ok_or_else(|| Error::not_found("request", id))?;
         let mut answers = store::answers_in(&mut change, id).await?;
         let owner = store::label_owner_in(&mut change, &request.label).await?;
+        let earlier = self.earlier_owners(&request).await?;
         if request.state != RequestState::Pending || request.expires_at.is_some_and(|at| at <= now) {
-            let why = why_not(actor, &request, &answers, owner.as_deref(), now).unwrap_or_default();
+            let why = why_not(actor, &request, &answers, owner.as_deref(), &earlier, now).unwrap_or_default();
             return Err(Error::conflict("request-ended", why));
         }
         if body.digest != request.digest {
@@ -132,7 +140,7 @@ impl App {
                 "the digest is not this request's: what was shown is not what would be answered; load it again";
             return Err(Error::conflict("digest-differs", detail));
         }
-        if let Some(why) = why_not(actor, &request, &answers, owner.as_deref(), now) {
+        if let Some(why) = why_not(actor, &request, &answers, owner.as_deref(), &earlier, now) {
             return Err(Error::Forbidden(why));
         }
         let answer = AnswerRow {
@@ -271,7 +279,7 @@ impl App {
     }
 }
 
-/// Answers that count: not of who has become the owner since, nor of who was disabled while it waited.
+/// Answers that count: not of the owner, nor of who became it or was disabled while it waited.
 pub(crate) fn counted<'a>(answers: &'a [AnswerRow], owner: Option<&'a str>) -> impl Iterator<Item = &'a AnswerRow> {
     answers
         .iter()

@@ -4,13 +4,13 @@
 //! change nor its record is ever on disk without the other. It must never write a password or a secret.
 
 use guard_evidence::chain::{Chain, Sealed, Stamp};
-use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, UserFacts};
+use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, LabelFacts, UserFacts};
 use guard_evidence::dsse;
 use guard_evidence::merkle::leaf_hash;
 use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::visible;
-use guard_proto::rest::{ChangeView, Page};
+use guard_proto::rest::{ChangeView, Page, RequestState};
 use nix::time::{ClockId, clock_gettime};
 
 use super::answer::LOCAL_ISSUER;
@@ -238,6 +238,35 @@ impl App {
             ..ChangeFilter::default()
         };
         self.store.changes(&filter).await?.iter().map(view).collect()
+    }
+
+    /// Who owned the label of a pending request when it was asked, or at any time since. Handing a label over for a
+    /// moment makes nobody eligible.
+    pub(super) async fn earlier_owners(&self, request: &RequestRow) -> Result<Vec<String>> {
+        if request.state != RequestState::Pending {
+            return Ok(Vec::new());
+        }
+        let filter = ChangeFilter {
+            about: vec![format!("label:{}", request.label)],
+            from: Some(request.asked_at),
+            limit: u64::MAX,
+            ..ChangeFilter::default()
+        };
+        let changes = self.store.changes(&filter).await?;
+        let owners = changes.iter().map(owners).collect::<Result<Vec<_>>>()?;
+        Ok(owners.into_iter().flatten().flatten().collect())
+    }
+}
+
+/// Owners of a label, before and after one change of it.
+fn owners(change: &StoredChange) -> Result<[Option<String>; 2]> {
+    let name = |facts: Option<LabelFacts>| facts.and_then(|facts| facts.owner).map(|owner| owner.subject);
+    match stored_statement(&change.envelope)?.predicate {
+        Predicate::Change(record) => match record.change {
+            Change::Label { before, after, .. } => Ok([name(before), name(after)]),
+            _ => Err(damaged(&"it is no change of a label")),
+        },
+        _ => Err(damaged(&"it is no change")),
     }
 }
 

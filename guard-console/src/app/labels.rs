@@ -69,12 +69,15 @@ impl App {
         };
         let why = names::free_text("a reason", &body.reason, REASON_BYTES)?;
         let mut change = self.store.change().await?;
-        if let Some(owner) = &row.owner {
-            let user = store::user_in(&mut change, owner).await?;
-            if user.is_none_or(|user| user.disabled_at.is_some()) {
+        let mut owner = None;
+        if let Some(name) = &row.owner {
+            owner = store::user_in(&mut change, name)
+                .await?
+                .filter(|user| user.disabled_at.is_none());
+            if owner.is_none() {
                 return Err(Error::Invalid(format!(
                     "the owner {:?} is not a user of this console, or is disabled; make the user first",
-                    guard_evidence::text::visible_fold(owner, 80)
+                    guard_evidence::text::visible_fold(name, 80)
                 )));
             }
         }
@@ -84,6 +87,9 @@ impl App {
         let after = Some(row.facts());
         if before != after {
             store::put_label(&mut change, &row, &actor.username, self.now()).await?;
+            if let Some(owner) = &owner {
+                store::void_answers(&mut change, &owner.id, Some(&row.name), "they became the owner").await?;
+            }
             let changed = Change::Label {
                 label: row.name.clone(),
                 before,

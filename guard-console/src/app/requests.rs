@@ -97,7 +97,8 @@ impl App {
         let answers = self.store.answers(&row.id).await?;
         let owner = self.store.label_owner(&row.label).await?;
         let card = Card::read(&row.record)?;
-        let why_not = why_not(actor, &row, &answers, owner.as_deref(), self.now());
+        let earlier = self.earlier_owners(&row).await?;
+        let why_not = why_not(actor, &row, &answers, owner.as_deref(), &earlier, self.now());
         let owner_then = row.owner_then.as_deref().or(owner.as_deref());
         let marks = self.marks(actor, &row, &answers, owner_then).await?;
         Ok(Details {

@@ -85,7 +85,7 @@ impl App {
             ));
         }
         store::disable_user(&mut change, &user.id, &actor.username, self.now()).await?;
-        store::void_answers(&mut change, &user.id, "the account was disabled").await?;
+        store::void_answers(&mut change, &user.id, None, "the account was disabled").await?;
         let disabled = Change::UserDisabled {
             user: user_facts(&user),
         };

@@ -391,11 +391,15 @@ pub(crate) async fn add_answer(change: &mut Change, request_id: &str, answer: &A
     touch(change, request_id).await
 }
 
-/// A person's answers to requests that still wait no longer count.
-pub(crate) async fn void_answers(change: &mut Change, user_id: &str, because: &str) -> Result<()> {
+/// A person's answers to requests that still wait, of one label or all, no longer count.
+pub(crate) async fn void_answers(change: &mut Change, user_id: &str, label: Option<&str>, because: &str) -> Result<()> {
     let sql = "SELECT a.request_id FROM answers a JOIN requests r ON r.id = a.request_id
-               WHERE a.user_id = $1 AND r.state = 'pending'";
-    let rows = sqlx::query(sql).bind(user_id).fetch_all(&mut **change).await?;
+               WHERE a.user_id = $1 AND r.state = 'pending' AND a.void_because IS NULL AND ($2 IS NULL OR r.label = $2)";
+    let rows = sqlx::query(sql)
+        .bind(user_id)
+        .bind(label)
+        .fetch_all(&mut **change)
+        .await?;
     for row in rows {
         let request: String = row.try_get("request_id")?;
         sqlx::query("UPDATE answers SET void_because = $1 WHERE request_id = $2 AND user_id = $3")

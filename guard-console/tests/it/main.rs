@@ -5,6 +5,7 @@ mod accounts;
 mod answers;
 mod changes;
 mod hosts;
+mod ownership;
 mod pages;
 mod records;
 mod support;

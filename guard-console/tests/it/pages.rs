@@ -459,6 +459,7 @@ async fn events_tell_every_change_and_go_on_where_they_broke_off() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
+    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
     let mut host = console.host(&admin, "build-7").await;
     let mut session = host.connect(&console).await;
     let (first, _) = host.ask(&Question::new("coder", &["make", "first"]));
@@ -488,7 +489,7 @@ async fn events_tell_every_change_and_go_on_where_they_broke_off() {
     assert_eq!(events.next("request").await["may_answer"], false);
     admin.delete("/api/v1/labels/coder").await;
     drop(events);
-    ann.answer(&second.request_id, "deny", "no").await;
+    assert_eq!(bob.answer(&second.request_id, "deny", "no").await.0, 200);
     let mut events = Events::of(listen(Some("2")).send().await.unwrap());
     let event = events.next("request").await;
     assert_eq!(
