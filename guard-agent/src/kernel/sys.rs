@@ -132,6 +132,21 @@ pub(crate) fn kill(tgid: Tid, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(tgid, signal) }.into())
 }
 
+/// Whether a thread is stopped as its whole process is, by whatever signal.
+pub(crate) fn is_stopped(tgid: Tid, tid: Tid) -> bool {
+    state(&format!("/proc/{tgid}/task/{tid}/stat")) == Some('T')
+}
+
+/// Whether a thread is stopped for its tracer.
+pub(crate) fn is_held(tid: Tid) -> bool {
+    state(&format!("/proc/{tid}/stat")) == Some('t')
+}
+
+fn state(path: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(path).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// This thread's id.
 #[must_use]
 pub(crate) fn thread_id() -> Tid {
@@ -216,19 +231,16 @@ impl AsFd for Waker {
     }
 }
 
-/// Waits until one of them is readable or the time is over.
-pub(crate) fn poll(descriptors: &[BorrowedFd<'_>], milliseconds: i32) {
-    let mut polled: Vec<libc::pollfd> = descriptors
-        .iter()
-        .map(|fd| libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
-    let count = polled.len() as libc::nfds_t;
-    // SAFETY: `polled` has `count` elements.
-    unsafe { libc::poll(polled.as_mut_ptr(), count, milliseconds) };
+/// Waits until one of them is readable or the time is over; says which are.
+pub(crate) fn poll<const N: usize>(descriptors: [BorrowedFd<'_>; N], milliseconds: i32) -> [bool; N] {
+    let mut polled = descriptors.map(|fd| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // SAFETY: `polled` has N elements.
+    unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+    polled.map(|fd| fd.revents != 0)
 }
 
 /// Calls `waker` for every SIGCHLD of the process, next to whoever else listens.

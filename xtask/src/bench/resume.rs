@@ -31,9 +31,13 @@ struct Record {
 pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<[Section; 2]> {
     let (fast_count, asked_count) = if options.quick { (50, 20) } else { (400, 40) };
     run::progress("measuring verdict to resume");
-    let stage = Stage::boot(|guest| guest.copy = programs.copies())?;
+    let stage = Stage::boot(|guest| {
+        guest.parallel = true;
+        guest.copy = programs.copies();
+    })?;
     stage.vm.script(INSTALL)?;
     stage.set_policy(POLICY.as_bytes())?;
+    stage.vm.bring_up_cpus()?;
     // What the restart left behind.
     std::thread::sleep(Duration::from_secs(5));
     let idle = resident(&stage)?;

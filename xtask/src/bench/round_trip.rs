@@ -29,9 +29,13 @@ impl Turns {
 
 pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Section> {
     run::progress("measuring the round trip of an exec that is always allowed");
-    let stage = Stage::boot(|guest| guest.copy = programs.copies())?;
+    let stage = Stage::boot(|guest| {
+        guest.parallel = true;
+        guest.copy = programs.copies();
+    })?;
     stage.vm.script(INSTALL)?;
     stage.set_policy(POLICY.as_bytes())?;
+    stage.vm.bring_up_cpus()?;
     // What the restart left behind.
     std::thread::sleep(std::time::Duration::from_secs(5));
     let blocks = if options.quick { 40 } else { 200 };

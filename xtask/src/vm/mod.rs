@@ -66,6 +66,9 @@ pub struct VmOptions<'a> {
     pub memory: u32,
     /// Guest time counts instructions (one CPU); for measuring.
     pub icount: bool,
+    /// Every emulated CPU is a thread of the host's, as real CPUs are; for measuring. A kernel that patches its own text while
+    /// several such CPUs run may panic, so all but the first stay offline until [`Vm::bring_up_cpus`].
+    pub parallel: bool,
     /// Whether a saved state may be restored or written.
     pub snapshot: bool,
     /// Whether the guest may reach the machine's loopback as 10.0.2.2 and the outside.
@@ -89,6 +92,7 @@ impl VmOptions<'_> {
             cpus: 2,
             memory: 1024,
             icount: false,
+            parallel: false,
             snapshot: true,
             network: false,
             lsm: "landlock,lockdown,yama,apparmor,bpf".into(),
@@ -358,6 +362,20 @@ impl Vm {
         let content = fs::read(host).with_context(|| format!("cannot read {}", host.display()))?;
         let mode = host.metadata()?.permissions().mode() & 0o7777;
         self.write(&content, guest, mode)
+    }
+
+    /// Brings up the CPUs that [`VmOptions::parallel`] left offline. From then on nothing may patch the kernel's text: no BPF
+    /// program is to be attached.
+    ///
+    /// # Errors
+    /// When one of them does not come.
+    pub fn bring_up_cpus(&self) -> Result<()> {
+        self.script(
+            "set -e; for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do [ \"$(cat $cpu)\" = 1 ] || echo 1 >$cpu; done; \
+             [ \"$(nproc)\" = \"$(grep -c . <(ls -d /sys/devices/system/cpu/cpu[0-9]*))\" ]",
+        )
+        .context("cannot bring up the guest's other CPUs")
+        .map(drop)
     }
 
     /// Makes a port of the guest reachable at `127.0.0.1:host` of the machine.

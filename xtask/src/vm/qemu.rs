@@ -151,6 +151,9 @@ impl Machine<'_> {
             line.push_str(" lsm=");
             line.push_str(&self.options.lsm);
         }
+        if self.options.parallel {
+            line.push_str(" maxcpus=1");
+        }
         line.push_str(" guard.init=");
         match self.options.init {
             Init::Plain => line.push_str("/usr/lib/guard-vm/plain-init.sh"),
@@ -172,6 +175,7 @@ impl Machine<'_> {
             Accel::Kvm => ("kvm".to_owned(), "host"),
             // Without "fast string" features: each turn of a `rep` counts, and the kernel would clear pages by bytes.
             Accel::Tcg if options.icount => ("tcg,thread=single".to_owned(), "max,la57=off,-erms,-fsrm"),
+            Accel::Tcg if options.parallel => ("tcg,thread=multi,tb-size=512".to_owned(), "max,la57=off"),
             // One thread: with one for each CPU a CPU may still run text that the kernel has patched meanwhile, and panic.
             Accel::Tcg => ("tcg,thread=single,tb-size=512".to_owned(), "max,la57=off"),
         };

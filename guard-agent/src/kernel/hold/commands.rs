@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use guard_common::{Verdict, VerdictKey, state, verdict};
 
-use super::question::Stage;
+use super::question::{Question, Stage};
 use super::{Holder, Traced, read};
 use crate::kernel::api::{ActionId, FromKernel, ParkedWhy, Release, ToKernel};
 use crate::kernel::sys::{self, Tid};
@@ -31,6 +31,10 @@ impl Holder {
                 self.send(FromKernel::Labelled { cgroup, result });
             }
             ToKernel::Unlabel { cgroup } => cgroups::unlabel(&mut self.maps, cgroup),
+            ToKernel::Settled => {
+                self.settled = true;
+                self.retire_others();
+            }
             ToKernel::Stop => {}
         }
     }
@@ -77,6 +81,7 @@ impl Holder {
                 );
                 self.stage(key, Stage::Seizing);
                 crash::point("thread-seized");
+                crash::point_when("stop-not-taken", || sys::is_held(tid));
                 // While its question is in the table the thread lives, so the id is still its own.
                 if self
                     .pending(&key)
@@ -156,13 +161,7 @@ impl Holder {
         }
         crash::point("verdict-due");
         if !self.write(key, answer) {
-            // Without a verdict it stays where it is. A killed thread is better than one that waits for ever.
-            tracing::error!(
-                tid = id.tid,
-                "the kernel's table of verdicts is full: the process is killed"
-            );
-            let _ = sys::kill(tgid, libc::SIGKILL);
-            return;
+            return no_room(tid, tgid);
         }
         crash::point("verdict-written");
         match (tracee, stage) {
@@ -179,6 +178,22 @@ impl Holder {
             (Some(_), _) => {}
         }
         crash::point("thread-continued");
+    }
+
+    /// Allows what was answered at once. The verdict is all that happens now; should the process have parked itself
+    /// meanwhile, that event is in the ring.
+    pub(super) fn pass_at_once(&mut self, key: VerdictKey, mut question: Question) {
+        let (tid, tgid) = (question.tid(), question.tgid());
+        question.answer = Some(verdict::ALLOW);
+        question.answered_ns = sys::boot_ns();
+        question.stage = Stage::Going;
+        self.questions.insert(key, question);
+        crash::point("verdict-due");
+        if !self.write(key, verdict::ALLOW) {
+            return no_room(tid, tgid);
+        }
+        crash::point("verdict-written");
+        self.last_pass = Some(Instant::now());
     }
 
     pub(super) fn write(&mut self, key: VerdictKey, answer: u32) -> bool {
@@ -211,4 +226,10 @@ impl Holder {
         self.stage(key, Stage::Passing);
         let _ = sys::cont(tid, signal);
     }
+}
+
+/// Without a verdict it stays where it is. A killed process is better than one that waits for ever.
+fn no_room(tid: Tid, tgid: Tid) {
+    tracing::error!(tid, "the kernel's table of verdicts is full: the process is killed");
+    let _ = sys::kill(tgid, libc::SIGKILL);
 }

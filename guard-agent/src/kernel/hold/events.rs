@@ -7,7 +7,7 @@ use guard_common::{VerdictKey, ended, state};
 
 use super::question::{Question, Stage};
 use super::{Event, Holder};
-use crate::kernel::api::{Enforced, FromKernel, Mismatch, MismatchWhat, Outcome, ParkedWhy, Release, WithdrawnWhy};
+use crate::kernel::api::{Enforced, FromKernel, Mismatch, MismatchWhat, Outcome, ParkedWhy, WithdrawnWhy};
 use crate::kernel::ring::Ask;
 use crate::kernel::{crash, sys};
 
@@ -48,22 +48,21 @@ impl Holder {
             return;
         }
         let mut question = Question::new(ask, self.mount_namespace);
-        let tid = question.tid();
-        if let Some(traced) = self.traced.get_mut(&tid) {
+        if let Some(traced) = self.traced.get_mut(&question.tid()) {
             traced.question = Some(key);
         }
         let id = question.id;
-        self.sequences.insert(id.sequence, key);
         let asked = question.asked();
+        // First of all: whoever asks keeps a CPU busy until there is an answer.
         if let Some(pass) = self.at_once.as_ref().and_then(|at_once| at_once.allows(&asked)) {
             question.pass = Some((Box::new(asked), pass));
-            self.questions.insert(key, question);
-            self.release(id, Release::Allow);
+            self.pass_at_once(key, question);
             return;
         }
         crash::point("question-seen");
-        self.send(FromKernel::Asked(asked));
+        self.sequences.insert(id.sequence, key);
         self.questions.insert(key, question);
+        self.send(FromKernel::Asked(asked));
     }
 
     pub(super) fn ended(&mut self, key: VerdictKey, event: &guard_common::Ended) {
@@ -92,11 +91,11 @@ impl Holder {
             None if event.how == ended::DIED => Err(WithdrawnWhy::Died),
             None => Err(WithdrawnWhy::Changed),
         };
-        self.send(match (pass, end) {
-            (Some((asked, pass)), end) => FromKernel::Passed { asked, pass, end },
-            (None, Ok(enforced)) => FromKernel::Enforced(enforced),
-            (None, Err(why)) => FromKernel::Withdrawn { id, why },
-        });
+        match (pass, end) {
+            (Some((asked, pass)), end) => self.passed.push(FromKernel::Passed { asked, pass, end }),
+            (None, Ok(enforced)) => self.send(FromKernel::Enforced(enforced)),
+            (None, Err(why)) => self.send(FromKernel::Withdrawn { id, why }),
+        }
         self.forget(key);
     }
 

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -32,11 +33,22 @@ use self::workers::Workers;
 use super::api::{AtOnce, FromKernel, Mismatch, ToKernel};
 use super::load::Loaded;
 use super::maps::{Identify, Maps};
+use super::retire::Other;
 use super::ring::{self, Event};
 use super::single::Single;
 use super::sys::{self, Tid, Waker};
 
 const TICK: Duration = Duration::from_millis(250);
+/// The end of an action that was answered at once wakes nobody: it is looked for so long afterwards, and told together with
+/// others.
+const TOLD_AFTER: Duration = Duration::from_millis(25);
+/// So many are told at once at most.
+const TOLD_TOGETHER: usize = 64;
+/// For so long after the last answer given at once the ends are looked for in short intervals.
+const LOOKED_FOR: Duration = Duration::from_secs(1);
+/// A heartbeat is a system call; one counts for seconds.
+const BEAT: Duration = Duration::from_millis(200);
+
 /// What a worker found out.
 enum Done {
     Read(VerdictKey, Result<Box<Detail>, ReadError>),
@@ -66,10 +78,19 @@ struct Holder {
     /// Sequence number to question: answers name a sequence.
     sequences: HashMap<u64, VerdictKey>,
     traced: HashMap<Tid, Traced>,
+    /// Ends of actions that were answered at once, not told yet.
+    passed: Vec<FromKernel>,
+    last_pass: Option<Instant>,
+    last_told: Instant,
     lost: u64,
     malformed: u64,
     last_beat: Instant,
     last_sweep: Instant,
+    /// Sets of other versions, in force until their labels are ours and the agent has settled.
+    others: Vec<Other>,
+    /// Our pin directory.
+    pins: PathBuf,
+    settled: bool,
     /// Nobody else holds while this one does.
     _single: Single,
 }
@@ -98,10 +119,16 @@ pub(crate) fn start(
         questions: HashMap::new(),
         sequences: HashMap::new(),
         traced: HashMap::new(),
+        passed: Vec::new(),
+        last_pass: None,
+        last_told: now,
         lost: 0,
         malformed: 0,
         last_beat: now,
         last_sweep: now,
+        others: loaded.others,
+        pins: loaded.pins,
+        settled: false,
         _single: loaded.single,
     };
     holder.lost = holder.counter(counter::RING_FULL);
@@ -142,15 +169,21 @@ fn go_first() {
 
 impl Holder {
     fn run(&mut self, mut ring: RingBuf<MapData>, commands: &mpsc::Receiver<ToKernel>, results: &mpsc::Receiver<Done>) {
+        self.beat();
         loop {
-            let tick = i32::try_from(TICK.as_millis()).unwrap_or(250);
             let waker = Arc::clone(&self.waker);
-            sys::poll(&[ring.as_fd(), waker.as_fd()], tick);
-            waker.clear();
-            self.beat();
+            let [asked, woken] = sys::poll([ring.as_fd(), waker.as_fd()], self.patience());
+            if woken {
+                waker.clear();
+            }
             // Statuses are taken before events and worked off after them: what a thread did before it stopped is in the
-            // ring by then.
-            let statuses: Vec<(Tid, i32)> = std::iter::from_fn(sys::wait).collect();
+            // ring by then. A change of status wakes; it is looked for now and then in any case. Nobody who asks waits for
+            // these calls otherwise.
+            let statuses: Vec<(Tid, i32)> = if woken || !asked {
+                std::iter::from_fn(sys::wait).collect()
+            } else {
+                Vec::new()
+            };
             while let Some(item) = ring.next() {
                 match ring::decode(&item) {
                     Ok(event) => self.event(event),
@@ -162,6 +195,9 @@ impl Holder {
             }
             for (tid, status) in statuses {
                 self.status(tid, status);
+            }
+            if self.last_beat.elapsed() > BEAT {
+                self.beat();
             }
             while let Ok(done) = results.try_recv() {
                 match done {
@@ -177,6 +213,23 @@ impl Holder {
                 }
             }
             self.late();
+            if self.passed.len() >= TOLD_TOGETHER || self.last_told.elapsed() >= TOLD_AFTER {
+                self.tell_passed();
+            }
+        }
+    }
+
+    /// How long to wait for something to happen, milliseconds.
+    fn patience(&self) -> i32 {
+        let soon = !self.passed.is_empty() || self.last_pass.is_some_and(|last| last.elapsed() < LOOKED_FOR);
+        let wait = if soon { TOLD_AFTER } else { TICK };
+        i32::try_from(wait.as_millis()).unwrap_or(25)
+    }
+
+    fn tell_passed(&mut self) {
+        self.last_told = Instant::now();
+        for message in std::mem::take(&mut self.passed) {
+            self.send(message);
         }
     }
 

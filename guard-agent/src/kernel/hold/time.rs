@@ -11,6 +11,7 @@ use super::question::Stage;
 use super::{Holder, check};
 use crate::kernel::api::{FromKernel, Mismatch, MismatchWhat, WithdrawnWhy};
 use crate::kernel::cgroups;
+use crate::kernel::retire::{self, Other};
 use crate::kernel::sys::{self, Tid};
 
 /// Reading a held thread's memory and opening its file; afterwards the action is refused.
@@ -86,6 +87,7 @@ impl Holder {
     /// Events may be lost to a full ring; the kernel's table is what counts.
     pub(super) fn sweep(&mut self) {
         cgroups::sweep(&mut self.maps);
+        self.retire_others();
         let lost = self.counter(counter::RING_FULL);
         if lost > self.lost {
             self.send(FromKernel::Lost {
@@ -130,9 +132,30 @@ impl Holder {
         for (task, pending) in self.maps.pending.iter().filter_map(Result::ok) {
             if pending.state == state::AWAITS_CHECK {
                 self.orphaned(task, &pending);
-            } else if pending.epoch != self.epoch && pending.state != state::LOOPING {
+            } else if pending.epoch != self.epoch && left_stopped(&pending) {
                 let _ = sys::kill(pending.tgid.cast_signed(), libc::SIGCONT);
             }
+        }
+    }
+
+    /// Programs of other versions go once they are needed no more.
+    pub(super) fn retire_others(&mut self) {
+        for other in &mut self.others {
+            if let Err(error) = other.carry_over(&mut self.maps, &self.pins) {
+                tracing::debug!(folder = %other.folder().display(), %error, "another version's labels are not ours yet");
+            }
+        }
+        if !self.settled || self.others.is_empty() {
+            return;
+        }
+        let (ready, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.others)
+            .into_iter()
+            .partition(Other::is_carried);
+        self.others = left;
+        if !ready.is_empty()
+            && let Err(error) = retire::retire_all(ready)
+        {
+            tracing::error!(%error, "programs of another version stay in force: restart the agent to try again");
         }
     }
 
@@ -157,7 +180,7 @@ impl Holder {
             left += 1;
             if pending.state == state::AWAITS_CHECK {
                 self.orphaned(task, &pending);
-            } else if pending.state != state::LOOPING {
+            } else if left_stopped(&pending) {
                 let _ = sys::kill(pending.tgid.cast_signed(), libc::SIGCONT);
             }
         }
@@ -199,8 +222,14 @@ impl Holder {
         for (_, mut question) in std::mem::take(&mut self.questions) {
             if let Some((asked, pass)) = question.pass.take() {
                 let end = Err(WithdrawnWhy::Stopped);
-                self.send(FromKernel::Passed { asked, pass, end });
+                self.passed.push(FromKernel::Passed { asked, pass, end });
             }
         }
+        self.tell_passed();
     }
+}
+
+/// Of an agent before this one: parked, or stopped by a round whose SIGSTOP that agent had not taken when it died.
+fn left_stopped(pending: &Pending) -> bool {
+    pending.state != state::LOOPING || sys::is_stopped(pending.tgid.cast_signed(), pending.tid.cast_signed())
 }
