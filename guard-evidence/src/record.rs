@@ -475,6 +475,11 @@ pub enum Lifecycle {
         uid: u32,
         comm: Text,
     },
+    /// A place that labelled workloads must not reach is there and could not be looked at. What was protected there stays so.
+    Unprotected {
+        path: Text,
+        because: String,
+    },
     /// No agent ran from one time to the other (RFC 3339), but the kernel programs stayed attached all the while: enforcement was
     /// on. After a time without them there is `EnforcementOn` alone.
     AgentAway {

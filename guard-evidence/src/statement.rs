@@ -489,6 +489,11 @@ fn lifecycle_words(event: &Lifecycle) -> String {
                 comm.fold(32)
             )
         }
+        Lifecycle::Unprotected { path, because } => format!(
+            "{} cannot be protected from labelled workloads: {}",
+            path.fold(LINE),
+            visible_fold(because, LINE)
+        ),
         Lifecycle::AgentAway { from, to } => format!(
             "the agent was away from {} to {}; the kernel programs stayed in force",
             visible_fold(from, 40),

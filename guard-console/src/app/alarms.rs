@@ -25,6 +25,7 @@ fn kind(statement: &Statement) -> Option<&'static str> {
         Predicate::Enforcement(record) => matches!(record.effect, Effect::Killed { .. }).then_some("mismatch"),
         Predicate::Lifecycle(record) => match &record.event {
             Lifecycle::TheftRefused { .. } => Some("theft"),
+            Lifecycle::Unprotected { .. } => Some("unprotected"),
             Lifecycle::EnforcementOff { .. } => Some("enforcement-off"),
             Lifecycle::EventsLost { .. } => Some("events-lost"),
             Lifecycle::Recovered { .. } => Some("spool-recovered"),
