@@ -241,6 +241,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(false)
         .without_time()
         .init();
     let mut config = KernelConfig::default();
@@ -297,7 +298,9 @@ fn run() -> Result<(), Box<dyn Error>> {
                 }
             }
             "--crash-points" => {
-                println!("{}", kernel::crash::POINTS.join("\n"));
+                for (point, needs) in kernel::crash::POINTS {
+                    println!("{point} {needs:?}");
+                }
                 return Ok(());
             }
             "--remove" => {
@@ -336,6 +339,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             label: LabelId(label),
         });
     }
+    handle.send(ToKernel::Settled);
     let mut probe = Probe {
         handle,
         rules,

@@ -11,7 +11,7 @@ pub mod protect;
 
 /// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
 /// they read differently.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// Negative errno values that a hook returns.
 pub mod errno {
@@ -234,6 +234,11 @@ pub struct Cover {
     pub stamped: u64,
     /// Read by the agent: tasks for which there was no room.
     pub failed: u64,
+    /// The `task_struct` that was shown last, and its start by the boot clock. Read by the agent, unless `give` is set.
+    pub task: u64,
+    pub start_ns: u64,
+    /// With an origin: a task that is shown gets this, if `task` and `start_ns` are its own; nothing else happens.
+    pub give: Stamp,
 }
 
 /// Written by the agent, read by the hooks.
@@ -251,6 +256,42 @@ pub struct Config {
     /// The agent's process: never held.
     pub agent_tgid: u32,
     pub reserved: u32,
+}
+
+/// What versions of Guard know of each other's pinned maps: where, in bytes from the start of a value, a few fields stand
+/// in every version. These never change; whatever else a value holds may. Keys of TASKS, ORIGINS and PENDING have 8 bytes,
+/// those of VERDICTS are [`VerdictKey`], CONFIG and HEARTBEAT are arrays of one element.
+pub mod lasting {
+    use core::mem::offset_of;
+
+    use super::{Config, Origin, Pending, Stamp, Verdict, VerdictKey};
+
+    pub const CONFIG_ENFORCING_SINCE: usize = 24;
+    pub const CONFIG_AGENT_TGID: usize = 32;
+    pub const STAMP_ORIGIN: usize = 0;
+    pub const ORIGIN_UNDER: usize = 0;
+    pub const ORIGIN_LABEL: usize = 8;
+    pub const PENDING_ASKED: usize = 48;
+    pub const PENDING_TID: usize = 88;
+    pub const PENDING_TGID: usize = 92;
+    pub const PENDING_STATE: usize = 100;
+    pub const VERDICT: usize = 60;
+
+    const _: () = {
+        assert!(offset_of!(Config, enforcing_since_ns) == CONFIG_ENFORCING_SINCE);
+        assert!(offset_of!(Config, agent_tgid) == CONFIG_AGENT_TGID);
+        assert!(offset_of!(Stamp, origin) == STAMP_ORIGIN);
+        assert!(offset_of!(Origin, under) == ORIGIN_UNDER);
+        assert!(offset_of!(Origin, label) == ORIGIN_LABEL);
+        assert!(offset_of!(Pending, asked_ns) == PENDING_ASKED);
+        assert!(offset_of!(Pending, tid) == PENDING_TID);
+        assert!(offset_of!(Pending, tgid) == PENDING_TGID);
+        assert!(offset_of!(Pending, state) == PENDING_STATE);
+        assert!(offset_of!(Verdict, verdict) == VERDICT);
+        assert!(offset_of!(VerdictKey, task) == 0 && offset_of!(VerdictKey, asked_ns) == 8);
+        // Their meaning does not change either.
+        assert!(super::state::LOOPING == 0 && super::state::AWAITS_CHECK == 16 && super::verdict::CHECKED == 4);
+    };
 }
 
 /// Index into the counters map.
@@ -500,7 +541,7 @@ layout! {
     LabelSettings = 16,
     LabelUse = 32,
     Filter = 16 + 4 * FILTER_SLOTS,
-    Cover = 32,
+    Cover = 64,
     Config = 40,
     EventHeader = 8,
     AskExec = 8 + 4 * 8 + 48 + 8 * 4 + 16 + 8 + PATH_ROOM + NAME_ROOM,

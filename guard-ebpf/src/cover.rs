@@ -3,7 +3,8 @@
 //!
 //! The agent calls getpgid(2) for each thread it finds below the cgroup, with its own thread id in a map: this hook is
 //! then given the task itself. What is stamped is what the kernel says of that task's cgroup, so a thread id that was
-//! given to somebody else meanwhile harms nobody.
+//! given to somebody else meanwhile harms nobody. Labels of tasks that left their cgroup come from another version's
+//! table, by the task's address and start.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, lsm};
@@ -42,11 +43,22 @@ pub fn guard_cover(context: LsmContext) -> i32 {
         }
         return 0;
     }
-    match scope::cover(task) {
-        // SAFETY: as above.
-        Covered::Now => unsafe { (*wish).stamped += 1 },
-        // SAFETY: as above.
-        Covered::Failed => unsafe { (*wish).failed += 1 },
+    // SAFETY: as above.
+    let asked = unsafe { &mut *wish };
+    let start_ns = kernel::start_ns(task);
+    let covered = if asked.give.origin == 0 {
+        asked.task = task;
+        asked.start_ns = start_ns;
+        scope::cover(task)
+    } else if asked.task == task && asked.start_ns == start_ns {
+        scope::give(task, &asked.give)
+    } else {
+        // Another task by now.
+        Covered::Outside
+    };
+    match covered {
+        Covered::Now => asked.stamped += 1,
+        Covered::Failed => asked.failed += 1,
         Covered::Before | Covered::Outside => {}
     }
     0

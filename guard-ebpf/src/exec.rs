@@ -89,7 +89,7 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
     if traced {
         return 0;
     }
-    if pending.epoch == config.epoch {
+    if pending.epoch == config.epoch && config.agent_tgid != 0 {
         // Somebody else traces it, or nobody may.
         pending.state = state::AWAITS_CHECK;
     } else {

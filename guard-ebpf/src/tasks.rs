@@ -5,7 +5,7 @@ use aya_ebpf::macros::{btf_tracepoint, lsm};
 use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
 use guard_common::{ended, errno};
 
-use crate::maps::PENDING;
+use crate::maps::{CONFIG, PENDING};
 use crate::scope::Covered;
 use crate::verdict::{awaits_check, finish};
 use crate::{kernel, quota, scope};
@@ -53,10 +53,18 @@ pub fn guard_task_free(context: LsmContext) -> i32 {
     0
 }
 
-/// A thread dies: its question is withdrawn.
+/// A thread dies: its question is withdrawn. Should it be the agent, nobody else who gets its number is the agent.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn guard_exit(_context: BtfTracePointContext) -> i32 {
     let task = kernel::current();
+    if let Some(config) = CONFIG.get_ptr_mut(0) {
+        // SAFETY: a live map value; only the next agent writes this field, after this one is gone.
+        unsafe {
+            if (*config).agent_tgid == kernel::tid(task) {
+                (*config).agent_tgid = 0;
+            }
+        }
+    }
     if !scope::maybe(task) {
         return 0;
     }

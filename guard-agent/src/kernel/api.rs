@@ -290,5 +290,7 @@ pub enum ToKernel {
     Unlabel {
         cgroup: u64,
     },
+    /// Labels and protection are in force as the configuration has them: programs of other versions of Guard may go.
+    Settled,
     Stop,
 }

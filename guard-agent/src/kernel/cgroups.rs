@@ -118,6 +118,28 @@ pub(crate) fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), Labe
     stamp(maps, cgroup, &path_of(&folder))
 }
 
+/// A label whose cgroup is gone while tasks that left it before carry it; known from another version's tables.
+pub(super) fn depart(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), MapError> {
+    if !maps.book.written.contains(&label) {
+        settings(maps, label, maps.book.defaults)?;
+    }
+    insert_once(&mut maps.usage, &label, LabelUse::default())?;
+    insert_once(&mut maps.members, &cgroup, 0)?;
+    let origin = Origin {
+        under: cgroup,
+        label,
+        reserved: 0,
+    };
+    maps.origins.insert(cgroup, origin, 0)?;
+    maps.book.departed.insert(cgroup);
+    Ok(())
+}
+
+/// Fails with [`LabelError::Gone`] when there is no such cgroup.
+pub(super) fn exists(cgroup: u64) -> Result<(), LabelError> {
+    open(cgroup).map(drop)
+}
+
 fn insert_once<K: aya::Pod, V: aya::Pod>(
     map: &mut aya::maps::HashMap<aya::maps::MapData, K, V>,
     key: &K,
@@ -195,6 +217,29 @@ fn stamp(maps: &mut Maps, cgroup: u64, folder: &Path) -> Result<(), LabelError> 
 fn show(tid: sys::Tid) {
     // Gone meanwhile, or a zombie: nothing to stamp.
     let _ = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(tid)));
+}
+
+/// Address and start of a task; stamps it if its cgroup is labelled. `None`: it is gone, or this thread.
+pub(super) fn look_at(maps: &mut Maps, tid: sys::Tid) -> Result<Option<(u64, u64)>, MapError> {
+    let found = ask_for(maps, tid, Cover::default())?;
+    Ok((found.task != 0).then_some((found.task, found.start_ns)))
+}
+
+/// Stamps a task, if it is the one that `wish` names by address and start.
+pub(super) fn give(maps: &mut Maps, tid: sys::Tid, wish: Cover) -> Result<(), LabelError> {
+    match ask_for(maps, tid, wish)?.failed {
+        0 => Ok(()),
+        failed => Err(LabelError::Full(failed, wish.give.origin)),
+    }
+}
+
+fn ask_for(maps: &mut Maps, tid: sys::Tid, wish: Cover) -> Result<Cover, MapError> {
+    let me = sys::thread_id().unsigned_abs();
+    maps.cover.insert(me, wish, 0)?;
+    show(tid);
+    let found = maps.cover.get(&me, 0);
+    let _ = maps.cover.remove(&me);
+    found
 }
 
 /// Shows every thread of one cgroup to the kernel side.

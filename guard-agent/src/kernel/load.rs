@@ -20,6 +20,7 @@ use super::btf::{Btf, BtfError};
 use super::maps::{Identify, Maps, MapsError};
 use super::offsets;
 use super::protect::{self, Protect};
+use super::retire::{self, Other};
 use super::single::{self, Single, SingleError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
@@ -149,6 +150,10 @@ pub(crate) struct Loaded {
     pub absent: Vec<String>,
     /// Programs of an earlier agent were replaced.
     pub took_over: bool,
+    /// Sets of other versions, which are in force too.
+    pub others: Vec<Other>,
+    /// Our pin directory.
+    pub pins: PathBuf,
     pub single: Single,
 }
 
@@ -160,6 +165,8 @@ pub(crate) struct Prepared {
     functions: HashSet<&'static str>,
     hooks: HashSet<&'static str>,
     pub maps: Maps,
+    /// Sets of other versions, which are in force.
+    pub others: Vec<Other>,
     ring: RingBuf<MapData>,
     identify: Arc<Identify>,
     protect: Arc<Protect>,
@@ -172,8 +179,15 @@ pub(super) fn active_lsms() -> Option<String> {
     fs::read_to_string("/sys/kernel/security/lsm").ok()
 }
 
-/// Where this build pins.
+/// Where this build pins. Tests make a debug build pass for another version.
 pub(super) fn pin_directory(root: &Path) -> PathBuf {
+    #[cfg(debug_assertions)]
+    if let Some(version) = std::env::var("GUARD_TEST_PINS_VERSION")
+        .ok()
+        .and_then(|version| version.parse::<u16>().ok())
+    {
+        return root.join(format!("v{version}"));
+    }
     root.join(format!("v{ABI_VERSION}"))
 }
 
@@ -226,6 +240,7 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     Ok(Prepared {
         ebpf,
         btf,
+        others: retire::others(pin_root, &pins),
         pins,
         functions,
         hooks,
@@ -311,7 +326,9 @@ impl Prepared {
             offsets: self.offsets,
             programs: attached,
             absent,
-            took_over: !before.is_empty(),
+            took_over: !before.is_empty() || self.others.iter().any(Other::in_force),
+            others: self.others,
+            pins: self.pins,
             single: self.single,
         })
     }

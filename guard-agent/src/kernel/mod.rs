@@ -13,7 +13,9 @@ mod hold;
 mod load;
 mod maps;
 mod offsets;
+mod pinned;
 mod protect;
+mod retire;
 mod ring;
 mod single;
 mod sys;
@@ -194,20 +196,26 @@ pub fn start(
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
     let now = sys::boot_ns();
     let before = prepared.maps.config.get(&0, 0)?;
+    let others: Vec<retire::Before> = prepared.others.iter().map(retire::Other::before).collect();
+    let since = others.iter().map(|other| other.enforcing_since_ns);
     let settings = Config {
         epoch: now,
         park_after_ns: nanoseconds(config.park_after),
         heartbeat_limit_ns: nanoseconds(config.away_after),
-        enforcing_since_ns: if before.enforcing_since_ns == 0 {
-            now
-        } else {
-            before.enforcing_since_ns
-        },
+        enforcing_since_ns: since
+            .chain([before.enforcing_since_ns])
+            .filter(|since| *since != 0)
+            .min()
+            .unwrap_or(now),
         agent_tgid: std::process::id(),
         reserved: 0,
     };
     prepared.maps.config.set(0, settings, 0)?;
-    let last_beat_ns = prepared.maps.heartbeat.get(&0, 0).ok().filter(|beat| *beat > 0);
+    let beats = others.iter().map(|other| other.last_beat_ns);
+    let last_beat_ns = beats
+        .chain(prepared.maps.heartbeat.get(&0, 0).ok())
+        .max()
+        .filter(|beat| *beat > 0);
     prepared.maps.heartbeat.set(0, now, 0)?;
     let defaults = LabelSettings {
         away: config.away,
@@ -216,7 +224,11 @@ pub fn start(
         tasks: config.tasks,
     };
     cgroups::take_over(&mut prepared.maps, defaults.raw());
-    let loaded = prepared.attach()?;
+    for other in &prepared.others {
+        other.name_agent();
+    }
+    let mut loaded = prepared.attach()?;
+    retire::carry_over_all(&mut loaded);
 
     let protect = Arc::clone(&loaded.protect);
     let mut facts = KernelFacts {

@@ -7,37 +7,46 @@ AWKWARD = f"{FOLDER}/awkward"
 
 
 
-@case
-@one_kernel
-@limit(3600 if FULL else 240)
-def restarts_under_load(probe):
-    """Execs in loops while the agent is killed, stopped and started: never one more ran than was approved."""
-    mark, lines = marker("load"), f"{WORK}/load-{time.monotonic_ns()}"
-    denied = program("fast-deny-load")
-    loops = [start("/bin/sh", "-c", f"while :; do {denied} {mark}; done", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
-    names = {"fast-allow-load": "x", "checked-load": "y", "hold-allow-load": "z"}
-    for name, letter in names.items():
-        script = program(name, f'#!/bin/sh\necho {letter} >> "$1"\n')
-        loops.append(start("/bin/sh", "-c", f"while :; do {script} {lines}-{letter}; done", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+PINS = "/sys/fs/bpf/guard"
+
+
+def of_version(number, crash=None):
+    """Another probe, whose programs and maps are pinned as those of that version; of its own without one."""
+    for name, value in (("GUARD_TEST_PINS_VERSION", number), ("GUARD_TEST_CRASH", crash)):
+        if value is not None:
+            os.environ[name] = str(value)
+    try:
+        return again()
+    finally:
+        os.environ.pop("GUARD_TEST_PINS_VERSION", None)
+        os.environ.pop("GUARD_TEST_CRASH", None)
+
+
+def versions():
+    return sorted(os.listdir(PINS)) if os.path.isdir(PINS) else []
+
+
+def under_load(probe, name, rounds, replace):
+    """Execs in loops while `replace` puts another agent in the place of the last one: never one more ran than was approved."""
+    mark, lines = marker(name), f"{WORK}/{name}-{time.monotonic_ns()}"
+    denied = program(f"fast-deny-{name}")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    loops = [start("/bin/sh", "-c", f"while :; do {denied} {mark}; done", **quiet)]
+    scripts = {f"fast-allow-{name}": "x", f"checked-{name}": "y", f"hold-allow-{name}": "z"}
+    for script, letter in scripts.items():
+        path = program(script, f'#!/bin/sh\necho {letter} >> "$1"\n')
+        loops.append(start("/bin/sh", "-c", f"while :; do {path} {lines}-{letter}; done", **quiet))
     first = len(PROBES) - 1
     try:
         # An agent that dies before it has compared the shells themselves would have them killed.
-        for name in names:
-            probe.expect(rf"^asked .*{name}", 60)
-        for _ in range(100 if FULL else 6):
+        for script in scripts:
+            probe.expect(rf"^asked .*{script}", 60)
+        for number in range(rounds):
             time.sleep(random.uniform(0.2, 1.0))
             absent(mark, "what is denied ran")
-            last = PROBES[-1]
-            if random.random() < 0.5:
-                last.kill()
-            else:
-                last.process.terminate()
-                last.process.wait(20)
-            time.sleep(random.choice([0, 0, 0.5]))
-            absent(mark, "what is denied ran without an agent")
-            PROBES.append(again())
-            PROBES[-1].expect(r"^enforced .*outcome=Denied", 60)
-        for letter in names.values():
+            replace(number, lambda: absent(mark, "what is denied ran without an agent"))
+            PROBES[-1].expect(rf"^enforced .*outcome=Denied", 60)
+        for letter in scripts.values():
             path = f"{lines}-{letter}"
             before = os.path.getsize(path) if os.path.exists(path) else 0
             until(lambda: os.path.exists(path) and os.path.getsize(path) > before, f"the loop of {letter} does not go on", 30)
@@ -49,21 +58,207 @@ def restarts_under_load(probe):
     time.sleep(1)
     absent(mark, "what is denied ran")
     said = "\n".join([probe.since()] + [other.text() for other in PROBES[first + 1:]])
-    for name, letter in names.items():
+    for script, letter in scripts.items():
         ran = os.path.getsize(f"{lines}-{letter}") // 2
-        sequences = [re.findall(rf"^asked seq=(\d+) .*{name}", text, re.M) for text in said.split("\nready\n")]
         approved = 0
-        for text, mine in zip(said.split("\nready\n"), sequences):
-            allowed = set(re.findall(r"^released seq=(\d+) .*verdict=(?:Allow|Check)", text, re.M))
-            approved += len(allowed & set(mine))
-        check(0 < ran <= approved, f"{name}: {ran} ran, {approved} were approved")
-        print(f"   {name}: {ran} ran, {approved} were approved")
+        for text in said.split("\nready\n"):
+            mine = set(re.findall(rf"^asked seq=(\d+) .*{script}", text, re.M))
+            approved += len(mine & set(re.findall(r"^released seq=(\d+) .*verdict=(?:Allow|Check)", text, re.M)))
+        check(0 < ran <= approved, f"{script}: {ran} ran, {approved} were approved")
+        print(f"   {script}: {ran} ran, {approved} were approved")
 
 
-def crash_points():
+def away(how):
+    """Ends the last probe: killed, or in order."""
+    last = PROBES[-1]
+    if how == "killed":
+        last.kill()
+    elif not OFF:
+        last.process.terminate()
+        last.process.wait(20)
+
+
+@case
+@one_kernel
+@limit(3600 if FULL else 240)
+def restarts_under_load(probe):
+    """Execs in loops while the agent is killed, stopped and started."""
+    def replace(_number, look):
+        away(random.choice(["killed", "stopped"]))
+        time.sleep(random.choice([0, 0, 0.5]))
+        look()
+        PROBES.append(again())
+
+    under_load(probe, "load", 100 if FULL else 6, replace)
+
+
+@case
+@one_kernel
+@limit(1800 if FULL else 300)
+def upgrades_under_load(probe):
+    """Execs in loops while the agent is upgraded: by one of the same version, of another version, and back."""
+    others = [None, 0, None, 7, 0, None]
+
+    def replace(number, look):
+        version = others[number % len(others)]
+        before = versions()
+        away("killed" if number % 4 == 3 else "stopped")
+        time.sleep(random.choice([0, 0.5, 3.5]) if FULL else 0)
+        look()
+        PROBES.append(of_version(version))
+        look()
+        until(lambda: len(versions()) == 1, f"{versions()} are in force, {before} were\n{PROBES[-1].text()[-2000:]}", 60)
+
+    under_load(probe, "upgrade", 20 if FULL else 6, replace)
+    if versions() == ["v0"]:
+        away("stopped")
+        PROBES.append(again())
+
+
+@case
+@one_kernel
+@limit(240)
+def upgrade_keeps_every_label(probe):
+    """Programs whose maps the new agent does not share: everybody whom they labelled stays labelled, wherever it is now; what they
+    parked goes on; then they go."""
+    outside, gone = f"{CGROUPS}/outside", f"{CGROUPS}/gone"
+    os.makedirs(outside, exist_ok=True)
+    os.makedirs(gone, exist_ok=True)
+    if not OFF:
+        away("stopped")
+        # A label that no later agent of this case asks for.
+        os.environ["GUARD_TEST_PINS_VERSION"] = "0"
+        PROBES.append(again("--label", f"{gone}=9"))
+        del os.environ["GUARD_TEST_PINS_VERSION"]
+        until(lambda: versions() == ["v0"], f"{versions()} are in force", 60)
+    old = PROBES[-1]
+    denied, allowed, parked = program("fast-deny-carried"), program("fast-allow-carried"), program("checked-carried")
+    marks = {name: marker(f"carried-{name}") for name in ("moved", "gone", "child", "thread", "yes", "parked")}
+
+    def shell(cgroup):
+        child = start("/bin/sh", cgroup=cgroup, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        run(child, "echo there")
+        return child
+
+    def run(child, line):
+        child.stdin.write(f"{line}; echo done $?\n".encode())
+        child.stdin.flush()
+        said = ""
+        while not said.startswith("done"):
+            said = child.stdout.readline().decode()
+            check(said, "the shell ended")
+        return int(said.split()[1])
+
+    moved, left = shell(BOX), shell(gone)
+    for child in (moved, left):
+        with open(f"{outside}/cgroup.procs", "w") as file:
+            file.write(str(child.pid))
+    until(lambda: not open(f"{gone}/cgroup.procs").read(), "it is not empty")
+    os.rmdir(gone)
+    away("killed")
+    time.sleep(0 if OFF else 3.5)
+    waits = start_moved(parked, marks["parked"])
+    if not OFF:
+        until(lambda: state(waits.pid) == "T", f"without an agent it is in state {state(waits.pid)}", 10)
+        PROBES.append(again())
+        new = PROBES[-1]
+        until(lambda: "v0" not in versions(), f"the old programs stay\n{new.text()}", 60)
+        check(re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
+        output(waits)
+        check(os.path.exists(marks["parked"]), f"what the old programs had parked did not run\n{new.text()[-3000:]}")
+    run(moved, f"{denied} {marks['moved']}")
+    run(left, f"{denied} {marks['gone']}")
+    run(moved, f"/bin/sh -c '{denied} {marks['child']}; true'")
+    absent(lambda: all(os.path.exists(marks[name]) for name in ("moved", "gone", "child")), "all of it ran")
+    for name in ("moved", "gone", "child"):
+        check(not os.path.exists(marks[name]), f"{name}: it lost its label\n{PROBES[-1].text()[-3000:]}")
+    run(left, f"{allowed} {marks['yes']}")
+    check(os.path.exists(marks["yes"]), "what is allowed did not run")
+    check(re.search(r"^asked .*label=9 .*fast-allow-carried", PROBES[-1].text(), re.M), f"not asked by its label\n{PROBES[-1].text()[-3000:]}")
+    for child in (moved, left):
+        child.kill()
+        child.wait()
+
+
+@case
+@one_kernel
+@limit(400)
+def killed_while_it_replaces_another_version(probe):
+    """kill -9 at each point of the removal of old programs: the next agent ends it; an image that nobody compared is killed."""
+    points = crash_points("OtherVersion")
+    check(len(points) >= 2 or OFF, f"{points}")
+    for point in points or ["none"]:
+        mark, no = marker(point), marker(f"{point}-no")
+        if not OFF:
+            away("stopped")
+            # An approved image that its agent could not trace waits to be compared when that agent dies.
+            PROBES.append(of_version(0, "comparison-done"))
+        process = start("strace", "-f", "-o", f"{WORK}/strace", program(f"hold-second-{point}"), mark)
+        if not OFF:
+            until(lambda: PROBES[-1].process.poll() is not None, f"it was not compared\n{PROBES[-1].text()[-3000:]}", 40)
+            PROBES.append(of_version(None, point))
+            until(lambda: PROBES[-1].process.poll() is not None, f"{point} was not reached\n{PROBES[-1].text()[-3000:]}", 60)
+            check(len(versions()) == 2, f"{versions()}")
+        late = start_moved(program("hold-deny-late"), no)
+        time.sleep(0.7)
+        absent(lambda: os.path.exists(no) and os.path.exists(mark), "it ran without an agent")
+        PROBES.append(again())
+        until(lambda: len(versions()) == 1, f"{versions()} are in force\n{PROBES[-1].text()[-3000:]}", 60)
+        output(process, 30)
+        output(late, 30)
+        check(not os.path.exists(mark), f"{point}: what nobody compared ran")
+        check(not os.path.exists(no), f"{point}: what was denied ran")
+
+
+@case
+def the_number_of_a_dead_agent_is_worth_nothing(probe):
+    """Whoever gets the process id of an agent that died is not the agent."""
+    mark, denied = marker("number"), program("fast-deny-number")
+    number = 0 if OFF else probe.process.pid
+    away("killed")
+    forker = f"""
+import os, sys
+try:
+    open("/proc/sys/kernel/ns_last_pid", "r+").close()
+except OSError:
+    sys.exit(3)
+open("{BOX}/cgroup.procs", "w").write(str(os.getpid()))
+for attempt in range(200):
+    if {number}:
+        open("/proc/sys/kernel/ns_last_pid", "w").write("{number - 1}")
+    child = os.fork()
+    if child == 0:
+        if not {number} or os.getpid() == {number}:
+            try:
+                os.execv("{denied}", ["{denied}", "{mark}"])
+            except OSError:
+                pass
+        os._exit(0)
+    if child == {number} or not {number}:
+        print("got", child, flush=True)
+        os.waitpid(child, 0)
+        sys.exit(0)
+    os.waitpid(child, 0)
+sys.exit(4)
+"""
+    process = subprocess.Popen([sys.executable, "-c", forker], stdout=subprocess.PIPE)
+    time.sleep(1)
+    absent(mark, "it ran without an agent")
+    said = process.stdout.readline()
+    if process.poll() == 3:
+        raise Skipped("this kernel does not let one choose the next process id")
+    check(said.startswith(b"got"), f"nobody got that number: {process.poll()}")
+    PROBES.append(again())
+    output(process, 30)
+    check(not os.path.exists(mark), "it ran")
+    PROBES[-1].expect(r"^enforced .*outcome=Denied")
+
+
+def crash_points(needs):
     if OFF:
         return ["question-seen"]
-    return subprocess.run([PROBE, "--crash-points"], capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run([PROBE, "--crash-points"], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in said.splitlines() if line.split()[1] == needs]
 
 
 @case
@@ -72,11 +267,11 @@ def crash_points():
 def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""
     compared = {"comparison-written"}
-    points = crash_points()
+    points = crash_points("Kernel")
     check(len(points) >= 10 or OFF, f"{points}")
     if not FULL:
         # Starting an agent takes seconds in an emulated guest: those where another agent finds another state.
-        points = [point for point in points if point in ("question-seen", "thread-stopped", "verdict-written", "comparison-written")]
+        points = [point for point in points if point in ("question-seen", "stop-not-taken", "verdict-written", "comparison-written")]
     for point in points:
         mark, no = marker(point), marker(f"{point}-no")
         if not OFF:
