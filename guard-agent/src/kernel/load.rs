@@ -137,6 +137,23 @@ fn programs() -> Vec<(&'static str, Attach)> {
     all
 }
 
+/// Those of the targets that not every kernel has and that this one has.
+struct Targets {
+    functions: HashSet<&'static str>,
+    hooks: HashSet<&'static str>,
+}
+
+impl Targets {
+    /// The target, if this kernel does not have it.
+    fn absent(&self, how: Attach) -> Option<&'static str> {
+        match how {
+            Attach::End { function, .. } => (!self.functions.contains(function)).then_some(function),
+            Attach::LsmIfThere(hook) => (!self.hooks.contains(hook)).then_some(hook),
+            Attach::Lsm(_) | Attach::Tracepoint(_) => None,
+        }
+    }
+}
+
 /// What was loaded.
 pub(crate) struct Loaded {
     pub maps: Maps,
@@ -148,7 +165,7 @@ pub(crate) struct Loaded {
     pub programs: Vec<String>,
     /// Targets that this kernel does not have and that may be absent.
     pub absent: Vec<String>,
-    /// Programs of an earlier agent were replaced.
+    /// See [`Prepared::enforced`].
     pub took_over: bool,
     /// Sets of other versions, which are in force too.
     pub others: Vec<Other>,
@@ -162,11 +179,12 @@ pub(crate) struct Prepared {
     ebpf: Ebpf,
     btf: aya::Btf,
     pins: PathBuf,
-    functions: HashSet<&'static str>,
-    hooks: HashSet<&'static str>,
+    targets: Targets,
     pub maps: Maps,
     /// Sets of other versions, which are in force.
     pub others: Vec<Other>,
+    /// All programs of an earlier agent are attached: enforcement was on until now.
+    pub enforced: bool,
     ring: RingBuf<MapData>,
     identify: Arc<Identify>,
     protect: Arc<Protect>,
@@ -219,6 +237,7 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         })
         .filter(|hook| layout.has_function(&format!("bpf_lsm_{hook}")))
         .collect();
+    let targets = Targets { functions, hooks };
 
     let pins = pin_directory(pin_root);
     make_private(pin_root)?;
@@ -237,13 +256,19 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     let (maps, ring, identify) = Maps::take(&mut ebpf)?;
     let identify = Arc::new(identify);
     let protect = Arc::new(Protect::take(&mut ebpf, Arc::clone(&identify))?);
+    let others = retire::others(pin_root, &pins);
+    let links = pins.join("links");
+    let ours = programs()
+        .into_iter()
+        .filter(|(_, how)| targets.absent(*how).is_none())
+        .all(|(name, _)| links.join(name).exists());
     Ok(Prepared {
         ebpf,
         btf,
-        others: retire::others(pin_root, &pins),
+        enforced: ours || others.iter().any(Other::is_whole),
+        others,
         pins,
-        functions,
-        hooks,
+        targets,
         maps,
         ring,
         identify,
@@ -274,19 +299,11 @@ impl Prepared {
         let mut absent = Vec::new();
         let mut links: Vec<(&'static str, FdLink)> = Vec::new();
         for (name, how) in programs() {
-            if let Attach::End { function, needed } = how
-                && !self.functions.contains(function)
-            {
-                if needed {
-                    return Err(KernelError::NoFunction(function.to_owned()));
+            if let Some(target) = self.targets.absent(how) {
+                if let Attach::End { needed: true, .. } = how {
+                    return Err(KernelError::NoFunction(target.to_owned()));
                 }
-                absent.push(function.to_owned());
-                continue;
-            }
-            if let Attach::LsmIfThere(hook) = how
-                && !self.hooks.contains(hook)
-            {
-                absent.push(hook.to_owned());
+                absent.push(target.to_owned());
                 continue;
             }
             let (target, link) = attach_one(&mut self.ebpf, &self.btf, name, how)?;
@@ -326,7 +343,7 @@ impl Prepared {
             offsets: self.offsets,
             programs: attached,
             absent,
-            took_over: !before.is_empty() || self.others.iter().any(Other::in_force),
+            took_over: self.enforced,
             others: self.others,
             pins: self.pins,
             single: self.single,

@@ -134,7 +134,7 @@ pub struct KernelFacts {
     /// When the agent before this one last showed that it lived, nanoseconds since boot; `None`: none was there, or it stopped in
     /// order.
     pub last_beat_ns: Option<u64>,
-    /// Programs of an earlier agent were in force and have been replaced.
+    /// All programs of an earlier agent were in force until these were: enforcement stayed on.
     pub took_over: bool,
     /// Questions that an earlier agent left, asked again.
     pub taken_over_questions: usize,
@@ -197,14 +197,16 @@ pub fn start(
     let now = sys::boot_ns();
     let before = prepared.maps.config.get(&0, 0)?;
     let others: Vec<retire::Before> = prepared.others.iter().map(retire::Other::before).collect();
-    let since = others.iter().map(|other| other.enforcing_since_ns);
+    let since = others
+        .iter()
+        .map(|other| other.enforcing_since_ns)
+        .chain([before.enforcing_since_ns]);
     let settings = Config {
         epoch: now,
         park_after_ns: nanoseconds(config.park_after),
         heartbeat_limit_ns: nanoseconds(config.away_after),
         enforcing_since_ns: since
-            .chain([before.enforcing_since_ns])
-            .filter(|since| *since != 0)
+            .filter(|since| *since != 0 && prepared.enforced)
             .min()
             .unwrap_or(now),
         agent_tgid: std::process::id(),

@@ -30,6 +30,15 @@ const LOOKS: usize = 4;
 /// For the kernel to let go of a program whose link is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 
+/// Programs without which nothing is enforced.
+const WHOLE: [&str; 5] = [
+    "guard_exec",
+    "guard_fork",
+    "guard_exec_commit",
+    "guard_execve_end",
+    "guard_execveat_end",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CarryError {
     #[error("what it labels cannot be read: {0}")]
@@ -87,8 +96,14 @@ impl Other {
         Pinned::open(&self.folder.join("maps").join(name), key, value)
     }
 
+    /// Whether it enforced until now: the programs that every version has are attached.
+    pub(crate) fn is_whole(&self) -> bool {
+        let links = self.folder.join("links");
+        WHOLE.iter().all(|name| links.join(name).exists())
+    }
+
     /// Whether some program of it may be attached.
-    pub(crate) fn in_force(&self) -> bool {
+    fn in_force(&self) -> bool {
         links(&self.folder).is_ok_and(|links| !links.is_empty())
     }
 
