@@ -63,6 +63,17 @@ pub struct Usage {
     pub away_allowed: u64,
 }
 
+impl Usage {
+    /// Which of these programs, as [`KernelFacts::programs`](super::KernelFacts::programs) names them, have no pin any more: nothing
+    /// else keeps them attached.
+    #[must_use]
+    pub fn gone<'p>(pin_root: &Path, programs: &'p [String]) -> Vec<&'p str> {
+        let links = load::pin_directory(pin_root).join("links");
+        let names = programs.iter().filter_map(|program| program.split(' ').next());
+        names.filter(|name| !links.join(name).exists()).collect()
+    }
+}
+
 /// Reads the pinned maps.
 ///
 /// # Errors
