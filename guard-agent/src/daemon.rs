@@ -51,6 +51,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Labels(#[from] LabelError),
     #[error(transparent)]
+    Protect(#[from] protect::ProtectError),
+    #[error(transparent)]
     Control(#[from] ControlError),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
@@ -144,9 +146,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         evidence.clone(),
     )?;
     if let Some(protection) = protection {
-        protection
-            .go_on(labels.clone(), evidence.clone())
-            .map_err(DaemonError::Runtime)?;
+        protection.go_on(labels.clone(), evidence.clone())?;
     }
     let watchers = Watchers::default();
     let stats = Arc::new(Stats::default());
@@ -183,6 +183,8 @@ async fn start(config: Config) -> Result<(), DaemonError> {
 
     // The engine runs, so labels are confirmed and what is held meanwhile is answered.
     scan(&labels, &watchers).await;
+    // Labels are given and protection is in force: programs of other versions of Guard may go.
+    handle.send(kernel::api::ToKernel::Settled);
     let console = match &identity.enrolment {
         Some(enrolment) => {
             let state = Arc::new(ConsoleState::default());
@@ -261,10 +263,10 @@ async fn start_protection(
         addresses: config.protect.addresses.clone(),
         console: identity.enrolment.as_ref().map(|enrolment| enrolment.address.clone()),
     };
-    tokio::task::spawn_blocking(move || protect::start(protect, settings))
+    let started = tokio::task::spawn_blocking(move || protect::start(protect, settings))
         .await
-        .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?
-        .map_err(DaemonError::Runtime)
+        .map_err(|e| DaemonError::Runtime(std::io::Error::other(e)))?;
+    Ok(started?)
 }
 
 async fn until_stopped(

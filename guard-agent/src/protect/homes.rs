@@ -1,125 +1,37 @@
-//! Looks into home directories, which other people own.
+//! Which homes there are, and what is in them.
 //!
-//! Owns the workers that open what is there. It is given the places. It must never wait for a home longer than its
-//! deadline: a home may be on a file system that its user serves, and that never answers.
+//! Owns what is opened at a place, in a home that other people own too. It is given the places. It waits as long as a place
+//! makes it wait, so it must never be called but by the workers of `patience`.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
-use std::time::Duration;
 
 use guard_common::protect::{FileId, Protected, flag, kind};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use serde::Deserialize;
 
-use super::{What, places};
+use super::What;
+use super::changes::Changes;
+use super::patience::{Found, Place, Sort};
 use crate::kernel::Protect;
 
-/// For one home. One that takes longer is left to its worker, and is not looked at again before that has ended.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Workers that may wait for homes which do not answer.
-const WAITING: usize = 16;
+pub(super) const HOMES_ROOT: &str = "/home";
 const HOMES: usize = 4_096;
 const PASSWD_BYTES: u64 = 16 << 20;
+/// Directories that come into being while one looks.
+const HURRIED: usize = 16;
 /// Files directly in a directory of sign-ins.
 const SIGN_INS: usize = 256;
 const SIGN_IN_BYTES: u64 = 64 << 10;
 
-/// What was found: keys, and the consoles that sign-ins name.
-pub(super) type Found = (Vec<(FileId, Protected)>, Vec<String>);
-
-#[derive(Debug)]
-pub(super) struct Homes {
-    kernel: Arc<Protect>,
-    places: Arc<Vec<(PathBuf, What)>>,
-    /// Homes that did not answer, and where the answer will come.
-    waiting: HashMap<PathBuf, Receiver<Found>>,
-}
-
-impl Homes {
-    pub(super) fn new(kernel: Arc<Protect>, paths: &[PathBuf]) -> Self {
-        Self {
-            kernel,
-            places: Arc::new(places::in_homes(paths)),
-            waiting: HashMap::new(),
-        }
-    }
-
-    /// Looks at every home that answers in time.
-    pub(super) fn look(&mut self) -> Found {
-        let mut all = Found::default();
-        self.waiting.retain(|_, late| match late.try_recv() {
-            Ok(found) => {
-                all.0.extend(found.0);
-                all.1.extend(found.1);
-                false
-            }
-            Err(error) => error == mpsc::TryRecvError::Empty,
-        });
-        let mut homes = list()
-            .into_iter()
-            .filter(|home| !self.waiting.contains_key(home))
-            .collect::<Vec<_>>();
-        while !homes.is_empty() {
-            if self.waiting.len() >= WAITING {
-                tracing::error!(
-                    homes = homes.len(),
-                    "too many home directories do not answer; the other ones are protected by name alone"
-                );
-                break;
-            }
-            homes = self.look_at(homes, &mut all);
-        }
-        all
-    }
-
-    /// Looks at homes until one does not answer; gives those behind it.
-    fn look_at(&mut self, homes: Vec<PathBuf>, all: &mut Found) -> Vec<PathBuf> {
-        let (kernel, places) = (Arc::clone(&self.kernel), Arc::clone(&self.places));
-        let left_alone = Arc::new(AtomicBool::new(false));
-        let (sender, receiver) = mpsc::channel();
-        let (theirs, stop) = (homes.clone(), Arc::clone(&left_alone));
-        let started = thread::Builder::new().name("homes".into()).spawn(move || {
-            for home in theirs {
-                let found = look_into(&kernel, &home, &places);
-                if sender.send(found).is_err() || stop.load(Ordering::Acquire) {
-                    return;
-                }
-            }
-        });
-        if let Err(error) = started {
-            tracing::error!(%error, "home directories cannot be looked at; they are protected by name alone");
-            return Vec::new();
-        }
-        let mut homes = homes.into_iter();
-        for home in homes.by_ref() {
-            match receiver.recv_timeout(PATIENCE) {
-                Ok(found) => {
-                    all.0.extend(found.0);
-                    all.1.extend(found.1);
-                }
-                Err(_) => {
-                    left_alone.store(true, Ordering::Release);
-                    tracing::warn!(home = %home.display(), "a home directory does not answer; it is protected by name alone until it does");
-                    self.waiting.insert(home, receiver);
-                    break;
-                }
-            }
-        }
-        homes.collect()
-    }
-}
-
 /// Every home that the user database or the usual places name.
-fn list() -> Vec<PathBuf> {
+pub(super) fn list() -> Vec<PathBuf> {
     let mut all = vec![PathBuf::from("/root")];
     let passwd = File::open("/etc/passwd").and_then(|file| {
         let mut bytes = Vec::new();
@@ -130,7 +42,7 @@ fn list() -> Vec<PathBuf> {
         Ok(bytes) => all.extend(passwd_homes(&bytes)),
         Err(error) => tracing::warn!(%error, "/etc/passwd cannot be read"),
     }
-    if let Ok(entries) = fs::read_dir("/home") {
+    if let Ok(entries) = fs::read_dir(HOMES_ROOT) {
         all.extend(entries.filter_map(Result::ok).map(|entry| entry.path()));
     }
     all.sort();
@@ -156,16 +68,67 @@ fn passwd_homes(passwd: &[u8]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The key of what is at a path of the host; `None` when there is nothing.
-pub(super) fn identify_path(kernel: &Protect, path: &Path) -> io::Result<Option<FileId>> {
+/// Looks at one place. What is not there is heard of when it comes into being.
+pub(super) fn look_at(
+    kernel: &Protect,
+    place: &Place,
+    below: &[(PathBuf, What)],
+    changes: Option<&Changes>,
+) -> io::Result<Found> {
+    if let Some(changes) = changes {
+        hear_of(changes, &place.path);
+    }
+    match place.sort {
+        Sort::Home => Ok(look_into(kernel, &place.path, below)),
+        Sort::Own(what) | Sort::Configured(what) => {
+            let mut found = Found::default();
+            if let Some(object) = open(&place.path)?
+                && let Some((id, _)) = identify(kernel, &object)?
+            {
+                found.files.push((id, what.into()));
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// What is at a path; `None` when there is nothing.
+fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     match openat2(nix::fcntl::AT_FDCWD, path, how) {
-        Ok(object) => identify(kernel, &object).map(|found| found.map(|(id, _)| id)),
-        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Ok(None),
+        Ok(object) => Ok(Some(object)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Sees to it that the next name on the way to a path is heard of: the last one in its directory, or the first that is
+/// missing. Best effort: what is not heard of is found by the next look.
+fn hear_of(changes: &Changes, path: &Path) {
+    for _ in 0..HURRIED {
+        let Some((directory, name)) = nearest(path) else { return };
+        let next = directory.join(&name);
+        let heard = open(&directory)
+            .is_ok_and(|found| found.is_some_and(|directory| changes.of(directory.as_fd(), Some(&name)).is_ok()));
+        // Made before it could be heard of: the way goes on below it.
+        if !heard || next == path || !matches!(open(&next), Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+/// The last directory that there is above a path, and the name that follows it.
+fn nearest(path: &Path) -> Option<(PathBuf, OsString)> {
+    let mut name = path.file_name()?;
+    for directory in path.ancestors().skip(1) {
+        if matches!(open(directory), Ok(Some(_))) {
+            return Some((directory.to_owned(), name.to_owned()));
+        }
+        name = directory.file_name()?;
+    }
+    None
 }
 
 /// Key and owner; `None` for what is neither a directory nor a regular file.
@@ -192,7 +155,7 @@ fn look_into(kernel: &Protect, home: &Path, places: &[(PathBuf, What)]) -> Found
         flags: flag::HOME,
         kind: kind::SIGN_IN,
     };
-    found.0.push((id, is_home));
+    found.files.push((id, is_home));
     for (path, what) in places {
         let Some((object, followed)) = open_below(&directory, path) else {
             continue;
@@ -200,7 +163,7 @@ fn look_into(kernel: &Protect, home: &Path, places: &[(PathBuf, What)]) -> Found
         match identify(kernel, &object) {
             // Where links lead must be the same person's: else anybody could close a place of others for workloads.
             Ok(Some((id, of))) if !followed || of == owner => {
-                found.0.push((id, (*what).into()));
+                found.files.push((id, (*what).into()));
                 if what.kind == kind::SIGN_IN {
                     sign_ins(kernel, &object, *what, &mut found);
                 }
@@ -222,7 +185,7 @@ fn open_below(directory: &OwnedFd, path: &Path) -> Option<(OwnedFd, bool)> {
     };
     match open(ResolveFlag::RESOLVE_NO_SYMLINKS) {
         Ok(object) => Some((object, false)),
-        Err(nix::errno::Errno::ELOOP) => open(ResolveFlag::RESOLVE_NO_MAGICLINKS)
+        Err(Errno::ELOOP) => open(ResolveFlag::RESOLVE_NO_MAGICLINKS)
             .ok()
             .map(|object| (object, true)),
         Err(_) => None,
@@ -245,9 +208,9 @@ fn sign_ins(kernel: &Protect, directory: &OwnedFd, what: What, found: &mut Found
         let Ok(Some((id, _))) = identify(kernel, &object) else {
             continue;
         };
-        found.0.push((id, what.into()));
+        found.files.push((id, what.into()));
         if name.as_os_str().as_bytes().starts_with(b"credentials") && name.extension().is_some_and(|e| e == "json") {
-            found.1.extend(console_of(&object));
+            found.consoles.extend(console_of(&object));
         }
     }
 }
@@ -287,6 +250,31 @@ mod tests {
             passwd_homes(passwd),
             [PathBuf::from("/root"), PathBuf::from("/home/bob")]
         );
+    }
+
+    #[test]
+    fn what_is_missing_on_the_way_to_a_path_is_heard_of() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/c");
+        let step = |expected: &str, name: &str| {
+            let (directory, next) = nearest(&path).unwrap();
+            assert_eq!((directory, next.to_str()), (root.path().join(expected), Some(name)));
+        };
+        step("", "a");
+        fs::create_dir(root.path().join("a")).unwrap();
+        step("a", "b");
+        fs::create_dir_all(&path).unwrap();
+        step("a/b", "c");
+        assert_eq!(nearest(Path::new("/")), None);
+
+        let changes = Changes::new().unwrap();
+        fs::remove_dir_all(root.path().join("a")).unwrap();
+        hear_of(&changes, &path);
+        fs::create_dir(root.path().join("a")).unwrap();
+        assert!(changes.wait(std::time::Duration::from_secs(10)));
+        hear_of(&changes, &path);
+        fs::create_dir(root.path().join("a/b")).unwrap();
+        assert!(changes.wait(std::time::Duration::from_secs(10)));
     }
 
     #[test]

@@ -5,32 +5,42 @@
 //! something could not be looked at.
 
 mod addresses;
+mod changes;
 mod homes;
+mod patience;
 mod places;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guard_common::protect::{FileId, Protected, Refused, RefusedKey, flag, kind};
 use guard_evidence::record::Lifecycle;
+use guard_evidence::text::Text;
 
 use self::addresses::Addresses;
 pub use self::addresses::fuzz_addresses;
-use self::homes::Homes;
+use self::changes::Changes;
 pub use self::homes::fuzz_homes;
+use self::patience::{Patient, Place, Sort};
 use crate::evidence::Evidence;
 use crate::kernel::Protect;
 use crate::kernel::api::LabelId;
 use crate::labels::Labels;
 
-/// How often everything is looked for again: what came into being, was replaced, or moved.
+/// How often everything is looked for again, heard of or not: what came into being, was replaced, or moved.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often attempts are read.
 const READ: Duration = Duration::from_secs(1);
+/// Between looks at what was heard of: so long, and ten times as long as the last one took. Whoever makes changes without
+/// end does not make the agent look without end.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSES: u32 = 10;
 /// At most one record in this time for each label and kind of object.
 const QUIET: Duration = Duration::from_secs(60);
 /// Files in the kernel's table; beyond it the oldest are not forgotten, new ones are refused a place, loudly.
@@ -54,7 +64,7 @@ pub struct Settings {
 }
 
 /// A place and what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct What {
     flags: u32,
     kind: u32,
@@ -83,37 +93,78 @@ impl From<What> for Protected {
     }
 }
 
+/// Why the start was stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtectError {
+    #[error(
+        "{} is Guard's own, is there, and cannot be protected from labelled workloads: {source}\n  → make it a directory or file that root can open, or remove it; nothing was labelled, what was in force stays so",
+        path.display()
+    )]
+    Own { path: PathBuf, source: io::Error },
+    #[error("the names that labelled workloads never reach cannot be protected: {0}")]
+    Names(#[source] io::Error),
+    #[error("the thread that protects cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
 /// Protects everything that is there now, then goes on in a thread of its own.
 ///
 /// # Errors
-/// When the thread cannot be started, or the names cannot be protected.
-pub fn start(kernel: Arc<Protect>, settings: Settings) -> io::Result<Running> {
+/// When the names, or what is at a place of Guard's own, cannot be protected.
+pub fn start(kernel: Arc<Protect>, settings: Settings) -> Result<Running, ProtectError> {
     kernel
         .set_names(&places::names(&settings.paths))
-        .map_err(io::Error::other)?;
+        .map_err(|error| ProtectError::Names(io::Error::other(error)))?;
+    let changes = match Changes::new() {
+        Ok(changes) => Some(Arc::new(changes)),
+        Err(error) => {
+            tracing::warn!(%error, "changes are not heard of; everything is looked for every {LOOK:?} instead");
+            None
+        }
+    };
+    let below = places::in_homes(&settings.paths);
+    let (theirs, heard) = (Arc::clone(&kernel), changes.clone());
+    let look_at = move |place: &Place| homes::look_at(&theirs, place, &below, heard.as_deref());
     let mut look = Look {
-        homes: Homes::new(Arc::clone(&kernel), &settings.paths),
+        patient: Patient::new(Arc::new(look_at)),
         addresses: Addresses::new(&settings),
+        changes,
         kernel,
         settings,
         files: HashMap::new(),
         full: false,
+        unprotected: HashSet::new(),
     };
-    look.files(false);
+    look.hear_of_all();
+    let failed = look.files(true);
     look.addresses();
-    Ok(Running { look })
+    let mut unprotected = Vec::new();
+    for (place, source) in failed {
+        match place.sort {
+            Sort::Own(_) => {
+                return Err(ProtectError::Own {
+                    path: place.path,
+                    source,
+                });
+            }
+            Sort::Configured(_) | Sort::Home => unprotected.push((place, source)),
+        }
+    }
+    Ok(Running { look, unprotected })
 }
 
 /// What was protected at the start; goes on looking when it is told whom to tell.
 #[derive(Debug)]
 pub struct Running {
     look: Look,
+    /// What could not be protected at the start, and nobody was told yet.
+    unprotected: Vec<(Place, io::Error)>,
 }
 
 impl Running {
     /// Looks for everything again.
     pub fn look(&mut self) {
-        self.look.files(true);
+        self.unprotected = self.look.files(false);
         self.look.addresses();
     }
 
@@ -121,19 +172,33 @@ impl Running {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn go_on(mut self, labels: Labels, evidence: Evidence) -> io::Result<()> {
-        thread::Builder::new().name("protect".into()).spawn(move || {
+    pub fn go_on(mut self, labels: Labels, evidence: Evidence) -> Result<(), ProtectError> {
+        let work = move || {
             let mut told = Told::default();
-            let mut looked = Instant::now();
+            let (mut looked, mut read) = (Instant::now(), Instant::now());
+            let mut pause = PAUSE;
             loop {
-                thread::sleep(READ);
-                told.tell(&self.look.kernel, &labels, &evidence);
-                if looked.elapsed() >= LOOK {
+                let heard = self.look.wait(READ);
+                if heard {
+                    thread::sleep(pause.saturating_sub(looked.elapsed()));
+                }
+                if heard || looked.elapsed() >= LOOK {
+                    let began = Instant::now();
                     self.look();
                     looked = Instant::now();
+                    pause = PAUSE.max((looked - began).saturating_mul(PAUSES));
+                }
+                for (place, because) in std::mem::take(&mut self.unprotected) {
+                    self.look.tell(&place, &because, &evidence);
+                }
+                if read.elapsed() >= READ {
+                    told.tell(&self.look.kernel, &labels, &evidence);
+                    read = Instant::now();
                 }
             }
-        })?;
+        };
+        let thread = thread::Builder::new().name("protect".into());
+        thread.spawn(work).map_err(ProtectError::Thread)?;
         Ok(())
     }
 }
@@ -142,29 +207,52 @@ impl Running {
 struct Look {
     kernel: Arc<Protect>,
     settings: Settings,
-    homes: Homes,
+    patient: Patient,
     addresses: Addresses,
+    changes: Option<Arc<Changes>>,
     /// Everything that was found since the start. What is found no more, because it was moved or replaced, stays
     /// protected: it is still what it was.
     files: HashMap<FileId, Protected>,
     full: bool,
+    /// Places whose failure is told; until they can be looked at again.
+    unprotected: HashSet<Place>,
 }
 
 impl Look {
-    /// The first time, what an earlier agent protected is forgotten when this one has found what is there.
-    fn files(&mut self, only_add: bool) {
-        let mut found = Vec::new();
-        for (path, what) in places::fixed(&self.settings) {
-            match homes::identify_path(&self.kernel, &path) {
-                Ok(Some(id)) => found.push((id, what.into())),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(path = %path.display(), %error, "not protected by itself"),
+    /// Changes of the user database, and every new home in the usual place.
+    fn hear_of_all(&self) {
+        let Some(changes) = &self.changes else { return };
+        for (directory, name) in [("/etc", Some("passwd")), (homes::HOMES_ROOT, None)] {
+            let heard =
+                File::open(directory).and_then(|directory| changes.of(directory.as_fd(), name.map(AsRef::as_ref)));
+            match heard {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(directory, %error, "changes in it are not heard of");
+                }
+                _ => {}
             }
         }
-        let (in_homes, urls) = self.homes.look();
-        found.extend(in_homes);
-        self.addresses.profiles(urls);
-        for (id, what) in found {
+    }
+
+    /// Whether something changed; waits so long for it.
+    fn wait(&self, patience: Duration) -> bool {
+        match &self.changes {
+            Some(changes) => changes.wait(patience),
+            None => {
+                thread::sleep(patience);
+                false
+            }
+        }
+    }
+
+    /// The first time, what an earlier agent protected is forgotten when this one has found what is there. Gives what could
+    /// not be looked at; it stays as protected as it was.
+    fn files(&mut self, first: bool) -> Vec<(Place, io::Error)> {
+        let mut places = places::fixed(&self.settings);
+        places.extend(homes::list().into_iter().map(|path| Place { path, sort: Sort::Home }));
+        let seen = self.patient.look(places, first);
+        self.addresses.profiles(seen.found.consoles);
+        for (id, what) in seen.found.files {
             if self.files.len() < FILES || self.files.contains_key(&id) {
                 merge(&mut self.files, id, what);
             } else if !self.full {
@@ -172,9 +260,29 @@ impl Look {
                 tracing::error!(limit = FILES, "too many files to protect; those that came last are not");
             }
         }
+        // Nothing is forgotten that could not be looked at this time.
+        let only_add = !first || !seen.failed.is_empty();
         if let Err(error) = self.kernel.set_files(&self.files, only_add) {
             tracing::error!(%error, "not every file could be protected");
         }
+        self.unprotected
+            .retain(|place| seen.failed.iter().any(|(failed, _)| failed == place));
+        seen.failed
+    }
+
+    /// Says once what cannot be protected: Guard's own and what the configuration names in a record, homes in the log alone,
+    /// because whoever owns one can make it so.
+    fn tell(&mut self, place: &Place, because: &io::Error, evidence: &Evidence) {
+        if !self.unprotected.insert(place.clone()) {
+            return;
+        }
+        let path = place.path.as_path();
+        if place.sort == Sort::Home {
+            tracing::warn!(home = %path.display(), %because, "a home directory cannot be looked at; it is protected by name alone until it can");
+            return;
+        }
+        tracing::error!(path = %path.display(), %because, "cannot be looked at; what was protected there stays so, what is there now may not be");
+        evidence.lifecycle(unprotected(path, because));
     }
 
     fn addresses(&mut self) {
@@ -183,6 +291,14 @@ impl Look {
         {
             tracing::error!(%error, "not every address of the console could be protected");
         }
+    }
+}
+
+fn unprotected(path: &Path, because: &io::Error) -> Lifecycle {
+    use std::os::unix::ffi::OsStrExt as _;
+    Lifecycle::Unprotected {
+        path: Text::from(path.as_os_str().as_bytes().to_vec()),
+        because: because.to_string(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use guard_common::protect::{NAME_BYTES, NameKey, Protected, flag, kind};
 
+use super::patience::{Place, Sort};
 use super::{Settings, What, hidden, kept};
 
 /// Below every home: profiles of browsers, which hold cookies of the console, and saved secrets.
@@ -57,15 +58,15 @@ const KEPT: &[&str] = &[
 /// Where the socket may be without that whole directory being ours.
 const SHARED: &[&str] = &["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"];
 
-/// What is at a fixed place on this host.
-pub(super) fn fixed(settings: &Settings) -> Vec<(PathBuf, What)> {
+/// What is at a fixed place on this host, Guard's own first.
+pub(super) fn fixed(settings: &Settings) -> Vec<Place> {
     let agent = hidden(kind::AGENT);
-    let mut all: Vec<(PathBuf, What)> = ["/etc/guard", "/run/guard", "/var/lib/guard-agent", "/run/guard-agent"]
+    let mut own: Vec<(PathBuf, What)> = ["/etc/guard", "/run/guard", "/var/lib/guard-agent", "/run/guard-agent"]
         .iter()
         .map(|path| (PathBuf::from(path), agent))
         .collect();
     for path in ["/var/lib/guard-console", "/run/guard-console"] {
-        all.push((path.into(), hidden(kind::CONSOLE)));
+        own.push((path.into(), hidden(kind::CONSOLE)));
     }
     for path in [
         &settings.config_file,
@@ -73,23 +74,28 @@ pub(super) fn fixed(settings: &Settings) -> Vec<(PathBuf, What)> {
         &settings.state_dir,
         &settings.pin_directory,
     ] {
-        all.push((path.clone(), agent));
+        own.push((path.clone(), agent));
     }
     if let Some(parent) = settings.socket.parent()
         && !SHARED.iter().any(|shared| Path::new(shared) == parent)
     {
-        all.push((parent.to_owned(), agent));
+        own.push((parent.to_owned(), agent));
     }
-    all.extend(KEPT.iter().map(|path| (PathBuf::from(path), kept(kind::PROGRAM))));
-    all.extend(std::env::current_exe().ok().map(|path| (path, kept(kind::PROGRAM))));
-    all.extend(
-        settings
-            .paths
-            .iter()
-            .filter(|path| path.is_absolute())
-            .map(|path| (path.clone(), hidden(kind::CONFIGURED))),
-    );
-    all
+    own.extend(KEPT.iter().map(|path| (PathBuf::from(path), kept(kind::PROGRAM))));
+    own.extend(std::env::current_exe().ok().map(|path| (path, kept(kind::PROGRAM))));
+    let own = own.into_iter().map(|(path, what)| Place {
+        path,
+        sort: Sort::Own(what),
+    });
+    let configured = settings
+        .paths
+        .iter()
+        .filter(|path| path.is_absolute())
+        .map(|path| Place {
+            path: path.clone(),
+            sort: Sort::Configured(hidden(kind::CONFIGURED)),
+        });
+    own.chain(configured).collect()
 }
 
 /// The configured paths below every home, without their `~/`.
