@@ -27,6 +27,7 @@ use crate::approval::decision::{self, Expected, Refused};
 use crate::approval::open::OpenQuestion;
 use crate::enrich::Enriched;
 use crate::kernel::api::{ActionId, ExecExpectation};
+use crate::kernel::crash;
 use crate::policy::{Answer, Ask, Policy};
 
 /// What people are asked, and everything that their answer has to match.
@@ -135,7 +136,10 @@ impl Engine {
         );
         self.parts.stats.asked.fetch_add(1, Ordering::Relaxed);
         tracing::info!(%request, label = action.label, what = question.what, "asked");
+        crash::point("request-not-sent");
         self.link.send(Kind::Ask(ask_message(&question)));
+        let sent = Instant::now();
+        crash::point_when("request-sent", || sent.elapsed() > Duration::from_millis(500));
         let event = RunEvent::Held {
             action: "exec".to_owned(),
             what: question.what.clone(),
@@ -268,6 +272,7 @@ impl Engine {
     }
 
     fn decided(&mut self, action: Action, question: Box<Question>, decision: SignedDecision, envelope: Vec<u8>) {
+        crash::point("decision-received");
         use base64::Engine as _;
         let by = DecidedBy::People {
             envelope: base64::engine::general_purpose::STANDARD.encode(envelope),
@@ -341,6 +346,7 @@ impl Engine {
                 return self.put(action);
             }
         };
+        crash::point("decision-known");
         let people = match &decided {
             Decided::People(decision) => Some(decision),
             Decided::Timeout | Decided::Host(_) => None,
@@ -418,6 +424,7 @@ impl Engine {
             self.enforcer.deny(id);
             Verdict::Deny
         };
+        crash::point("verdict-sent");
         tracing::info!(%request, label = action.label, what = question.what, ?verdict, after_ms, "answered");
         self.parts.open.remove(request);
         self.requests.remove(&request);

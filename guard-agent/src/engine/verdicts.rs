@@ -15,6 +15,7 @@ use super::{Action, Basis, Engine, Released, Stage, millis, records};
 use crate::enforce::{Known, Pass};
 use crate::enrich::Enriched;
 use crate::kernel::api::{Asked, AskedAction, Enforced, Outcome, WithdrawnWhy};
+use crate::kernel::crash;
 
 impl Engine {
     pub(super) fn deny_by_policy(
@@ -90,6 +91,7 @@ impl Engine {
             basis,
             what,
         } = *released;
+        crash::point("outcome-known");
         self.count(&enforced.outcome);
         let request = match &basis {
             Basis::Question { request, .. } => Some(*request),

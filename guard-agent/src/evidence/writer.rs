@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{Done, Evidence, EvidenceConfig, EvidenceError, Job, Shared, Slot, unsealed};
 use crate::clock::Stamper;
 use crate::files;
+use crate::kernel::crash;
 
 /// How long a record may wait for company before the group is synced.
 const GROUP: Duration = Duration::from_millis(50);
@@ -187,6 +188,16 @@ fn header_of(envelope: &[u8], key: &SigningKey) -> Result<Header, String> {
         .ok_or_else(|| "it has no place in a chain".to_owned())
 }
 
+/// Where a test can end the agent: with this record signed and written but not durable, and durable before anybody knows.
+const fn points(predicate: &Predicate) -> Option<(&'static str, &'static str)> {
+    match predicate {
+        Predicate::Request(_) => Some(("request-not-on-disk", "request-on-disk")),
+        Predicate::Decision(_) => Some(("decision-not-on-disk", "decision-on-disk")),
+        Predicate::Enforcement(_) => Some(("enforcement-not-on-disk", "enforcement-on-disk")),
+        _ => None,
+    }
+}
+
 fn set_header(predicate: &mut Predicate, header: Header) {
     match predicate {
         Predicate::Request(record) => record.header = header,
@@ -314,6 +325,9 @@ impl Writer {
                 return Err(error.to_string());
             }
             waiting.sealed = Some(sealed);
+            if let Some((before, _)) = points(&waiting.predicate) {
+                crash::point(before);
+            }
         }
         let position = match spool.sync() {
             Ok(position) => position,
@@ -328,6 +342,9 @@ impl Writer {
         }
         self.durable.send_replace(position);
         for waiting in group.drain(..) {
+            if let Some((_, after)) = points(&waiting.predicate) {
+                crash::point(after);
+            }
             if let (Some(done), Some(sealed)) = (waiting.done, waiting.sealed) {
                 done(sealed);
             }

@@ -14,7 +14,7 @@ pub enum Needs {
 }
 
 /// In the order of an approved exec that is compared.
-pub const POINTS: [(&str, Needs); 24] = [
+pub const POINTS: [(&str, Needs); 25] = [
     ("question-seen", Needs::Kernel),
     ("thread-seized", Needs::Kernel),
     ("stop-not-taken", Needs::Kernel),
@@ -35,6 +35,7 @@ pub const POINTS: [(&str, Needs); 24] = [
     ("exec-event", Needs::Kernel),
     ("comparison-done", Needs::Kernel),
     ("comparison-written", Needs::Kernel),
+    ("outcome-known", Needs::Agent),
     ("enforcement-not-on-disk", Needs::Agent),
     ("enforcement-on-disk", Needs::Agent),
     ("old-programs-half-gone", Needs::OtherVersion),
