@@ -515,6 +515,7 @@ pub struct Offsets {
     pub task_signal: u32,
     pub signal_thread_head: u32,
     pub task_thread_node: u32,
+    pub task_thread_flags: u32,
 }
 
 macro_rules! layout {
@@ -549,7 +550,7 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 60 * 4,
+    Offsets = 61 * 4,
     protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,

@@ -5,11 +5,18 @@
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use guard_common::{
-    ABI_VERSION, AskExec, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal, ask_flag, counter, event,
+    ABI_VERSION, AskExec, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal, ask_flag, counter, ended, event,
+    verdict,
 };
 
 use crate::kernel;
 use crate::maps::{EVENTS, count};
+
+/// How an event is submitted. Never by 0: that wakes the agent only if it has read everything before, which it has not as
+/// long as a [`QUIET`] one waits.
+const WAKE: u64 = 2;
+/// The agent looks for it soon enough.
+const QUIET: u64 = 1;
 
 const fn header<T>(kind: u16) -> EventHeader {
     EventHeader {
@@ -64,7 +71,7 @@ pub fn ask_exec(task: u64, pending: &Pending, file: u64) -> bool {
         (*out).flags = flags;
         (*out).mount_namespace = walked.mount_namespace;
     }
-    entry.submit(0);
+    entry.submit(WAKE);
     true
 }
 
@@ -84,7 +91,9 @@ pub fn ended(task: u64, pending: &Pending, how: u32, errno: u32) {
         errno,
         verdict: pending.verdict,
     });
-    entry.submit(0);
+    // Nobody waits to hear that what was allowed has happened, and telling it would take the CPU from whoever did it.
+    let quiet = pending.verdict == verdict::ALLOW && (how == ended::COMMITTED || how == ended::RETURNED);
+    entry.submit(if quiet { QUIET } else { WAKE });
 }
 
 /// `task` was stopped by SIGSTOP alone.
@@ -102,7 +111,7 @@ pub fn parked(task: u64, pending: &Pending, state: u32) -> bool {
         state,
         reserved: 0,
     });
-    entry.submit(0);
+    entry.submit(WAKE);
     true
 }
 
@@ -119,7 +128,7 @@ pub fn signal(tid: u32, tgid: u32, signal: u32, group: u32) {
         signal,
         group,
     });
-    entry.submit(0);
+    entry.submit(WAKE);
 }
 
 /// A cgroup came or went.
@@ -137,7 +146,7 @@ pub fn cgroup(kind: u16, id: u64, label: u32, path: u64) {
         (*out).label = label;
         (*out).path_len = kernel::copy_str(path, (&raw mut (*out).path).cast(), CGROUP_PATH_ROOM as u32);
     }
-    entry.submit(0);
+    entry.submit(WAKE);
 }
 
 const _: () = assert!(PATH_ROOM.is_multiple_of(8));

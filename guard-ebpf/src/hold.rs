@@ -5,20 +5,27 @@
 //! SIGCONT for this thread leave exactly that: a signal is pending, none is delivered. It must never return Restart
 //! without having sent a signal, and never Pass except where the configuration says so.
 
-use aya_ebpf::helpers::generated::{bpf_send_signal, bpf_send_signal_thread};
-use guard_common::{Config, Pending, away, counter, ended, state};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal, bpf_send_signal_thread};
+use guard_common::{Config, Pending, VerdictKey, away, counter, ended, state, verdict};
 
-use crate::maps::{HEARTBEAT, PROCESSES, add, count};
-use crate::verdict::{Answer, finish};
+use crate::maps::{HEARTBEAT, PROCESSES, VERDICTS, add, count};
+use crate::verdict::{Answer, find, finish, honor, question};
 use crate::{emit, kernel, quota};
 
 const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
+/// How long a question waits inside its hook for an answer that comes at once: about what a round costs, which it saves.
+const AWAITED_NS: u64 = 500_000;
+/// Looks for that answer; the time is over before.
+const LOOKS: u32 = 1 << 20;
 
 #[inline(always)]
 pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> Answer {
     pending.rounds += 1;
-    if pending.epoch == 0 && emit::ask_exec(task, pending, file) {
+    // Before the question wakes the agent: that may be what waits for this CPU afterwards.
+    let flags = kernel::thread_flags(task);
+    let told = pending.epoch == 0 && emit::ask_exec(task, pending, file);
+    if told {
         pending.epoch = config.epoch;
     }
 
@@ -47,7 +54,9 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
         return match quota::settings(pending.label).away {
             away::ALLOW => {
                 count(counter::AWAY_ALLOWED);
-                finish(task, pending, ended::AWAY_ALLOWED, 0);
+                // For the whole exec: its later hooks neither ask nor count again.
+                pending.honored_ns = now;
+                pending.verdict = verdict::ALLOW;
                 Answer::Pass
             }
             away::DENY => {
@@ -70,6 +79,10 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
         return park(task, pending, state::PARKED_MANY);
     }
 
+    if told && let Some(answer) = answered_at_once(task, pending, flags) {
+        return answer;
+    }
+
     // SAFETY: no pointers.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
         return refuse();
@@ -79,6 +92,45 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> An
         report(task, pending, state::PARKED_SIGNAL);
     }
     Answer::Restart
+}
+
+/// What a question that has just been told waits for inside its hook.
+#[repr(C)]
+struct Awaited {
+    question: VerdictKey,
+    task: u64,
+    /// Anything that waits for the thread beyond these ends the wait: a signal, or somebody who needs this CPU, perhaps the
+    /// agent itself.
+    flags: u64,
+    until_ns: u64,
+}
+
+#[inline(always)]
+fn answered_at_once(task: u64, pending: &mut Pending, flags: u64) -> Option<Answer> {
+    let mut awaited = Awaited {
+        question: question(task, pending),
+        task,
+        flags,
+        until_ns: kernel::boot_ns() + AWAITED_NS,
+    };
+    // SAFETY: the callback has the type that the helper wants, and the state outlives the call.
+    unsafe { bpf_loop(LOOKS, look as *mut _, (&raw mut awaited).cast(), 0) };
+    honor(task, pending, find(task, pending))
+}
+
+/// Goes on with 0, ends with 1.
+#[inline(never)]
+extern "C" fn look(_index: u32, awaited: *mut Awaited) -> i64 {
+    // SAFETY: the helper passes on what it was given.
+    let awaited = unsafe { &*awaited };
+    let question = VerdictKey {
+        task: awaited.question.task,
+        asked_ns: awaited.question.asked_ns,
+    };
+    // SAFETY: not kept.
+    let answered = unsafe { VERDICTS.get(question) }.is_some();
+    let over = kernel::thread_flags(awaited.task) & !awaited.flags != 0 || kernel::boot_ns() > awaited.until_ns;
+    i64::from(answered || over)
 }
 
 /// Whether there is room among the looping threads of its process. Many of them would keep each other from ever stopping.

@@ -74,6 +74,7 @@ static OFFSETS: Offsets = Offsets {
     task_signal: 0,
     signal_thread_head: 0,
     task_thread_node: 0,
+    task_thread_flags: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -300,6 +301,13 @@ pub fn task_cgroup_id(task: u64) -> Option<u64> {
     let cgroup: u64 = read(set + offset!(css_set_dfl_cgrp))?;
     let node: u64 = read(cgroup + offset!(cgroup_kn))?;
     read(node + offset!(kernfs_id))
+}
+
+/// What waits for a task on its way back to user space, as bits: a signal, somebody else who is to run on its CPU. Which bit
+/// is what differs between kernels.
+#[inline(always)]
+pub fn thread_flags(task: u64) -> u64 {
+    read_or_zero(task + offset!(task_thread_flags))
 }
 
 /// The head of the list of a task's process's threads, and its first element; elements are turned into tasks by

@@ -21,8 +21,9 @@ pub enum Answer {
 /// How long a verdict that was seen stays good for the same action, should the end of the syscall be missed.
 const HONORED_FOR_NS: u64 = 10_000_000_000;
 
+/// Names the question of `task`.
 #[inline(always)]
-fn question(task: u64, pending: &Pending) -> VerdictKey {
+pub fn question(task: u64, pending: &Pending) -> VerdictKey {
     VerdictKey {
         task,
         asked_ns: pending.asked_ns,
@@ -142,25 +143,13 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
             }
             finish(task, pending, ended::RETURNED, 0);
         } else if same(pending, config, tid, start_ns, &key) {
-            let found = find(task, pending);
-            match found {
+            match find(task, pending) {
                 0 => return hold::round(task, pending, config, file),
-                verdict::DENY => {
-                    pending.verdict = verdict::DENY;
-                    finish(task, pending, ended::DENIED, 0);
-                    return Answer::Refuse;
-                }
-                verdict::ALLOW | verdict::CHECK
-                    if pending.honored_ns == 0 || now < pending.honored_ns + HONORED_FOR_NS =>
-                {
-                    if pending.honored_ns == 0 {
-                        pending.honored_ns = now;
-                    }
-                    pending.verdict = found;
-                    return Answer::Pass;
-                }
                 verdict::ASK_AGAIN => forget(task, pending),
-                _ => finish(task, pending, ended::REPLACED, 0),
+                found => match honor(task, pending, found) {
+                    Some(answer) => return answer,
+                    None => finish(task, pending, ended::REPLACED, 0),
+                },
             }
         } else {
             finish(task, pending, ended::REPLACED, 0);
@@ -203,6 +192,27 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
     };
     // SAFETY: as above.
     hold::round(task, unsafe { &mut *pending }, config, file)
+}
+
+/// Does what the verdict that was found says; `None` if there is none, or it is good no more.
+#[inline(always)]
+pub fn honor(task: u64, pending: &mut Pending, found: u32) -> Option<Answer> {
+    let now = kernel::boot_ns();
+    match found {
+        verdict::DENY => {
+            pending.verdict = verdict::DENY;
+            finish(task, pending, ended::DENIED, 0);
+            Some(Answer::Refuse)
+        }
+        verdict::ALLOW | verdict::CHECK if pending.honored_ns == 0 || now < pending.honored_ns + HONORED_FOR_NS => {
+            if pending.honored_ns == 0 {
+                pending.honored_ns = now;
+            }
+            pending.verdict = found;
+            Some(Answer::Pass)
+        }
+        _ => None,
+    }
 }
 
 /// The same question as before, and this agent was told or nobody yet.

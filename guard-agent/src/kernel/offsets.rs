@@ -71,6 +71,7 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_signal: at("task_struct", "signal", pointer)?,
         signal_thread_head: at("signal_struct", "thread_head", 16)?,
         task_thread_node: at("task_struct", "thread_node", 16)?,
+        task_thread_flags: at("task_struct", "thread_info", 0)? + at("thread_info", "flags", 8)?,
     })
 }
 

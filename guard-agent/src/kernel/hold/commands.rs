@@ -164,6 +164,9 @@ impl Holder {
             return no_room(tid, tgid);
         }
         crash::point("verdict-written");
+        if answer == verdict::ALLOW {
+            self.last_allowed = Some(Instant::now());
+        }
         match (tracee, stage) {
             (None, _) => {
                 if self
@@ -182,30 +185,27 @@ impl Holder {
 
     /// Allows what was answered at once. The verdict is all that happens now; should the process have parked itself
     /// meanwhile, that event is in the ring.
-    pub(super) fn pass_at_once(&mut self, key: VerdictKey, mut question: Question) {
-        let (tid, tgid) = (question.tid(), question.tgid());
-        question.answer = Some(verdict::ALLOW);
+    pub(super) fn pass_at_once(&mut self, key: VerdictKey, question: &mut Question) {
         question.answered_ns = sys::boot_ns();
-        question.stage = Stage::Going;
-        self.questions.insert(key, question);
         crash::point("verdict-due");
-        if !self.write(key, verdict::ALLOW) {
-            return no_room(tid, tgid);
-        }
+        let written = self.put(key, question.verdict(verdict::ALLOW));
         crash::point("verdict-written");
-        self.last_pass = Some(Instant::now());
+        question.answer = Some(verdict::ALLOW);
+        question.stage = Stage::Going;
+        self.last_allowed = Some(question.since);
+        if !written {
+            no_room(question.tid(), question.tgid());
+        }
     }
 
     pub(super) fn write(&mut self, key: VerdictKey, answer: u32) -> bool {
-        let Some(question) = self.questions.get(&key) else {
-            return false;
-        };
-        let value = Verdict {
-            key: question.ask.key,
-            start_ns: question.ask.start_ns,
-            tid: question.ask.tid,
-            verdict: answer,
-        };
+        match self.questions.get(&key).map(|question| question.verdict(answer)) {
+            Some(value) => self.put(key, value),
+            None => false,
+        }
+    }
+
+    fn put(&mut self, key: VerdictKey, value: Verdict) -> bool {
         self.maps.verdicts.insert(key, value, 0).is_ok()
     }
 

@@ -48,21 +48,25 @@ impl Holder {
             return;
         }
         let mut question = Question::new(ask, self.mount_namespace);
-        if let Some(traced) = self.traced.get_mut(&question.tid()) {
-            traced.question = Some(key);
-        }
-        let id = question.id;
         let asked = question.asked();
-        // First of all: whoever asks keeps a CPU busy until there is an answer.
         if let Some(pass) = self.at_once.as_ref().and_then(|at_once| at_once.allows(&asked)) {
+            // First of all the verdict: whoever asks keeps a CPU busy until it is there.
+            self.pass_at_once(key, &mut question);
             question.pass = Some((Box::new(asked), pass));
-            self.pass_at_once(key, question);
+            self.follow(key, question);
             return;
         }
         crash::point("question-seen");
-        self.sequences.insert(id.sequence, key);
-        self.questions.insert(key, question);
+        self.sequences.insert(question.id.sequence, key);
+        self.follow(key, question);
         self.send(FromKernel::Asked(asked));
+    }
+
+    fn follow(&mut self, key: VerdictKey, question: Question) {
+        if let Some(traced) = self.traced.get_mut(&question.tid()) {
+            traced.question = Some(key);
+        }
+        self.questions.insert(key, question);
     }
 
     pub(super) fn ended(&mut self, key: VerdictKey, event: &guard_common::Ended) {

@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use guard_common::{Config, Pending, VerdictKey, counter};
+use guard_common::{Config, Pending, VerdictKey, counter, verdict};
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::question::Question;
@@ -39,12 +39,12 @@ use super::single::Single;
 use super::sys::{self, Tid, Waker};
 
 const TICK: Duration = Duration::from_millis(250);
-/// The end of an action that was answered at once wakes nobody: it is looked for so long afterwards, and told together with
-/// others.
+/// That what was allowed has happened wakes nobody: it is looked for so long afterwards. What was answered at once is told
+/// then, together with others.
 const TOLD_AFTER: Duration = Duration::from_millis(25);
 /// So many are told at once at most.
 const TOLD_TOGETHER: usize = 64;
-/// For so long after the last answer given at once the ends are looked for in short intervals.
+/// For so long after something was allowed its end is looked for in short intervals.
 const LOOKED_FOR: Duration = Duration::from_secs(1);
 /// A heartbeat is a system call; one counts for seconds.
 const BEAT: Duration = Duration::from_millis(200);
@@ -80,7 +80,7 @@ struct Holder {
     traced: HashMap<Tid, Traced>,
     /// Ends of actions that were answered at once, not told yet.
     passed: Vec<FromKernel>,
-    last_pass: Option<Instant>,
+    last_allowed: Option<Instant>,
     last_told: Instant,
     lost: u64,
     malformed: u64,
@@ -120,7 +120,7 @@ pub(crate) fn start(
         sequences: HashMap::new(),
         traced: HashMap::new(),
         passed: Vec::new(),
-        last_pass: None,
+        last_allowed: None,
         last_told: now,
         lost: 0,
         malformed: 0,
@@ -184,14 +184,20 @@ impl Holder {
             } else {
                 Vec::new()
             };
+            // What was allowed and has happened can wait; whoever asks cannot.
+            let mut happened = Vec::new();
             while let Some(item) = ring.next() {
                 match ring::decode(&item) {
+                    Ok(Event::Ended(event)) if event.verdict == verdict::ALLOW => happened.push(event),
                     Ok(event) => self.event(event),
                     Err(error) => {
                         self.malformed += 1;
                         tracing::error!(%error, count = self.malformed, "malformed kernel event");
                     }
                 }
+            }
+            for event in happened {
+                self.event(Event::Ended(event));
             }
             for (tid, status) in statuses {
                 self.status(tid, status);
@@ -221,7 +227,7 @@ impl Holder {
 
     /// How long to wait for something to happen, milliseconds.
     fn patience(&self) -> i32 {
-        let soon = !self.passed.is_empty() || self.last_pass.is_some_and(|last| last.elapsed() < LOOKED_FOR);
+        let soon = !self.passed.is_empty() || self.last_allowed.is_some_and(|last| last.elapsed() < LOOKED_FOR);
         let wait = if soon { TOLD_AFTER } else { TICK };
         i32::try_from(wait.as_millis()).unwrap_or(25)
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use guard_common::Verdict;
+
 use super::read::Detail;
 use crate::enforce::Pass;
 use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, ExecExpectation, LabelId, ParkedWhy};
@@ -92,6 +94,16 @@ impl Question {
 
     pub(crate) const fn tgid(&self) -> Tid {
         self.ask.tgid.cast_signed()
+    }
+
+    /// An answer to this question and no other.
+    pub(crate) const fn verdict(&self, answer: u32) -> Verdict {
+        Verdict {
+            key: self.ask.key,
+            start_ns: self.ask.start_ns,
+            tid: self.ask.tid,
+            verdict: answer,
+        }
     }
 
     /// The question as the agent gets it.
