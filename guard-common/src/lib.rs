@@ -11,7 +11,7 @@ pub mod protect;
 
 /// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
 /// they read differently.
-pub const ABI_VERSION: u16 = 3;
+pub const ABI_VERSION: u16 = 4;
 
 /// Negative errno values that a hook returns.
 pub mod errno {
@@ -27,6 +27,20 @@ pub mod errno {
 /// `ActionKey::kind`.
 pub mod action {
     pub const EXEC: u32 = 1;
+    /// Reaching an IPv4 or IPv6 address: connect, or a message to one. `op` is [`super::peer_op`], `device` the port in
+    /// host order, `generation` the IPv6 scope, `inode` the address of the `struct sock`, so that an answer holds for one
+    /// socket only, `extra[0..2]` the address as in [`super::AskAddress`], eight bytes each in memory order.
+    pub const REACH: u32 = 2;
+    /// Reaching a unix socket: `op` as above, `inode` the address of the own `struct sock`, `extra[0]` that of the peer's,
+    /// `extra[1]` the inode number of its name or 0, `extra[2]` device and generation of that.
+    pub const REACH_UNIX: u32 = 3;
+}
+
+/// `ActionKey::op` of what reaches a peer.
+#[inline(always)]
+#[must_use]
+pub const fn peer_op(family: u16, kind: u16, protocol: u16) -> u32 {
+    (family as u32 & 0xff) | (kind as u32 & 0xff) << 8 | (protocol as u32) << 16
 }
 
 /// What is asked, as the kernel sees it. A verdict is bound to all of it, so a syscall that was restarted with other
@@ -222,6 +236,45 @@ pub struct Filter {
     pub slots: [u32; FILTER_SLOTS],
 }
 
+/// What a socket of a labelled task may reach without another question. Written by the hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// The peer, as in [`AskAddress`]; zero for a unix peer, a listener, or an accepted connection.
+    pub address: [u8; 16],
+    /// Of the peer; of a unix socket the address of the peer's `struct sock`.
+    pub port: u64,
+    pub scope: u32,
+    /// The label that it was given for.
+    pub label: u32,
+    /// One of [`flow`].
+    pub sort: u32,
+    /// The label of the task that made the socket; 0: somebody else did.
+    pub owner: u32,
+}
+
+/// `Flow::sort`.
+pub mod flow {
+    /// Only its owner is known.
+    pub const MADE: u32 = 0;
+    /// It was allowed to reach this peer.
+    pub const ALLOWED: u32 = 1;
+    /// A labelled task listens on it.
+    pub const LISTENER: u32 = 2;
+    /// It came in through a listener of the workload: replies are not egress.
+    pub const ACCEPTED: u32 = 3;
+}
+
+/// Slots of [`FlowFilter`]; a power of two.
+pub const FLOW_SLOTS: usize = 4_096;
+
+/// Flows per slot: answers "surely no flow" for the sockets of everybody else. Written by the hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct FlowFilter {
+    pub slots: [u32; FLOW_SLOTS],
+}
+
 /// What the agent asks of `task_getpgid`, by its thread's id.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -310,7 +363,11 @@ pub mod counter {
     pub const AWAY_ALLOWED: u32 = 5;
     /// Cgroups below labelled ones for which there was no room: who is moved there from outside is not labelled.
     pub const CGROUPS_FULL: u32 = 6;
-    pub const COUNT: u32 = 8;
+    /// Connections refused because the table of sockets was full.
+    pub const FLOWS_FULL: u32 = 7;
+    /// Gated operations refused because they came from where no thread can be held: io_uring, kernel threads.
+    pub const NOT_HOLDABLE: u32 = 8;
+    pub const COUNT: u32 = 16;
 }
 
 /// `EventHeader::kind`.
@@ -321,6 +378,8 @@ pub mod event {
     pub const SIGNAL: u16 = 4;
     pub const CGROUP_MADE: u16 = 5;
     pub const CGROUP_GONE: u16 = 6;
+    pub const ASK_ADDRESS: u16 = 7;
+    pub const ASK_UNIX: u16 = 8;
 }
 
 #[repr(C)]
@@ -340,17 +399,24 @@ pub const NAME_ROOM: usize = 256;
 /// Names and mount crossings that the walk takes at most.
 pub const PATH_DEPTH: usize = 64;
 
-/// `AskExec::flags`.
+/// `AskHead::flags`.
 pub mod ask_flag {
     /// The walk reached the root: `path` is all of it.
     pub const PATH_WHOLE: u32 = 1;
     /// The inode has no name left.
     pub const UNLINKED: u32 = 2;
+    /// The peer's name is not in the file system.
+    pub const ABSTRACT: u32 = 4;
+    /// A message that names its destination, not connect.
+    pub const MESSAGE: u32 = 8;
+    /// A socket that was connected before it was labelled, or elsewhere.
+    pub const CONNECTED_BEFORE: u32 = 16;
 }
 
+/// What every question says of who asks.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct AskExec {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AskHead {
     pub header: EventHeader,
     pub task: u64,
     pub asked_ns: u64,
@@ -367,11 +433,51 @@ pub struct AskExec {
     /// Of [`ask_flag`].
     pub flags: u32,
     pub comm: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AskExec {
+    pub head: AskHead,
     /// Bytes of `path` in use.
     pub path_len: u32,
     /// Inode number of the mount namespace that the file was found in; 0 for a mount that is in none.
     pub mount_namespace: u32,
     /// Names from the file up to the root, each followed by NUL.
+    pub path: [u8; PATH_ROOM + NAME_ROOM],
+}
+
+/// The peer of [`action::REACH`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AskAddress {
+    pub head: AskHead,
+    /// IPv4 as ::ffff:a.b.c.d.
+    pub address: [u8; 16],
+    /// In host order.
+    pub port: u32,
+    /// `sin6_scope_id`; 0 for none.
+    pub scope: u32,
+    /// Of the socket: AF_*, SOCK_*, IPPROTO_*.
+    pub family: u16,
+    pub kind: u16,
+    pub protocol: u16,
+    pub reserved: u16,
+}
+
+/// Bytes of an abstract name: `sockaddr_un` without its family and the leading NUL.
+pub const ABSTRACT_ROOM: usize = 107;
+
+/// The peer of [`action::REACH_UNIX`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AskUnix {
+    pub head: AskHead,
+    /// Bytes of `path` in use.
+    pub path_len: u32,
+    /// As in [`AskExec`]; 0 for an abstract name.
+    pub mount_namespace: u32,
+    /// As in [`AskExec`]; with [`ask_flag::ABSTRACT`] the name itself.
     pub path: [u8; PATH_ROOM + NAME_ROOM],
 }
 
@@ -516,6 +622,18 @@ pub struct Offsets {
     pub signal_thread_head: u32,
     pub task_thread_node: u32,
     pub task_thread_flags: u32,
+    pub sock_family: u32,
+    pub sock_dport: u32,
+    pub sock_daddr: u32,
+    pub sock_v6_daddr: u32,
+    pub sock_state: u32,
+    pub sock_listener: u32,
+    pub sock_type: u32,
+    pub sock_protocol: u32,
+    pub unix_sock_addr: u32,
+    pub unix_sock_peer: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
 }
 
 macro_rules! layout {
@@ -545,12 +663,17 @@ layout! {
     Cover = 64,
     Config = 40,
     EventHeader = 8,
-    AskExec = 8 + 4 * 8 + 48 + 8 * 4 + 16 + 8 + PATH_ROOM + NAME_ROOM,
+    AskHead = 8 + 4 * 8 + 48 + 8 * 4 + 16,
+    AskExec = 136 + 8 + PATH_ROOM + NAME_ROOM,
+    AskAddress = 136 + 16 + 8 + 8,
+    AskUnix = 136 + 8 + PATH_ROOM + NAME_ROOM,
+    Flow = 16 + 8 + 4 * 4,
+    FlowFilter = 4 * FLOW_SLOTS,
     Ended = 8 + 24 + 16,
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 61 * 4,
+    Offsets = 73 * 4,
     protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,
@@ -565,9 +688,9 @@ const _: () = {
     assert!(core::mem::offset_of!(Pending, last_file) == 112);
     assert!(core::mem::offset_of!(Verdict, verdict) == 60);
     assert!(FILTER_SLOTS.is_power_of_two());
-    assert!(core::mem::offset_of!(AskExec, key) == 40);
-    assert!(core::mem::offset_of!(AskExec, tid) == 88);
-    assert!(core::mem::offset_of!(AskExec, comm) == 120);
+    assert!(core::mem::offset_of!(AskHead, key) == 40);
+    assert!(core::mem::offset_of!(AskHead, tid) == 88);
+    assert!(core::mem::offset_of!(AskHead, comm) == 120);
     assert!(core::mem::offset_of!(AskExec, path) == 144);
     assert!(core::mem::offset_of!(Cgroup, path) == 24);
 };

@@ -5,8 +5,8 @@
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use guard_common::{
-    ABI_VERSION, AskExec, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal, ask_flag, counter, ended, event,
-    verdict,
+    ABI_VERSION, AskAddress, AskExec, AskHead, AskUnix, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal,
+    ask_flag, counter, ended, event, verdict,
 };
 
 use crate::kernel;
@@ -35,16 +35,15 @@ fn reserve<T>() -> Option<RingBufEntry<T>> {
     entry
 }
 
-/// The current task asks for the exec of `file`.
+/// Who asks: the current task.
+///
+/// # Safety
+/// `out` is the head of an event that nobody else sees yet.
 #[inline(always)]
-pub fn ask_exec(task: u64, pending: &Pending, file: u64) -> bool {
-    let Some(mut entry) = reserve::<AskExec>() else {
-        return false;
-    };
-    let out = entry.as_mut_ptr();
-    // SAFETY: the entry has room for an AskExec and nobody else sees it before it is submitted; every field is written.
+unsafe fn head(out: *mut AskHead, header: EventHeader, task: u64, pending: &Pending) {
+    // SAFETY: by contract of this function; every field is written.
     unsafe {
-        (*out).header = header::<AskExec>(event::ASK_EXEC);
+        (*out).header = header;
         (*out).task = task;
         (*out).asked_ns = pending.asked_ns;
         (*out).start_ns = pending.start_ns;
@@ -58,21 +57,126 @@ pub fn ask_exec(task: u64, pending: &Pending, file: u64) -> bool {
         (*out).gid = (ids >> 32) as u32;
         (*out).login_uid = kernel::login_uid(task);
         (*out).label = pending.label;
+        (*out).flags = 0;
         (*out).comm = [0; 16];
         bpf_get_current_comm((&raw mut (*out).comm).cast(), 16);
-        let walked = kernel::walk(file, (&raw mut (*out).path).cast(), &raw mut (*out).path_len);
-        let mut flags = 0;
-        if walked.whole {
-            flags |= ask_flag::PATH_WHOLE;
-        }
-        if kernel::file_unlinked(file) {
-            flags |= ask_flag::UNLINKED;
-        }
-        (*out).flags = flags;
-        (*out).mount_namespace = walked.mount_namespace;
     }
-    entry.submit(WAKE);
-    true
+}
+
+/// What is asked about, for the agent.
+pub trait Subject {
+    /// Tells the agent; false if the event did not fit the ring.
+    fn ask(&self, task: u64, pending: &Pending) -> bool;
+}
+
+/// The exec of this `struct file`.
+pub struct ExecOf(pub u64);
+
+impl Subject for ExecOf {
+    #[inline(always)]
+    fn ask(&self, task: u64, pending: &Pending) -> bool {
+        let Some(mut entry) = reserve::<AskExec>() else {
+            return false;
+        };
+        let out = entry.as_mut_ptr();
+        let file = self.0;
+        // SAFETY: the entry has room for an AskExec and nobody else sees it before it is submitted; every field is written.
+        unsafe {
+            head(&raw mut (*out).head, header::<AskExec>(event::ASK_EXEC), task, pending);
+            let walked = kernel::walk(
+                kernel::file_path(file),
+                (&raw mut (*out).path).cast(),
+                &raw mut (*out).path_len,
+            );
+            let mut flags = 0;
+            if walked.whole {
+                flags |= ask_flag::PATH_WHOLE;
+            }
+            if kernel::file_unlinked(file) {
+                flags |= ask_flag::UNLINKED;
+            }
+            (*out).head.flags = flags;
+            (*out).mount_namespace = walked.mount_namespace;
+        }
+        entry.submit(WAKE);
+        true
+    }
+}
+
+/// Reaching an address.
+pub struct AddressOf {
+    pub sock: u64,
+    pub address: [u8; 16],
+    pub port: u32,
+    pub scope: u32,
+    /// Of `ask_flag`.
+    pub flags: u32,
+}
+
+impl Subject for AddressOf {
+    #[inline(always)]
+    fn ask(&self, task: u64, pending: &Pending) -> bool {
+        let Some(mut entry) = reserve::<AskAddress>() else {
+            return false;
+        };
+        let out = entry.as_mut_ptr();
+        // SAFETY: as above.
+        unsafe {
+            head(
+                &raw mut (*out).head,
+                header::<AskAddress>(event::ASK_ADDRESS),
+                task,
+                pending,
+            );
+            (*out).head.flags = self.flags;
+            (*out).address = self.address;
+            (*out).port = self.port;
+            (*out).scope = self.scope;
+            (*out).family = kernel::sock_family(self.sock);
+            (*out).kind = kernel::sock_type(self.sock);
+            (*out).protocol = kernel::sock_protocol(self.sock);
+            (*out).reserved = 0;
+        }
+        entry.submit(WAKE);
+        true
+    }
+}
+
+/// Reaching this `struct sock` of the unix family.
+pub struct UnixOf {
+    pub peer: u64,
+    /// Of `ask_flag`.
+    pub flags: u32,
+}
+
+impl Subject for UnixOf {
+    #[inline(always)]
+    fn ask(&self, task: u64, pending: &Pending) -> bool {
+        let Some(mut entry) = reserve::<AskUnix>() else {
+            return false;
+        };
+        let out = entry.as_mut_ptr();
+        // SAFETY: as above.
+        unsafe {
+            head(&raw mut (*out).head, header::<AskUnix>(event::ASK_UNIX), task, pending);
+            let mut flags = self.flags;
+            (*out).mount_namespace = 0;
+            if kernel::unix_dentry(self.peer) == 0 {
+                flags |= ask_flag::ABSTRACT;
+                (*out).path_len = kernel::unix_abstract(self.peer, (&raw mut (*out).path).cast());
+            } else {
+                let path = (&raw mut (*out).path).cast();
+                let walked = kernel::walk(kernel::unix_path(self.peer), path, &raw mut (*out).path_len);
+                if walked.whole {
+                    flags |= ask_flag::PATH_WHOLE;
+                }
+                (*out).mount_namespace = walked.mount_namespace;
+            }
+            (*out).head.flags = flags;
+        }
+        entry.submit(WAKE);
+        true
+    }
 }
 
 /// The question of `task` is over.
@@ -139,7 +243,7 @@ pub fn cgroup(kind: u16, id: u64, label: u32, path: u64) {
         return;
     };
     let out = entry.as_mut_ptr();
-    // SAFETY: as in ask_exec.
+    // SAFETY: as in ExecOf::ask.
     unsafe {
         (*out).header = header::<Cgroup>(kind);
         (*out).id = id;

@@ -6,6 +6,7 @@ use aya_ebpf::macros::{fexit, lsm};
 use aya_ebpf::programs::{FExitContext, LsmContext};
 use guard_common::{counter, ended, errno, state, verdict};
 
+use crate::emit::ExecOf;
 use crate::maps::{CONFIG, PENDING, count};
 use crate::verdict::{Answer, finish};
 use crate::{emit, kernel, scope, verdict as questions};
@@ -34,8 +35,8 @@ pub fn guard_exec(context: LsmContext) -> i32 {
     }
     let bprm = kernel::argument(&context, 0);
     answer!(match kernel::bprm_file(bprm) {
-        Some(file) => questions::gate(file, kernel::file_key(file)),
-        None => questions::gate(0, None),
+        Some(file) => questions::gate(kernel::file_key(file), &ExecOf(file)),
+        None => questions::gate(None, &ExecOf(0)),
     })
 }
 
@@ -62,7 +63,7 @@ pub fn guard_exec_format(context: LsmContext) -> i32 {
         }
     }
     // Labelled since the exec began, or nothing to do with us.
-    answer!(questions::gate(file, kernel::file_key(file)))
+    answer!(questions::gate(kernel::file_key(file), &ExecOf(file)))
 }
 
 /// The old image is gone; the new one has not run. An exec that has to be compared must be traced by the agent now.

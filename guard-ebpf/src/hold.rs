@@ -8,6 +8,7 @@
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal, bpf_send_signal_thread};
 use guard_common::{Config, Pending, VerdictKey, away, counter, ended, state, verdict};
 
+use crate::emit::Subject;
 use crate::maps::{HEARTBEAT, PROCESSES, VERDICTS, add, count};
 use crate::verdict::{Answer, find, finish, honor, question};
 use crate::{emit, kernel, quota};
@@ -20,11 +21,11 @@ const AWAITED_NS: u64 = 500_000;
 const LOOKS: u32 = 1 << 20;
 
 #[inline(always)]
-pub fn round(task: u64, pending: &mut Pending, config: &Config, file: u64) -> Answer {
+pub fn round(task: u64, pending: &mut Pending, config: &Config, subject: &impl Subject) -> Answer {
     pending.rounds += 1;
     // Before the question wakes the agent: that may be what waits for this CPU afterwards.
     let flags = kernel::thread_flags(task);
-    let told = pending.epoch == 0 && emit::ask_exec(task, pending, file);
+    let told = pending.epoch == 0 && subject.ask(task, pending);
     if told {
         pending.epoch = config.epoch;
     }

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
 };
 use guard_common::protect::{FileId, NAME_BYTES};
-use guard_common::{ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
+use guard_common::{ABSTRACT_ROOM, ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
@@ -75,6 +75,18 @@ static OFFSETS: Offsets = Offsets {
     signal_thread_head: 0,
     task_thread_node: 0,
     task_thread_flags: 0,
+    sock_family: 0,
+    sock_dport: 0,
+    sock_daddr: 0,
+    sock_v6_daddr: 0,
+    sock_state: 0,
+    sock_listener: 0,
+    sock_type: 0,
+    sock_protocol: 0,
+    unix_sock_addr: 0,
+    unix_sock_peer: 0,
+    unix_address_len: 0,
+    unix_address_name: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -218,6 +230,12 @@ pub fn file_unlinked(file: u64) -> bool {
     links == 0
 }
 
+/// The `struct path` of a file.
+#[inline(always)]
+pub fn file_path(file: u64) -> u64 {
+    file + offset!(file_path)
+}
+
 /// What a walk found.
 pub struct Walked {
     /// It reached the root.
@@ -225,19 +243,18 @@ pub struct Walked {
     pub mount_namespace: u32,
 }
 
-/// Writes the names from the file up to the root of its mount tree into `path`, each with its NUL, and how many bytes
+/// Writes the names from a `struct path` up to the root of its mount tree into `path`, each with its NUL, and how many bytes
 /// those are into `length`.
 ///
 /// # Safety
 /// `path` must have room for `PATH_ROOM + NAME_ROOM` bytes. `length` must not be on the stack: what is read back from
 /// elsewhere is unknown to the verifier, so that it sees the same state in every iteration and looks at one only.
 #[inline(always)]
-pub unsafe fn walk(file: u64, path: *mut u8, length: *mut u32) -> Walked {
+pub unsafe fn walk(from: u64, path: *mut u8, length: *mut u32) -> Walked {
     let mut walked = Walked {
         whole: false,
         mount_namespace: 0,
     };
-    let from = file + offset!(file_path);
     let mut mount: u64 = read_or_zero(from + offset!(path_mnt));
     let mut dentry: u64 = read_or_zero(from + offset!(path_dentry));
     let namespace: u64 = read_or_zero(mount - offset!(mount_mnt) + offset!(mount_namespace));
@@ -504,4 +521,91 @@ pub fn proc_task(inode: u64) -> u64 {
     }
     let first: u64 = read_or_zero(pid + offset!(pid_tasks));
     if first == 0 { 0 } else { first - offset!(task_pid_links) }
+}
+
+/// AF_* of a `struct sock`.
+#[inline(always)]
+pub fn sock_family(sock: u64) -> u16 {
+    read_or_zero(sock + offset!(sock_family))
+}
+
+/// SOCK_*.
+#[inline(always)]
+pub fn sock_type(sock: u64) -> u16 {
+    read_or_zero(sock + offset!(sock_type))
+}
+
+/// IPPROTO_*.
+#[inline(always)]
+pub fn sock_protocol(sock: u64) -> u16 {
+    read_or_zero(sock + offset!(sock_protocol))
+}
+
+/// TCP_* state.
+#[inline(always)]
+pub fn sock_state(sock: u64) -> u8 {
+    read_or_zero(sock + offset!(sock_state))
+}
+
+/// The peer that a socket is connected to: IPv4 address, IPv6 address, port in host order.
+#[inline(always)]
+pub fn sock_peer(sock: u64) -> ([u8; 4], [u8; 16], u16) {
+    let port: u16 = read_or_zero(sock + offset!(sock_dport));
+    (
+        read_or_zero(sock + offset!(sock_daddr)),
+        read_or_zero(sock + offset!(sock_v6_daddr)),
+        u16::from_be(port),
+    )
+}
+
+/// The listener of a `struct request_sock`.
+#[inline(always)]
+pub fn request_listener(request: u64) -> u64 {
+    read_or_zero(request + offset!(sock_listener))
+}
+
+/// The peer of a unix socket; 0 for none.
+#[inline(always)]
+pub fn unix_peer(sock: u64) -> u64 {
+    read_or_zero(sock + offset!(unix_sock_peer))
+}
+
+/// The `struct path` of the name that a unix socket was bound to.
+#[inline(always)]
+pub fn unix_path(sock: u64) -> u64 {
+    sock + offset!(unix_sock_path)
+}
+
+/// Copies the abstract name of a unix socket without its leading NUL; the bytes written, 0 for none.
+///
+/// # Safety
+/// `out` must have room for `ABSTRACT_ROOM` bytes.
+#[inline(always)]
+pub unsafe fn unix_abstract(sock: u64, out: *mut u8) -> u32 {
+    let address: u64 = read_or_zero(sock + offset!(unix_sock_addr));
+    if address == 0 {
+        return 0;
+    }
+    let length: u32 = read_or_zero(address + offset!(unix_address_len));
+    // The family and the NUL.
+    let name = length.wrapping_sub(3);
+    if name == 0 || name > ABSTRACT_ROOM as u32 {
+        return 0;
+    }
+    let from = address + offset!(unix_address_name) + 3;
+    // SAFETY: by contract of this function; the helper checks the source.
+    if unsafe { bpf_probe_read_kernel(out.cast(), name, from as *const _) } != 0 {
+        return 0;
+    }
+    name
+}
+
+/// AF_* of a socket address in kernel memory; 0 for none.
+#[inline(always)]
+pub fn address_family(address: u64, length: u32) -> u16 {
+    if address == 0 || length < 2 {
+        0
+    } else {
+        read_or_zero(address)
+    }
 }

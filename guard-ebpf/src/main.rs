@@ -18,6 +18,7 @@ mod kernel;
 mod maps;
 mod protect;
 mod quota;
+mod reach;
 mod scope;
 mod signals;
 mod stay;

@@ -7,7 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use guard_common::protect::{AddressKey, FileId, NameKey, Protected, Refused, RefusedKey};
 use guard_common::{
-    ActionKey, Config, Cover, Filter, LabelSettings, LabelUse, Origin, Pending, Stamp, Verdict, VerdictKey, counter,
+    ActionKey, Config, Cover, Filter, Flow, FlowFilter, LabelSettings, LabelUse, Origin, Pending, Stamp, Verdict,
+    VerdictKey, counter,
 };
 
 /// Written by the agent. One element.
@@ -86,6 +87,14 @@ pub static REFUSED: HashMap<RefusedKey, Refused> = HashMap::pinned(8_192, 0);
 /// How many of REFUSED are in records. Written by the agent, kept here because it outlives it.
 #[map]
 pub static REPORTED: HashMap<RefusedKey, u64> = HashMap::pinned(8_192, 0);
+
+/// `struct sock` address to what it may reach. An entry lives as long as its socket. Written by the hooks alone.
+#[map]
+pub static FLOWS: HashMap<u64, Flow> = HashMap::pinned(65_536, 0);
+
+/// What is surely not in FLOWS. One element; written by the hooks alone.
+#[map]
+pub static FLOW_FILTER: Array<FlowFilter> = Array::pinned(1, 0);
 
 #[map]
 pub static COUNTERS: Array<u64> = Array::pinned(counter::COUNT, 0);

@@ -377,9 +377,9 @@ pub fn guard_protect_ftruncate(context: LsmContext) -> i32 {
 
 // ---- addresses and sockets ----
 
-/// The console's address, whichever way it is written.
+/// The console's address, whichever way it is written; 0 for any other.
 #[inline(always)]
-fn address(address: u64, length: u32, message: bool) -> u32 {
+pub fn address(address: u64, length: u32, message: bool) -> u32 {
     if address == 0 || length < 16 {
         return 0;
     }
@@ -429,41 +429,15 @@ fn address(address: u64, length: u32, message: bool) -> u32 {
     }
 }
 
-#[lsm(hook = "socket_connect")]
-pub fn guard_protect_connect(context: LsmContext) -> i32 {
-    let Some(label) = label() else { return 0 };
-    let length = kernel::argument(&context, 2) as u32;
-    refuse_if!(label, address(kernel::argument(&context, 1), length, false))
-}
-
-#[lsm(hook = "socket_sendmsg")]
-pub fn guard_protect_send(context: LsmContext) -> i32 {
-    let Some(label) = label() else { return 0 };
-    let (to, length) = kernel::message_address(kernel::argument(&context, 1));
-    refuse_if!(label, address(to, length, true))
-}
-
-/// The socket that was really reached, whatever it was called.
+/// Whether a unix socket, whatever it was called, is Guard's; 0 if not.
 #[inline(always)]
-fn peer(sock: u64) -> u32 {
+pub fn peer(sock: u64) -> u32 {
     let dentry = kernel::unix_dentry(sock);
     if dentry == 0 {
         0
     } else {
         above::<NEAR, false>(dentry, flag::HIDE)
     }
-}
-
-#[lsm(hook = "unix_stream_connect")]
-pub fn guard_protect_stream(context: LsmContext) -> i32 {
-    let Some(label) = label() else { return 0 };
-    refuse_if!(label, peer(kernel::argument(&context, 1)))
-}
-
-#[lsm(hook = "unix_may_send")]
-pub fn guard_protect_datagram(context: LsmContext) -> i32 {
-    let Some(label) = label() else { return 0 };
-    refuse_if!(label, peer(kernel::socket_sock(kernel::argument(&context, 1))))
 }
 
 // ---- processes ----

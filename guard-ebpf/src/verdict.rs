@@ -7,6 +7,7 @@
 
 use guard_common::{ActionKey, Config, Pending, Verdict, VerdictKey, counter, ended, state, verdict};
 
+use crate::emit::Subject;
 use crate::maps::{CONFIG, PENDING, PROCESSES, Process, VERDICTS, add, count};
 use crate::{emit, hold, kernel, quota, scope};
 
@@ -113,9 +114,9 @@ fn leave(tgid: u32, loops: u32) {
 }
 
 /// Scope, verdict, hold: all that a gated hook does with the current task's action. `key` is read from the kernel's own
-/// objects; `None` (unreadable) is refused. `file` is shown to the agent.
+/// objects; `None` (unreadable) is refused. `subject` tells the agent what it is about.
 #[inline(always)]
-pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
+pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
     let task = kernel::current();
     let Some(label) = scope::label(task) else {
         return Answer::Pass;
@@ -144,7 +145,7 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
             finish(task, pending, ended::RETURNED, 0);
         } else if same(pending, config, tid, start_ns, &key) {
             match find(task, pending) {
-                0 => return hold::round(task, pending, config, file),
+                0 => return hold::round(task, pending, config, subject),
                 verdict::ASK_AGAIN => forget(task, pending),
                 found => match honor(task, pending, found) {
                     Some(answer) => return answer,
@@ -191,7 +192,7 @@ pub fn gate(file: u64, key: Option<ActionKey>) -> Answer {
         return Answer::Refuse;
     };
     // SAFETY: as above.
-    hold::round(task, unsafe { &mut *pending }, config, file)
+    hold::round(task, unsafe { &mut *pending }, config, subject)
 }
 
 /// Does what the verdict that was found says; `None` if there is none, or it is good no more.

@@ -72,6 +72,18 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         signal_thread_head: at("signal_struct", "thread_head", 16)?,
         task_thread_node: at("task_struct", "thread_node", 16)?,
         task_thread_flags: at("task_struct", "thread_info", 0)? + at("thread_info", "flags", 8)?,
+        sock_family: at("sock_common", "skc_family", 2)?,
+        sock_dport: at("sock_common", "skc_dport", 2)?,
+        sock_daddr: at("sock_common", "skc_daddr", 4)?,
+        sock_v6_daddr: at("sock_common", "skc_v6_daddr", 16)?,
+        sock_state: at("sock_common", "skc_state", 1)?,
+        sock_listener: at("sock_common", "skc_listener", pointer)?,
+        sock_type: at("sock", "sk_type", 2)?,
+        sock_protocol: at("sock", "sk_protocol", 2)?,
+        unix_sock_addr: at("unix_sock", "addr", pointer)?,
+        unix_sock_peer: at("unix_sock", "peer", pointer)?,
+        unix_address_len: at("unix_address", "len", 4)?,
+        unix_address_name: at("unix_address", "name", 0)?,
     })
 }
 
