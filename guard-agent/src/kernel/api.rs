@@ -64,6 +64,46 @@ pub struct Asked {
 #[derive(Debug, Clone)]
 pub enum AskedAction {
     Exec(AskedExec),
+    Reach(AskedReach),
+}
+
+/// Reaching somebody over a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedReach {
+    pub peer: Peer,
+    pub how: ReachHow,
+    /// Of the socket: AF_*, SOCK_*, IPPROTO_*.
+    pub family: u16,
+    pub kind: u16,
+    pub protocol: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReachHow {
+    Connect,
+    /// A message that names its destination.
+    Message,
+    /// A message on a socket that was connected before the label, or by somebody outside.
+    ConnectedBefore,
+}
+
+/// Who is reached, as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// IPv4 also where the socket speaks IPv6.
+    Address {
+        address: std::net::IpAddr,
+        port: u16,
+        /// Interface index of a link-local address; 0 for none.
+        scope: u32,
+    },
+    /// A unix socket by the name that it was bound to; `None` when the walk did not fit or ended in another mount
+    /// namespace.
+    Unix { path: Option<PathBuf> },
+    /// A unix socket's name outside the file system: the workload's or anybody's bytes.
+    Abstract(Vec<u8>),
+    /// A unix socket without a name.
+    Nameless,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +125,8 @@ pub struct Held {
     pub rounds: u64,
     /// From `Asked` to the stop, nanoseconds.
     pub took_ns: u64,
-    pub exec: HeldExec,
+    /// What an exec is about to start; `None` for every other action, of which `Asked` says all.
+    pub exec: Option<HeldExec>,
     /// Set for [`ParkedWhy::AlreadyTraced`], while the tracer lives.
     pub tracer: Option<Tracer>,
 }

@@ -3,14 +3,16 @@
 //! Owns the decoder; given one record of the ring. It must never trust a length or a count in it: a record that is not
 //! exactly what the ABI says is an error that is counted, never a panic.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use guard_common::{
-    ABI_VERSION, ActionKey, AskExec, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM, PATH_DEPTH, PATH_ROOM, Parked, Signal,
+    ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM, PATH_DEPTH, PATH_ROOM, Parked, Signal,
     action, ask_flag, event,
 };
 
+use super::api::ReachHow;
 use super::file_key::FileKey;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -48,9 +50,31 @@ pub(crate) struct Ask {
     pub login_uid: Option<u32>,
     pub label: u32,
     pub comm: Vec<u8>,
-    pub path: Option<PathBuf>,
-    pub unlinked: bool,
-    pub mount_namespace: u32,
+    pub what: Subject,
+}
+
+/// What is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Exec {
+        path: Option<PathBuf>,
+        unlinked: bool,
+        mount_namespace: u32,
+    },
+    Address {
+        address: IpAddr,
+        port: u16,
+        scope: u32,
+        how: ReachHow,
+    },
+    /// A unix socket with a name in the file system.
+    Unix {
+        path: Option<PathBuf>,
+        mount_namespace: u32,
+        how: ReachHow,
+    },
+    /// A unix socket with another name, or none.
+    Abstract { name: Vec<u8>, how: ReachHow },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +135,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     }
     let expected = match kind {
         event::ASK_EXEC => size_of::<AskExec>(),
+        event::ASK_ADDRESS => size_of::<AskAddress>(),
+        event::ASK_UNIX => size_of::<AskUnix>(),
         event::ENDED => size_of::<Ended>(),
         event::PARKED => size_of::<Parked>(),
         event::SIGNAL => size_of::<Signal>(),
@@ -127,7 +153,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     }
     let header = guard_common::EventHeader { abi, kind, size: said };
     Ok(match kind {
-        event::ASK_EXEC => Event::Ask(Box::new(ask(&mut fields)?)),
+        event::ASK_EXEC | event::ASK_ADDRESS | event::ASK_UNIX => Event::Ask(Box::new(ask(kind, &mut fields)?)),
         event::ENDED => Event::Ended(Ended {
             header,
             task: fields.u64(),
@@ -171,11 +197,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
-fn ask(fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
-    let range = |what| DecodeError::Range(event::ASK_EXEC, what);
+fn ask(kind: u16, fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
+    let range = |what| DecodeError::Range(kind, what);
     let (task, asked_ns, start_ns, cgroup) = (fields.u64(), fields.u64(), fields.u64(), fields.u64());
     let key = fields.key();
-    if key.kind != action::EXEC {
+    let expected = match kind {
+        event::ASK_EXEC => action::EXEC,
+        event::ASK_ADDRESS => action::REACH,
+        _ => action::REACH_UNIX,
+    };
+    if key.kind != expected {
         return Err(range("action kind"));
     }
     let (tid, tgid, ppid) = (fields.u32(), fields.u32(), fields.u32());
@@ -188,14 +219,12 @@ fn ask(fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
         return Err(range("label"));
     }
     let comm = fields.take(16);
-    let length = fields.u32() as usize;
-    let mount_namespace = fields.u32();
-    let names = fields
-        .take(PATH_ROOM + NAME_ROOM)
-        .get(..length)
-        .ok_or(range("path length"))?;
-    let unlinked = flags & ask_flag::UNLINKED != 0;
-    let whole = flags & ask_flag::PATH_WHOLE != 0;
+    let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+    let what = if kind == event::ASK_ADDRESS {
+        address(fields, flags)?
+    } else {
+        named(kind, fields, flags)?
+    };
     Ok(Ask {
         task,
         asked_ns,
@@ -209,10 +238,64 @@ fn ask(fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
         gid,
         login_uid: (login_uid != u32::MAX).then_some(login_uid),
         label,
-        comm: comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
-        path: path(names, whole, unlinked).ok_or(range("path"))?,
-        unlinked,
+        comm,
+        what,
+    })
+}
+
+const fn how(flags: u32) -> ReachHow {
+    if flags & ask_flag::CONNECTED_BEFORE != 0 {
+        ReachHow::ConnectedBefore
+    } else if flags & ask_flag::MESSAGE != 0 {
+        ReachHow::Message
+    } else {
+        ReachHow::Connect
+    }
+}
+
+fn address(fields: &mut Fields<'_>, flags: u32) -> Result<Subject, DecodeError> {
+    let range = |what| DecodeError::Range(event::ASK_ADDRESS, what);
+    let bytes: [u8; 16] = fields.take(16).try_into().map_err(|_| range("address"))?;
+    let port = u16::try_from(fields.u32()).map_err(|_| range("port"))?;
+    Ok(Subject::Address {
+        address: Ipv6Addr::from(bytes).to_canonical(),
+        port,
+        scope: fields.u32(),
+        how: how(flags),
+    })
+}
+
+/// The end of an `AskExec` or `AskUnix`.
+fn named(kind: u16, fields: &mut Fields<'_>, flags: u32) -> Result<Subject, DecodeError> {
+    let range = |what| DecodeError::Range(kind, what);
+    let length = fields.u32() as usize;
+    let mount_namespace = fields.u32();
+    let names = fields
+        .take(PATH_ROOM + NAME_ROOM)
+        .get(..length)
+        .ok_or(range("path length"))?;
+    let whole = flags & ask_flag::PATH_WHOLE != 0;
+    if kind == event::ASK_EXEC {
+        let unlinked = flags & ask_flag::UNLINKED != 0;
+        return Ok(Subject::Exec {
+            path: path(names, whole, unlinked).ok_or(range("path"))?,
+            unlinked,
+            mount_namespace,
+        });
+    }
+    if flags & ask_flag::ABSTRACT != 0 {
+        if length > ABSTRACT_ROOM {
+            return Err(range("path length"));
+        }
+        return Ok(Subject::Abstract {
+            name: names.to_vec(),
+            how: how(flags),
+        });
+    }
+    Ok(Subject::Unix {
+        path: path(names, whole, false).ok_or(range("path"))?,
         mount_namespace,
+        how: how(flags),
     })
 }
 
@@ -288,12 +371,50 @@ mod tests {
         bytes
     }
 
+    fn exec_of(ask: &Ask) -> (Option<PathBuf>, bool) {
+        match &ask.what {
+            Subject::Exec { path, unlinked, .. } => (path.clone(), *unlinked),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_address_is_read_and_ipv4_shows_as_such() {
+        let mut bytes = ask_bytes();
+        bytes.truncate(size_of::<AskAddress>());
+        bytes[2..4].copy_from_slice(&event::ASK_ADDRESS.to_le_bytes());
+        let size = u32::try_from(bytes.len()).unwrap();
+        bytes[4..8].copy_from_slice(&size.to_le_bytes());
+        bytes[40..44].copy_from_slice(&action::REACH.to_le_bytes());
+        bytes[116..120].copy_from_slice(&ask_flag::MESSAGE.to_le_bytes());
+        bytes[136..152].copy_from_slice(&"::ffff:192.0.2.7".parse::<Ipv6Addr>().unwrap().octets());
+        bytes[152..156].copy_from_slice(&443u32.to_le_bytes());
+        bytes[156..160].copy_from_slice(&0u32.to_le_bytes());
+        let Ok(Event::Ask(ask)) = decode(&bytes) else {
+            panic!("{:?}", decode(&bytes))
+        };
+        assert_eq!(
+            ask.what,
+            Subject::Address {
+                address: "192.0.2.7".parse().unwrap(),
+                port: 443,
+                scope: 0,
+                how: ReachHow::Message,
+            }
+        );
+        bytes[154] = 1;
+        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_ADDRESS, "port")));
+        bytes[154] = 0;
+        bytes[40..44].copy_from_slice(&action::EXEC.to_le_bytes());
+        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_ADDRESS, "action kind")));
+    }
+
     #[test]
     fn an_ask_is_read_field_by_field() {
         let Ok(Event::Ask(ask)) = decode(&ask_bytes()) else {
             panic!("not an ask")
         };
-        assert_eq!(ask.path, Some(PathBuf::from("/bin/git")));
+        assert_eq!(exec_of(&ask), (Some(PathBuf::from("/bin/git")), false));
         assert_eq!((ask.tid, ask.tgid, ask.label), (100, 99, 3));
         assert_eq!(
             file_key(&ask.key),
@@ -305,7 +426,6 @@ mod tests {
         );
         assert_eq!(ask.comm, b"sh");
         assert_eq!(ask.login_uid, None);
-        assert!(!ask.unlinked);
     }
 
     #[test]
@@ -315,15 +435,14 @@ mod tests {
         let Ok(Event::Ask(ask)) = decode(&bytes) else {
             panic!("not an ask")
         };
-        assert_eq!(ask.path, None);
+        assert_eq!(exec_of(&ask).0, None);
         bytes[116..120].copy_from_slice(&ask_flag::UNLINKED.to_le_bytes());
         bytes[136] = 9;
         bytes[144..153].copy_from_slice(b"memfd:x1\0");
         let Ok(Event::Ask(ask)) = decode(&bytes) else {
             panic!("not an ask")
         };
-        assert_eq!(ask.path, Some(PathBuf::from("memfd:x1")));
-        assert!(ask.unlinked);
+        assert_eq!(exec_of(&ask), (Some(PathBuf::from("memfd:x1")), true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One question from the ring to its end: what is known about it and how far it is.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,9 +8,11 @@ use guard_common::Verdict;
 
 use super::read::Detail;
 use crate::enforce::Pass;
-use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, ExecExpectation, LabelId, ParkedWhy};
+use crate::kernel::api::{
+    ActionId, Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, LabelId, ParkedWhy, Peer,
+};
 use crate::kernel::next_sequence;
-use crate::kernel::ring::{Ask, file_key};
+use crate::kernel::ring::{Ask, Subject, file_key};
 use crate::kernel::sys::Tid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,15 @@ impl Question {
                 sequence: next_sequence(),
             },
             // In another mount namespace anybody may have put this file there under that name: no name to decide by.
-            named: ask.mount_namespace == initial || ask.unlinked,
+            named: match ask.what {
+                Subject::Exec {
+                    mount_namespace,
+                    unlinked,
+                    ..
+                } => mount_namespace == initial || unlinked,
+                Subject::Unix { mount_namespace, .. } => mount_namespace == initial,
+                Subject::Address { .. } | Subject::Abstract { .. } => true,
+            },
             ask,
             stage: Stage::Asked,
             since: Instant::now(),
@@ -120,11 +131,58 @@ impl Question {
             cgroup: ask.cgroup,
             comm: ask.comm.clone(),
             at_ns: ask.asked_ns,
-            what: AskedAction::Exec(AskedExec {
-                file: file_key(&ask.key),
-                path: ask.path.clone().filter(|_| self.named),
-                unlinked: ask.unlinked,
+            what: self.what(),
+        }
+    }
+
+    fn what(&self) -> AskedAction {
+        let key = &self.ask.key;
+        let reach = |peer, how| {
+            let [family, kind, low, high] = key.op.to_le_bytes();
+            AskedAction::Reach(AskedReach {
+                peer,
+                how,
+                family: family.into(),
+                kind: kind.into(),
+                protocol: u16::from_le_bytes([low, high]),
+            })
+        };
+        match &self.ask.what {
+            Subject::Exec { path, unlinked, .. } => AskedAction::Exec(AskedExec {
+                file: file_key(key),
+                path: path.clone().filter(|_| self.named),
+                unlinked: *unlinked,
             }),
+            Subject::Address {
+                address,
+                port,
+                scope,
+                how,
+            } => reach(
+                Peer::Address {
+                    address: *address,
+                    port: *port,
+                    scope: *scope,
+                },
+                *how,
+            ),
+            Subject::Unix { path, how, .. } => reach(
+                Peer::Unix {
+                    path: path.clone().filter(|_| self.named),
+                },
+                *how,
+            ),
+            Subject::Abstract { name, how } if name.is_empty() => reach(Peer::Nameless, *how),
+            Subject::Abstract { name, how } => reach(Peer::Abstract(name.clone()), *how),
+        }
+    }
+
+    /// The file of an exec, whose argv and environment have to be read before people are asked; `None` for what the kernel
+    /// has told all of.
+    pub(crate) fn exec_path(&self) -> Option<Option<PathBuf>> {
+        match &self.ask.what {
+            Subject::Exec { path, .. } => Some(path.clone()),
+            _ => None,
         }
     }
 }

@@ -23,9 +23,12 @@ impl Holder {
         let Some(question) = self.questions.get_mut(&key) else {
             return;
         };
+        let Some(path) = question.exec_path() else {
+            return self.tell(key);
+        };
         question.stage = Stage::Reading;
         question.since = Instant::now();
-        let (tid, asked, path) = (question.tid(), question.ask.key, question.ask.path.clone());
+        let (tid, asked) = (question.tid(), question.ask.key);
         let (identify, done, waker) = (Arc::clone(&self.identify), self.done.clone(), Arc::clone(&self.waker));
         self.workers.run(move || {
             let found = read::read(tid, &asked, path.as_deref(), &identify);
@@ -173,9 +176,10 @@ impl Holder {
         let Some(question) = self.questions.get_mut(&key) else {
             return;
         };
-        let Some(detail) = question.detail.clone() else {
+        let detail = question.detail.clone();
+        if detail.is_none() && question.exec_path().is_some() {
             return;
-        };
+        }
         question.stage = Stage::Held;
         if std::mem::replace(&mut question.told, true) {
             return;
@@ -189,14 +193,14 @@ impl Holder {
             how,
             rounds: question.rounds,
             took_ns: sys::boot_ns().saturating_sub(question.ask.asked_ns),
-            exec: HeldExec {
+            exec: detail.as_ref().map(|detail| HeldExec {
                 argv: detail.argv.clone(),
                 environment: detail.environment.clone(),
                 cwd: detail.cwd.clone(),
                 file: detail.file.as_ref().and_then(|file| file.try_clone().ok()),
                 given: detail.given.clone(),
-            },
-            tracer: detail.tracer.clone(),
+            }),
+            tracer: detail.and_then(|detail| detail.tracer.clone()),
         };
         self.send(FromKernel::Held(Box::new(held)));
     }
