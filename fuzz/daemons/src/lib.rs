@@ -259,3 +259,9 @@ pub fn proc(data: &[u8]) {
 pub fn line(data: &[u8]) {
     guard_agent::control::fuzz_control(data);
 }
+
+/// The user database, saved sign-ins and a console's configuration, which say what is protected.
+pub fn places(data: &[u8]) {
+    guard_agent::protect::fuzz_homes(data);
+    guard_agent::protect::fuzz_addresses(data);
+}
