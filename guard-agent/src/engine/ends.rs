@@ -12,7 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::question::Question;
-use super::{Engine, Stage, records};
+use super::{Basis, Engine, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
 use crate::policy::{Answer, Policy};
@@ -64,15 +64,50 @@ impl Engine {
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
     }
 
-    /// A question of an agent before this one: its thread is asked about anew.
+    /// A question of an agent before this one: its thread is asked about anew, if it still waits.
     pub(super) fn end_left(&mut self, question: &OpenQuestion) {
-        let effect = Effect::Withdrawn {
-            why: "the agent was restarted".to_owned(),
+        let id = Ulid::from_string(&question.request_id).ok();
+        let (record, kinds) = match (&question.decided, id) {
+            (Some(decision), Some(request)) => {
+                let basis = Basis::Question {
+                    request,
+                    request_digest: question.request_digest.clone(),
+                    decision_digest: decision.digest.clone(),
+                };
+                let effect = Effect::Withdrawn {
+                    why: LEFT_DECIDED.to_owned(),
+                };
+                let received = v1::DecisionReceived {
+                    request_id: question.request_id.clone(),
+                    accepted: true,
+                    refused_because: String::new(),
+                };
+                // The console keeps what it heard before.
+                let outcome = v1::Outcome {
+                    request_id: question.request_id.clone(),
+                    what: v1::outcome::What::Failed.into(),
+                    detail: LEFT_DECIDED.to_owned(),
+                    at_ms: crate::clock::unix_ms(),
+                };
+                (
+                    records::enforcement(&question.label, decision.verdict, basis, effect, 0),
+                    vec![Kind::DecisionReceived(received), Kind::Outcome(outcome)],
+                )
+            }
+            (_, id) => {
+                let effect = Effect::Withdrawn {
+                    why: "the agent was restarted".to_owned(),
+                };
+                let told = id.map(|id| withdraw(id, v1::withdraw::Why::HostRestarted));
+                (
+                    records::ended(&question.label, &question.request_id, &question.request_digest, effect),
+                    told.into_iter().collect(),
+                )
+            }
         };
-        let record = records::ended(&question.label, &question.request_id, &question.request_digest, effect);
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
-        if let Ok(id) = Ulid::from_string(&question.request_id) {
-            self.link.send_lasting(withdraw(id, v1::withdraw::Why::HostRestarted));
+        for kind in kinds {
+            self.link.send_lasting(kind);
         }
     }
 
@@ -128,6 +163,10 @@ impl Engine {
         self.judge(action, enriched, how);
     }
 }
+
+/// Of an answer whose effect the agent before this one did not write down.
+const LEFT_DECIDED: &str =
+    "the agent was restarted; what became of the answer is not known, unless an earlier record says it";
 
 pub(super) fn withdrawn_words(why: WithdrawnWhy) -> &'static str {
     match why {

@@ -24,7 +24,7 @@ use super::link::FromConsole;
 use super::records::{self, Decided};
 use super::{Action, Basis, Engine, Event, Released, Stage, millis};
 use crate::approval::decision::{self, Expected, Refused};
-use crate::approval::open::OpenQuestion;
+use crate::approval::open::{OpenDecision, OpenQuestion};
 use crate::enrich::Enriched;
 use crate::kernel::api::{ActionId, ExecExpectation};
 use crate::kernel::crash;
@@ -132,6 +132,7 @@ impl Engine {
                 request_id: request.to_string(),
                 request_digest: question.digest.clone(),
                 label: action.label.clone(),
+                decided: None,
             },
         );
         self.parts.stats.asked.fetch_add(1, Ordering::Relaxed);
@@ -414,19 +415,29 @@ impl Engine {
             },
             (Decided::Host(because), _) => denied(Vec::new(), because.clone()),
         };
+        let verdict = if allowed { Verdict::Allow } else { Verdict::Deny };
+        self.parts.open.add(
+            request,
+            &OpenQuestion {
+                request_id,
+                request_digest: question.digest.clone(),
+                label: action.label.clone(),
+                decided: Some(OpenDecision {
+                    digest: sealed.payload_digest.clone(),
+                    verdict,
+                }),
+            },
+        );
         // Told first, so that whoever watches reads the answer before its effect.
         self.parts.watchers.publish(&action.cgroup, &event);
-        let verdict = if allowed {
-            self.enforcer
-                .allow_by_people(id, Arc::clone(&question.expectation), sealed);
-            Verdict::Allow
-        } else {
-            self.enforcer.deny(id);
-            Verdict::Deny
-        };
+        match verdict {
+            Verdict::Allow => self
+                .enforcer
+                .allow_by_people(id, Arc::clone(&question.expectation), sealed),
+            Verdict::Deny => self.enforcer.deny(id),
+        }
         crash::point("verdict-sent");
         tracing::info!(%request, label = action.label, what = question.what, ?verdict, after_ms, "answered");
-        self.parts.open.remove(request);
         self.requests.remove(&request);
         let basis = Basis::Question {
             request,

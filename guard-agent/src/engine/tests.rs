@@ -1,4 +1,5 @@
 use super::*;
+use crate::approval::open::OpenDecision;
 use crate::config::{LabelPattern, LabelRules};
 use crate::enforce::Pass;
 use crate::kernel::LabelSettings;
@@ -828,8 +829,17 @@ async fn questions_of_an_agent_before_are_ended() {
         request_id: "01J00000000000000000000007".to_owned(),
         request_digest: "d".repeat(64),
         label: "coder".to_owned(),
+        decided: None,
     };
-    let mut world = world_with(ASK_ALL, 10, vec![left]);
+    let answered = OpenQuestion {
+        request_id: "01J00000000000000000000008".to_owned(),
+        decided: Some(OpenDecision {
+            digest: "e".repeat(64),
+            verdict: Verdict::Allow,
+        }),
+        ..left.clone()
+    };
+    let mut world = world_with(ASK_ALL, 10, vec![left, answered]);
     assert!(matches!(world.message().await, Kind::Hello(_)));
     let withdrawn = world.withdrawn().await;
     assert_eq!(
@@ -838,6 +848,35 @@ async fn questions_of_an_agent_before_are_ended() {
     );
     let effect = world.effect(Some("01J00000000000000000000007")).await.effect;
     assert!(matches!(effect, Effect::Withdrawn { why } if why.contains("restarted")));
+    // The answer to the other one was on disk.
+    assert!(world.received().await.accepted);
+    let found = world.effect(Some("01J00000000000000000000008")).await;
+    assert!(matches!(found.effect, Effect::Withdrawn { why } if why.contains("not known")));
+    assert_eq!(
+        (found.verdict, found.decision_digest),
+        (Verdict::Allow, Some("e".repeat(64)))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_stays_open_until_its_effect_is_on_disk() {
+    let mut world = world(ASK_ALL);
+    let open = |world: &World| {
+        std::fs::read_dir(world.rig.state.join("open"))
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let (id, ask) = world.asked("/usr/bin/git", &[b"git"]).await;
+    assert!(open(&world)[0].contains("\"decided\":null"), "{:?}", open(&world));
+    world.approve(&ask);
+    world.sent();
+    assert!(open(&world)[0].contains("\"verdict\":\"allow\""), "{:?}", open(&world));
+    world.enforced(id, Outcome::Ran);
+    world.effect(Some(&ask.request_id)).await;
+    while !open(&world).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,15 +5,17 @@
 
 use std::sync::atomic::Ordering;
 
-use guard_evidence::record::{MatchedRule, PolicyAction, PolicyDecided, Verdict, WorkloadFacts};
+use guard_evidence::record::{MatchedRule, PolicyAction, PolicyDecided, Predicate, Verdict, WorkloadFacts};
 use guard_proto::control::RunEvent;
 use guard_proto::v1;
 use guard_proto::v1::host_message::Kind;
+use ulid::Ulid;
 
 use super::ends::withdrawn_words;
 use super::{Action, Basis, Engine, Released, Stage, millis, records};
 use crate::enforce::{Known, Pass};
 use crate::enrich::Enriched;
+use crate::evidence::Slot;
 use crate::kernel::api::{Asked, AskedAction, Enforced, Outcome, WithdrawnWhy};
 use crate::kernel::crash;
 
@@ -121,7 +123,20 @@ impl Engine {
                 records::effect(&enforced.outcome),
                 enforced.resume_ns,
             );
-            self.parts.evidence.write(slot, record);
+            self.write_end(slot, record, request);
+        }
+    }
+
+    /// What became of a verdict; once it is on disk, a later agent has nothing to say of the question any more.
+    fn write_end(&self, slot: Slot, record: Predicate, request: Option<Ulid>) {
+        match request {
+            Some(request) => {
+                let open = self.parts.open.clone();
+                self.parts
+                    .evidence
+                    .write_and(slot, record, move |_| open.remove(request));
+            }
+            None => self.parts.evidence.write(slot, record),
         }
     }
 
@@ -184,7 +199,11 @@ impl Engine {
         let Released {
             verdict, slot, basis, ..
         } = released;
-        if let Basis::Question { request, .. } = &basis {
+        let request = match &basis {
+            Basis::Question { request, .. } => Some(*request),
+            Basis::Policy(_) => None,
+        };
+        if let Some(request) = request {
             let what = match why {
                 WithdrawnWhy::Died => v1::outcome::What::Died,
                 WithdrawnWhy::Changed | WithdrawnWhy::Stopped => v1::outcome::What::Failed,
@@ -198,7 +217,7 @@ impl Engine {
         }
         if let Some(slot) = slot {
             let record = records::enforcement(label, verdict, basis, records::unused(why), 0);
-            self.parts.evidence.write(slot, record);
+            self.write_end(slot, record, request);
         }
     }
 }

@@ -90,6 +90,8 @@ enum Job {
         predicate: Box<Predicate>,
         slot: Slot,
         done: Option<Done>,
+        /// Somebody waits for it.
+        urgent: bool,
     },
     Acknowledge {
         through: u64,
@@ -155,15 +157,27 @@ impl Evidence {
             predicate: Box::new(predicate),
             slot,
             done: None,
+            urgent: false,
         });
     }
 
-    /// Writes a record and calls `done`, on the writer's thread, when it is durable.
+    /// As [`Self::write`], and calls `done`, on the writer's thread, when the record is durable.
+    pub fn write_and(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
+        self.send(Job::Write {
+            predicate: Box::new(predicate),
+            slot,
+            done: Some(Box::new(done)),
+            urgent: false,
+        });
+    }
+
+    /// Writes a record at once and calls `done`, on the writer's thread, when it is durable.
     pub fn write_then(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
         self.send(Job::Write {
             predicate: Box::new(predicate),
             slot,
             done: Some(Box::new(done)),
+            urgent: true,
         });
     }
 

@@ -220,8 +220,13 @@ impl Writer {
             let mut next = Some(job);
             while let Some(job) = next {
                 match job {
-                    Job::Write { predicate, slot, done } => {
-                        if done.is_some() {
+                    Job::Write {
+                        predicate,
+                        slot,
+                        done,
+                        urgent,
+                    } => {
+                        if urgent {
                             // Somebody waits: take what is there already and sync.
                             until = Instant::now();
                         }
