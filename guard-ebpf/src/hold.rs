@@ -115,7 +115,11 @@ fn answered_at_once(task: u64, pending: &mut Pending, flags: u64) -> Option<Answ
     };
     // SAFETY: the callback has the type that the helper wants, and the state outlives the call.
     unsafe { bpf_loop(LOOKS, look as *mut _, (&raw mut awaited).cast(), 0) };
-    honor(task, pending, find(task, pending))
+    let answer = honor(task, pending, find(task, pending));
+    if answer.is_none() && kernel::boot_ns() < awaited.until_ns {
+        count(counter::CROWDED);
+    }
+    answer
 }
 
 /// Goes on with 0, ends with 1.

@@ -5,6 +5,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
 /// A thread id as the kernel's ABI has it.
 pub(crate) type Tid = i32;
 
@@ -64,6 +67,19 @@ pub(crate) fn run_before_others() -> io::Result<Precedence> {
         Ok(()) => Ok(Precedence::Nice),
         Err(_) => Err(error),
     }
+}
+
+/// Moves the calling thread to another CPU, if it may run on another; it may come back.
+pub(crate) fn leave_cpu() -> nix::Result<()> {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread)?;
+    let mut others = allowed;
+    others.unset(sched_getcpu()?)?;
+    if others != CpuSet::new() {
+        sched_setaffinity(this_thread, &others)?;
+        sched_setaffinity(this_thread, &allowed)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn interrupt(tid: Tid) -> io::Result<()> {

@@ -82,6 +82,7 @@ struct Holder {
     passed: Vec<FromKernel>,
     last_allowed: Option<Instant>,
     last_told: Instant,
+    crowded: u64,
     lost: u64,
     malformed: u64,
     last_beat: Instant,
@@ -122,6 +123,7 @@ pub(crate) fn start(
         passed: Vec::new(),
         last_allowed: None,
         last_told: now,
+        crowded: 0,
         lost: 0,
         malformed: 0,
         last_beat: now,
@@ -234,8 +236,22 @@ impl Holder {
 
     fn tell_passed(&mut self) {
         self.last_told = Instant::now();
+        if self.passed.is_empty() {
+            return;
+        }
         for message in std::mem::take(&mut self.passed) {
             self.send(message);
+        }
+        self.make_room();
+    }
+
+    /// A real-time thread that is woken takes the CPU it was on last, also from whoever waits for its answer, while another
+    /// is idle.
+    fn make_room(&mut self) {
+        let crowded = self.counter(counter::CROWDED);
+        if crowded != std::mem::replace(&mut self.crowded, crowded) {
+            // It may be allowed one only.
+            let _ = sys::leave_cpu();
         }
     }
 
