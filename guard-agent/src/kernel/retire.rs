@@ -288,9 +288,10 @@ impl Other {
                 None
             }
         };
+        let mut continued = HashSet::new();
         if let Some(table) = &table {
             table.withdraw_answers()?;
-            table.end(false)?;
+            table.end(None)?;
         }
         let (last, first): (Vec<PathBuf>, Vec<PathBuf>) =
             links(&self.folder)?.into_iter().partition(|link| is_last(link));
@@ -298,17 +299,16 @@ impl Other {
         crash::point("old-programs-half-gone");
         if let Some(table) = &table {
             // Nothing new comes to wait for a comparison now.
-            table.end(false)?;
+            table.end(None)?;
         }
         detach(&last)?;
         crash::point("old-programs-gone");
-        let mut continued = HashSet::new();
         if let Some(table) = &table {
             for look in 0..LOOKS {
                 if look > 0 {
                     thread::sleep(LOOK);
                 }
-                continued.extend(table.end(true)?);
+                table.end(Some(&mut continued))?;
             }
         }
         fs::remove_dir_all(&self.folder)?;
@@ -335,12 +335,11 @@ impl Table {
         Ok(())
     }
 
-    /// Kills new images that nobody will compare. With `go_on` whatever else is stopped for a question goes on; gives the
-    /// processes that did.
-    fn end(&self, go_on: bool) -> io::Result<Vec<sys::Tid>> {
-        let mut continued = Vec::new();
-        for key in self.pending.keys()? {
-            let Some(value) = self.pending.get(&key) else {
+    /// Kills new images that nobody will compare. With `continued` whatever else was stopped for a question goes on, and
+    /// is noted there by its task.
+    fn end(&self, mut continued: Option<&mut HashSet<Vec<u8>>>) -> io::Result<()> {
+        for task in self.pending.keys()? {
+            let Some(value) = self.pending.get(&task) else {
                 continue;
             };
             let number = |at| u32_at(&value, at).and_then(|number| sys::Tid::try_from(number).ok());
@@ -351,15 +350,18 @@ impl Table {
             ) else {
                 continue;
             };
-            let unchecked = state == state::AWAITS_CHECK && !self.is_checked(&key, &value);
-            if unchecked {
+            if state == state::AWAITS_CHECK && !self.is_checked(&task, &value) {
                 let _ = sys::kill(tgid, libc::SIGKILL);
-            } else if go_on && sys::is_stopped(tgid, tid) {
-                let _ = sys::kill(tgid, libc::SIGCONT);
-                continued.push(tgid);
+            } else if let Some(continued) = &mut continued {
+                // Once is enough unless it was stopped in between: some handle the signal, and a tracer may hide the stop.
+                let parked = state != state::LOOPING && !continued.contains(&task);
+                if parked || sys::is_stopped(tgid, tid) {
+                    let _ = sys::kill(tgid, libc::SIGCONT);
+                    continued.insert(task);
+                }
             }
         }
-        Ok(continued)
+        Ok(())
     }
 
     fn is_checked(&self, task: &[u8], pending: &[u8]) -> bool {

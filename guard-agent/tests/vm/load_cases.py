@@ -133,7 +133,7 @@ def upgrade_keeps_every_label(probe):
         until(lambda: versions() == ["v0"], f"{versions()} are in force", 60)
     old = PROBES[-1]
     denied, allowed, parked = program("fast-deny-carried"), program("fast-allow-carried"), program("checked-carried")
-    marks = {name: marker(f"carried-{name}") for name in ("moved", "gone", "child", "thread", "yes", "parked")}
+    marks = {name: marker(f"carried-{name}") for name in ("moved", "gone", "child", "yes", "parked", "traced")}
 
     def shell(cgroup):
         child = start("/bin/sh", cgroup=cgroup, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -158,6 +158,16 @@ def upgrade_keeps_every_label(probe):
     away("killed")
     time.sleep(0 if OFF else 3.5)
     waits = start_moved(parked, marks["parked"])
+    # The same in the hands of a tracer: it is in no stop that one sees.
+    tracer = subprocess.Popen(["strace", "-f", "-o", f"{WORK}/strace", ODD, "moved", parked, marks["traced"]],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    tracer.stdout.readline()
+    with open(f"/proc/{tracer.pid}/task/{tracer.pid}/children") as file:
+        child = file.read().strip()
+    with open(f"{BOX}/cgroup.procs", "w") as file:
+        file.write(child)
+    tracer.stdin.write(b"\n")
+    tracer.stdin.flush()
     if not OFF:
         until(lambda: state(waits.pid) == "T", f"without an agent it is in state {state(waits.pid)}", 10)
         PROBES.append(again())
@@ -165,7 +175,9 @@ def upgrade_keeps_every_label(probe):
         until(lambda: "v0" not in versions(), f"the old programs stay\n{new.text()}", 60)
         check(re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
         output(waits)
-        check(os.path.exists(marks["parked"]), f"what the old programs had parked did not run\n{new.text()[-3000:]}")
+        output(tracer)
+        for name in ("parked", "traced"):
+            check(os.path.exists(marks[name]), f"{name}: what the old programs had parked did not run\n{new.text()[-3000:]}")
     run(moved, f"{denied} {marks['moved']}")
     run(left, f"{denied} {marks['gone']}")
     run(moved, f"/bin/sh -c '{denied} {marks['child']}; true'")
