@@ -224,6 +224,34 @@ def killed_while_it_replaces_another_version(probe):
 
 @case
 @one_kernel
+@limit(200)
+def old_programs_that_cannot_be_read_stay(probe):
+    """Nobody knows whom programs of another layout label: they stay in force, until root takes them away."""
+    mark, denied = marker("unreadable"), program("fast-deny-unreadable")
+    if not OFF:
+        away("stopped")
+        PROBES.append(of_version(9))
+        until(lambda: versions() == ["v9"], f"{versions()} are in force", 60)
+        away("killed")
+        os.unlink(f"{PINS}/v9/maps/ORIGINS")
+        PROBES.append(again())
+        check("stay in force" in PROBES[-1].text(), f"it does not say so\n{PROBES[-1].text()}")
+    process = start_moved(denied, mark)
+    time.sleep(0 if OFF else 7)
+    absent(mark, "what is denied ran")
+    check(len(versions()) == 2, f"{versions()} are in force")
+    waits = start_moved(program("checked-unreadable"), mark)
+    time.sleep(1)
+    check(not os.path.exists(mark), "the old programs let it through, whom nobody answers")
+    shutil.rmtree(f"{PINS}/v9")
+    os.kill(waits.pid, signal.SIGCONT)
+    output(process)
+    output(waits)
+    check(os.path.exists(mark), f"it did not run\n{PROBES[-1].text()[-3000:]}")
+
+
+@case
+@one_kernel
 def the_number_of_a_dead_agent_is_worth_nothing(probe):
     """Whoever gets the process id of an agent that died is not the agent."""
     mark, denied = marker("number"), program("fast-deny-number")
