@@ -45,8 +45,11 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Sec
     let (mut plain, mut guarded, mut notified) = (Turns::default(), Turns::default(), Turns::default());
     let allowed_before = allowed(&stage)?;
     for _ in 0..TURNS {
+        settle();
         plain.add(stage.vm.run(&argv)?)?;
+        settle();
         guarded.add(stage.start_labelled(LABEL, &argv)?.wait()?)?;
+        settle();
         notified.add(stage.vm.run(&supervised)?)?;
     }
     let count = u64::from(TURNS * blocks);
@@ -66,6 +69,12 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Sec
     ))
 }
 
+/// Records of what was allowed are written, sent and stored after it happened, in the same guest: that is no part of the next
+/// turn.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_secs(3));
+}
+
 /// Actions that the agent has let through so far.
 fn allowed(stage: &Stage) -> Result<u64> {
     let output = stage.vm.run(&["guard-agent", "status", "-o", "json"])?.success()?;
@@ -77,7 +86,8 @@ fn allowed(stage: &Stage) -> Result<u64> {
 
 fn section(kernel: &str, profile: &str, load: &str, plain: &Values, guarded: &Values, notified: &Values) -> Section {
     let mut body = format!(
-        "Kernel {kernel}, guest with two CPUs; guard-agent: {profile}. vfork + exec + exit + wait of a static binary: outside every label; \
+        "Kernel {kernel}, guest with two CPUs, each a thread of this machine's (`-accel tcg,thread=multi`), agent, console and workload \
+         on them; guard-agent: {profile}. vfork + exec + exit + wait of a static binary: outside every label; \
          labelled, the policy in user space allows each and each is recorded; under a seccomp filter that hands execve to a \
          supervisor in C which answers CONTINUE without looking (xtask/guest/bench/notify.c). {TURNS} turns of each, one after the \
          other, in one guest; first execs of a process are not counted. `adds` is what stands above the same column of the plain \
