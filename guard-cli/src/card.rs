@@ -87,7 +87,7 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
     let mut executable = vec![exec.path.as_ref().map_or_else(
         || {
             format!(
-                "path too long for the kernel's view; given as {}",
+                "no path of this host (in another mount namespace, or too long to be read whole); given as {}",
                 exec.given.fold(LINE)
             )
         },
