@@ -391,8 +391,6 @@ pub mod ended {
     pub const DIED: u32 = 5;
     /// Another question took its place.
     pub const REPLACED: u32 = 6;
-    /// Let through because the agent was away and its configuration says so.
-    pub const AWAY_ALLOWED: u32 = 7;
 }
 
 /// A question is over.
