@@ -66,7 +66,10 @@ impl Card {
             risks.push("The program's file was deleted: nobody can look at it later.".to_owned());
         }
         if exec.path.is_none() {
-            risks.push("The program's path is too long to be shown in full.".to_owned());
+            risks.push(
+                "The program has no path of this host: it is in another mount namespace, or the path is too long to be read whole."
+                    .to_owned(),
+            );
         }
         if exec.sha256.is_none() {
             risks.push("The program's content could not be hashed in time.".to_owned());
