@@ -18,7 +18,7 @@ use jiff::Timestamp;
 pub fn config(data: &[u8]) {
     match guard_agent::config::Config::parse(data, Path::new("/etc/guard/agent.toml")) {
         Ok(config) => {
-            for pattern in &config.labels {
+            for pattern in &config.labels.patterns {
                 for text in [
                     "/",
                     "/a",
