@@ -378,7 +378,14 @@ pub fn summary(statement: &Statement) -> String {
                 (None, Some(id)) => format!("request {}", visible(id)),
                 (None, None) => "an action".to_owned(),
             };
-            format!("{}: {what} ({})", effect_words(&r.effect), visible(&r.label))
+            // The last rule says why a policy or the host refused.
+            let why = match (r.verdict, r.by_policy.as_ref().and_then(|decided| decided.rules.last())) {
+                (Verdict::Deny, Some(rule)) if !rule.description.is_empty() => {
+                    format!(": {}", visible_fold(&rule.description, LINE))
+                }
+                _ => String::new(),
+            };
+            format!("{}: {what} ({}){why}", effect_words(&r.effect), visible(&r.label))
         }
         Predicate::Lifecycle(r) => lifecycle_words(&r.event),
         Predicate::Change(r) => r.summary(),
@@ -630,6 +637,27 @@ mod tests {
             },
             resume_ns: 5,
         };
+        let denied = EnforcementRecord {
+            by_policy: Some(PolicyDecided {
+                workload: testing::workload("coder"),
+                action: PolicyAction::ExecKey {
+                    path: Some(Text::from("/bin/ls")),
+                    device: 1,
+                    inode: 2,
+                    generation: 3,
+                },
+                rules: vec![crate::record::MatchedRule {
+                    id: "builtin:denied".to_owned(),
+                    description: "3 wait\u{1b}".to_owned(),
+                }],
+                policy_digest: String::new(),
+            }),
+            verdict: Verdict::Deny,
+            effect: Effect::Denied,
+            ..record.clone()
+        };
+        let text = summary(&Statement::new(Predicate::Enforcement(Box::new(denied))));
+        assert_eq!(text, "denied: `/bin/ls` by policy (coder): 3 wait⟨U+001B⟩");
         let text = summary(&Statement::new(Predicate::Enforcement(Box::new(record))));
         assert!(!text.chars().any(char::is_control), "{text}");
         assert!(
