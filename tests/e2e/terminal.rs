@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use guard_tests::scene::{CODER, Scene};
+use guard_tests::scene::{CODER, Scene, eventually};
 use guard_tests::{Case, case, check};
 use xtask::stage::{PATIENCE, Request};
 use xtask::vm::{Event, Running};
@@ -178,6 +178,33 @@ fn guard_run() -> Result<()> {
     terminal.enter("fg\n")?;
     terminal.expect("\nanswered\r\n")?;
     terminal.prompt(0)?;
+
+    // A process that handles SIGCONT is stopped as a whole while it asks: what it is sent reaches it all the same.
+    let program = "import os, signal\n\
+        signal.signal(signal.SIGCONT, lambda *_: None)\n\
+        signal.signal(signal.SIGINT, signal.SIG_DFL)\n\
+        os.execv('/bin/echo', ['echo', 'parked'])\n";
+    scene.vm.write(program.as_bytes(), "/root/parked.py", 0o644)?;
+    for (send, status) in [(None, 130), (Some("kill -TERM"), 143)] {
+        terminal.enter("guard run --label coder -- /usr/bin/python3 /root/parked.py\n")?;
+        scene.approve_next(CODER, "parked.py")?;
+        let request = scene.held(CODER, "echo parked")?;
+        let pid = request.statement["predicate"]["workload"]["pid"]
+            .as_u64()
+            .context("no pid")?;
+        eventually(PATIENCE, || {
+            scene
+                .vm
+                .script(&format!("grep -q '^State:.T' /proc/{pid}/status"))
+                .map(drop)
+        })?;
+        match send {
+            None => terminal.enter(CTRL_C)?,
+            Some(kill) => scene.vm.script(&format!("{kill} {pid}")).map(drop)?,
+        }
+        terminal.prompt(status)?;
+        ended(&scene, &request, "withdrawn")?;
+    }
 
     // The size of the window.
     let program = "import os, signal, sys\n\
