@@ -66,49 +66,43 @@ impl Engine {
 
     /// A question of an agent before this one: its thread is asked about anew, if it still waits.
     pub(super) fn end_left(&mut self, question: &OpenQuestion) {
-        let id = Ulid::from_string(&question.request_id).ok();
-        let (record, kinds) = match (&question.decided, id) {
-            (Some(decision), Some(request)) => {
+        let (id, digest) = (&question.request_id, &question.request_digest);
+        let why = match question.decided {
+            Some(_) => LEFT_DECIDED,
+            None => "the agent was restarted",
+        };
+        let effect = Effect::Withdrawn { why: why.to_owned() };
+        let record = match (&question.decided, Ulid::from_string(id)) {
+            (Some(decision), Ok(request)) => {
                 let basis = Basis::Question {
                     request,
-                    request_digest: question.request_digest.clone(),
+                    request_digest: digest.clone(),
                     decision_digest: decision.digest.clone(),
                 };
-                let effect = Effect::Withdrawn {
-                    why: LEFT_DECIDED.to_owned(),
-                };
-                let received = v1::DecisionReceived {
-                    request_id: question.request_id.clone(),
-                    accepted: true,
-                    refused_because: String::new(),
-                };
-                // The console keeps what it heard before.
-                let outcome = v1::Outcome {
-                    request_id: question.request_id.clone(),
-                    what: v1::outcome::What::Failed.into(),
-                    detail: LEFT_DECIDED.to_owned(),
-                    at_ms: crate::clock::unix_ms(),
-                };
-                (
-                    records::enforcement(&question.label, decision.verdict, basis, effect, 0),
-                    vec![Kind::DecisionReceived(received), Kind::Outcome(outcome)],
-                )
+                records::enforcement(&question.label, decision.verdict, basis, effect.clone(), 0)
             }
-            (_, id) => {
-                let effect = Effect::Withdrawn {
-                    why: "the agent was restarted".to_owned(),
-                };
-                let told = id.map(|id| withdraw(id, v1::withdraw::Why::HostRestarted));
-                (
-                    records::ended(&question.label, &question.request_id, &question.request_digest, effect),
-                    told.into_iter().collect(),
-                )
-            }
+            _ => records::ended(&question.label, id, digest, effect.clone()),
         };
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
-        for kind in kinds {
-            self.link.send_lasting(kind);
+        self.tell_left(question, &effect);
+    }
+
+    /// The console may not have heard what became of it; what it heard before stays.
+    pub(super) fn tell_left(&mut self, question: &OpenQuestion, effect: &Effect) {
+        let Ok(request) = Ulid::from_string(&question.request_id) else {
+            return;
+        };
+        if question.decided.is_none() {
+            return self
+                .link
+                .send_lasting(withdraw(request, v1::withdraw::Why::HostRestarted));
         }
+        self.link.send_lasting(Kind::DecisionReceived(v1::DecisionReceived {
+            request_id: question.request_id.clone(),
+            accepted: true,
+            refused_because: String::new(),
+        }));
+        self.link.send_lasting(records::outcome_of(request, effect));
     }
 
     /// Another policy is in force: what waits is judged by it.
@@ -165,8 +159,7 @@ impl Engine {
 }
 
 /// Of an answer whose effect the agent before this one did not write down.
-const LEFT_DECIDED: &str =
-    "the agent was restarted; what became of the answer is not known, unless an earlier record says it";
+const LEFT_DECIDED: &str = "the agent was restarted before it learned what became of the answer";
 
 pub(super) fn withdrawn_words(why: WithdrawnWhy) -> &'static str {
     match why {

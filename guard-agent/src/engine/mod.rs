@@ -16,7 +16,7 @@ mod records;
 mod verdicts;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -192,8 +192,16 @@ impl Engine {
             waiting: HashMap::new(),
             link: Link::default(),
         };
-        for question in left {
-            engine.end_left(&question);
+        // The records of the agent before may know more of its questions than what it noted beside them.
+        let before = engine.parts.evidence.before();
+        let mut questions: BTreeMap<String, OpenQuestion> =
+            left.into_iter().map(|left| (left.request_id.clone(), left)).collect();
+        questions.extend(before.asked.clone());
+        for (request, question) in &questions {
+            match before.ended.get(request) {
+                Some(effect) => engine.tell_left(question, effect),
+                None => engine.end_left(question),
+            }
         }
         engine
     }

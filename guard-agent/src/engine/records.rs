@@ -218,6 +218,33 @@ pub(super) fn outcome(request: Ulid, outcome: &Outcome) -> Kind {
     })
 }
 
+/// As [`outcome`], of what a record says.
+pub(super) fn outcome_of(request: Ulid, effect: &Effect) -> Kind {
+    use v1::outcome::What;
+    let (what, detail) = match effect {
+        Effect::Ran => (What::Ran, String::new()),
+        Effect::Denied => (What::Denied, String::new()),
+        Effect::Failed { errno } => (
+            What::Failed,
+            format!(
+                "the exec failed by itself: {}",
+                nix::errno::Errno::from_raw(*errno).desc()
+            ),
+        ),
+        Effect::Killed { what, approved, found } => {
+            (What::Killed, format!("{what}: approved {approved}, found {found}"))
+        }
+        Effect::Died => (What::Died, String::new()),
+        Effect::Withdrawn { why } => (What::Failed, why.clone()),
+    };
+    Kind::Outcome(v1::Outcome {
+        request_id: request.to_string(),
+        what: what.into(),
+        detail: visible_fold(&detail, 1_000),
+        at_ms: crate::clock::unix_ms(),
+    })
+}
+
 /// One sentence on what differed.
 pub(super) fn mismatch_words(mismatch: &Mismatch) -> String {
     let what = match mismatch.what {

@@ -3,6 +3,7 @@
 //! Owns the chain and the spool through one thread (`writer`). It is given predicates and the host's key. It must never
 //! lose a record that it took: whoever cannot get a place for one must not act.
 
+mod before;
 mod fit;
 mod writer;
 
@@ -18,6 +19,7 @@ use guard_evidence::spool::{Reader, SpoolError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use before::Before;
 pub use fit::fit;
 
 /// Records that may wait for the disk. Beyond it everything is denied.
@@ -58,6 +60,7 @@ pub struct Evidence {
     reader: Arc<Mutex<Reader>>,
     /// When the last record of the agent before this one was written, RFC 3339.
     last_before: Option<Arc<str>>,
+    before: Arc<Before>,
 }
 
 #[derive(Debug, Default)]
@@ -217,6 +220,12 @@ impl Evidence {
     #[must_use]
     pub(crate) fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// What the agent before this one wrote last.
+    #[must_use]
+    pub fn before(&self) -> Arc<Before> {
+        Arc::clone(&self.before)
     }
 
     /// When the last record before this start was written, RFC 3339.

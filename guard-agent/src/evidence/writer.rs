@@ -99,6 +99,7 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
     };
     let shared = Arc::new(Shared::default());
     shared.acknowledged.store(acknowledged, Ordering::Release);
+    let before = super::before::read(&spool, &config.key.public())?;
     let (durable, durable_receiver) = watch::channel(spool.durable());
     let (sender, jobs) = mpsc::channel();
     let reader = Arc::new(Mutex::new(spool.reader(acknowledged + 1)));
@@ -108,6 +109,7 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
         durable: durable_receiver,
         reader,
         last_before,
+        before: Arc::new(before),
     };
     let key_pem = config
         .key
