@@ -310,7 +310,8 @@ pub mod counter {
     pub const AWAY_ALLOWED: u32 = 5;
     /// Cgroups below labelled ones for which there was no room: who is moved there from outside is not labelled.
     pub const CGROUPS_FULL: u32 = 6;
-    /// Questions that gave up waiting for an answer at once because somebody needed their CPU, perhaps the agent.
+    /// Not a count: 1 + the CPU on which a question last gave up waiting for an answer at once, because somebody needed that
+    /// CPU, perhaps the agent; 0 before.
     pub const CROWDED: u32 = 7;
     pub const COUNT: u32 = 8;
 }

@@ -69,12 +69,15 @@ pub(crate) fn run_before_others() -> io::Result<Precedence> {
     }
 }
 
-/// Moves the calling thread to another CPU, if it may run on another; it may come back.
-pub(crate) fn leave_cpu() -> nix::Result<()> {
+/// Moves the calling thread to another CPU if it is on this one and may run on another; it may come back.
+pub(crate) fn leave_cpu(cpu: usize) -> nix::Result<()> {
+    if sched_getcpu()? != cpu {
+        return Ok(());
+    }
     let this_thread = Pid::from_raw(0);
     let allowed = sched_getaffinity(this_thread)?;
     let mut others = allowed;
-    others.unset(sched_getcpu()?)?;
+    others.unset(cpu)?;
     if others != CpuSet::new() {
         sched_setaffinity(this_thread, &others)?;
         sched_setaffinity(this_thread, &allowed)?;

@@ -82,7 +82,6 @@ struct Holder {
     passed: Vec<FromKernel>,
     last_allowed: Option<Instant>,
     last_told: Instant,
-    crowded: u64,
     lost: u64,
     malformed: u64,
     last_beat: Instant,
@@ -123,7 +122,6 @@ pub(crate) fn start(
         passed: Vec::new(),
         last_allowed: None,
         last_told: now,
-        crowded: 0,
         lost: 0,
         malformed: 0,
         last_beat: now,
@@ -188,6 +186,7 @@ impl Holder {
             };
             // What was allowed and has happened can wait; whoever asks cannot.
             let mut happened = Vec::new();
+            let allowed_before = self.last_allowed;
             while let Some(item) = ring.next() {
                 match ring::decode(&item) {
                     Ok(Event::Ended(event)) if event.verdict == verdict::ALLOW => happened.push(event),
@@ -197,6 +196,9 @@ impl Holder {
                         tracing::error!(%error, count = self.malformed, "malformed kernel event");
                     }
                 }
+            }
+            if self.last_allowed != allowed_before {
+                self.make_room();
             }
             for event in happened {
                 self.event(Event::Ended(event));
@@ -236,22 +238,20 @@ impl Holder {
 
     fn tell_passed(&mut self) {
         self.last_told = Instant::now();
-        if self.passed.is_empty() {
-            return;
-        }
         for message in std::mem::take(&mut self.passed) {
             self.send(message);
         }
-        self.make_room();
     }
 
     /// A real-time thread that is woken takes the CPU it was on last, also from whoever waits for its answer, while another
     /// is idle.
-    fn make_room(&mut self) {
-        let crowded = self.counter(counter::CROWDED);
-        if crowded != std::mem::replace(&mut self.crowded, crowded) {
-            // It may be allowed one only.
-            let _ = sys::leave_cpu();
+    fn make_room(&self) {
+        if let Some(cpu) = usize::try_from(self.counter(counter::CROWDED))
+            .ok()
+            .and_then(|cpu| cpu.checked_sub(1))
+        {
+            // It may be allowed this one only.
+            let _ = sys::leave_cpu(cpu);
         }
     }
 
