@@ -197,7 +197,7 @@ pub(super) fn host_and_port(url: &str) -> Option<String> {
     let fine = authority
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
-    if !fine || authority.is_empty() || authority.len() > 300 {
+    if !fine || authority.is_empty() || authority.starts_with(':') || authority.len() > 300 {
         return None;
     }
     let has_port = authority
@@ -315,6 +315,8 @@ mod tests {
             ("https://a@b:1", Some("b:1")),
             ("http://console.example.org", None),
             ("https://", None),
+            ("https://:843/x", None),
+            ("https://a@:843", None),
             ("https://a b", None),
         ];
         for (url, expected) in all {
