@@ -1,12 +1,13 @@
 //! From when to when enforcement was on, as an auditor reads it, with somebody as root who takes it away.
 
 use anyhow::{Context, Result};
-use guard_tests::scene::{CODER, Scene, end, eventually, expect_status};
+use guard_tests::scene::{CODER, Scene, end, eventually, expect_status, until_line};
 use guard_tests::{Case, case, check};
 use serde_json::Value;
 use xtask::stage::PATIENCE;
+use xtask::vm::Running;
 
-use crate::away::{enforcement, now, times};
+use crate::away::{enforcement, now, order, times, worker};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![case(
@@ -29,10 +30,11 @@ fn enforcing_again(scene: &Scene) -> Result<()> {
     })
 }
 
-fn held_and_runs(scene: &Scene, word: &str) -> Result<()> {
-    let running = scene.start_labelled(CODER, &["/bin/echo", word])?;
+/// What ran before the programs were removed is held by those that came after them.
+fn held_and_runs(scene: &Scene, before: &mut Running, word: &str) -> Result<()> {
+    order(before, &format!("/bin/echo {word}"))?;
     scene.approve_next(CODER, word)?;
-    expect_status(&end(running)?, 0)
+    until_line(before, &format!("0 after /bin/echo {word}")).map(drop)
 }
 
 fn intervals() -> Result<()> {
@@ -41,7 +43,8 @@ fn intervals() -> Result<()> {
     scene.vm.script("systemctl restart guard-agent")?;
     scene.vm.script("systemctl kill -s KILL guard-agent; sleep 0.5")?;
     enforcing_again(&scene)?;
-    held_and_runs(&scene, "before")?;
+    let mut before = worker(&scene, CODER)?;
+    held_and_runs(&scene, &mut before, "still-here")?;
 
     // Under a living agent: one program, then everything.
     let mut removed = Vec::new();
@@ -50,7 +53,7 @@ fn intervals() -> Result<()> {
         scene.vm.script(&format!("pid=$(systemctl show -P MainPID guard-agent); rm -r {what}; while kill -0 $pid 2>/dev/null; do sleep 0.1; done"))?;
         enforcing_again(&scene)?;
         removed.push((began, now(&scene)?));
-        held_and_runs(&scene, &format!("after-{}", removed.len()))?;
+        held_and_runs(&scene, &mut before, &format!("after-{}", removed.len()))?;
     }
     // Without an agent: nobody saw it, and nobody claims that it was on.
     scene.vm.script("systemctl stop guard-agent; sleep 2")?;
@@ -60,7 +63,9 @@ fn intervals() -> Result<()> {
         .script("rm -r /sys/fs/bpf/guard; sleep 2; systemctl start guard-agent")?;
     enforcing_again(&scene)?;
     removed.push((began, now(&scene)?));
-    held_and_runs(&scene, "at-last")?;
+    held_and_runs(&scene, &mut before, "at-last")?;
+    before.close_input()?;
+    expect_status(&end(before)?, 0)?;
 
     let told = enforcement(&scene, "/root/bundle")?;
     let gaps = told["gaps"].as_array().context("no gaps")?;
