@@ -336,8 +336,11 @@ def on_btrfs(probe):
     with open(image, "wb") as file:
         file.truncate(128 << 20)
     subprocess.run(["mkfs.btrfs", "-q", image], check=True)
-    if subprocess.run(["mount", "-o", "loop", image, where]).returncode != 0:
-        raise Skipped("btrfs cannot be mounted")
+    subprocess.run(["modprobe", "-a", "-q", "loop", "btrfs"], check=False)
+    mounted = subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        kernel = subprocess.run(["dmesg"], capture_output=True, text=True).stdout[-300:]
+        raise Skipped(f"btrfs cannot be mounted: {mounted.stderr.strip()} {' '.join(kernel.splitlines())}")
     try:
         path = f"{where}/hold-second-btrfs"
         shutil.copy("/usr/bin/touch", path)
