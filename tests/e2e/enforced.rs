@@ -49,20 +49,18 @@ fn intervals() -> Result<()> {
     // Under a living agent: one program, then everything.
     let mut removed = Vec::new();
     for what in ["/sys/fs/bpf/guard/v*/links/guard_exec", "/sys/fs/bpf/guard"] {
-        let began = now(&scene)?;
-        scene.vm.script(&format!("pid=$(systemctl show -P MainPID guard-agent); rm -r {what}; while kill -0 $pid 2>/dev/null; do sleep 0.1; done"))?;
+        let gone = scene.vm.script(&format!("pid=$(systemctl show -P MainPID guard-agent); rm -r {what}; date +%s; while kill -0 $pid 2>/dev/null; do sleep 0.1; done"))?;
         enforcing_again(&scene)?;
-        removed.push((began, now(&scene)?));
+        removed.push((gone.text().trim().parse::<i64>()?, now(&scene)?));
         held_and_runs(&scene, &mut before, &format!("after-{}", removed.len()))?;
     }
     // Without an agent: nobody saw it, and nobody claims that it was on.
     scene.vm.script("systemctl stop guard-agent; sleep 2")?;
-    let began = now(&scene)?;
-    scene
+    let gone = scene
         .vm
-        .script("rm -r /sys/fs/bpf/guard; sleep 2; systemctl start guard-agent")?;
+        .script("rm -r /sys/fs/bpf/guard; date +%s; sleep 2; systemctl start guard-agent")?;
     enforcing_again(&scene)?;
-    removed.push((began, now(&scene)?));
+    removed.push((gone.text().trim().parse::<i64>()?, now(&scene)?));
     held_and_runs(&scene, &mut before, "at-last")?;
     before.close_input()?;
     expect_status(&end(before)?, 0)?;
@@ -70,11 +68,12 @@ fn intervals() -> Result<()> {
     let told = enforcement(&scene, "/root/bundle")?;
     let gaps = told["gaps"].as_array().context("no gaps")?;
     check!(gaps.len() == removed.len(), "three were removed: {told:#}");
-    for (gap, (began, ended)) in gaps.iter().zip(&removed) {
+    for (gap, (gone, again)) in gaps.iter().zip(&removed) {
         let (from, to) = times(gap)?;
+        // It begins when they were last seen: a moment before, never after. An agent looks each second.
         check!(
-            (began - 3..=began + 1).contains(&from) && (*began..=*ended).contains(&to),
-            "removed between {began} and {ended}, but the gap is {from} to {to}: {told:#}"
+            (gone - 10..=*gone).contains(&from) && (*gone..=*again).contains(&to),
+            "removed at {gone} and back by {again}, but the gap is {from} to {to}: {told:#}"
         );
     }
     let away = told["away"].as_array().context("no absences")?;
