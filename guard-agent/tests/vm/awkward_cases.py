@@ -335,7 +335,7 @@ def on_btrfs(probe):
     image, where = f"{WORK}/btrfs.img", folder("btrfs")
     with open(image, "wb") as file:
         file.truncate(128 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     subprocess.run(["modprobe", "-a", "-q", "loop", "btrfs"], check=False)
     mounted = subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, text=True)
     if mounted.returncode != 0:
