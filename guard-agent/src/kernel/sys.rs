@@ -145,6 +145,23 @@ pub(crate) fn wait() -> Option<(Tid, i32)> {
     (tid > 0).then_some((tid, status))
 }
 
+/// Takes the end of a thread that another thread of this process traces; false as long as it has not ended.
+pub(crate) fn reap(tid: Tid) -> bool {
+    let ended = |flags| {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
+        // SAFETY: the kernel writes one siginfo_t to `info`, or leaves it as it is, zeros.
+        let result = unsafe { libc::waitid(libc::P_PID, tid.unsigned_abs(), info.as_mut_ptr(), options) };
+        // SAFETY: all of it was zeroed above.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: zero, or of a child's event, the only kind that waitid gives.
+        let pid = unsafe { info.si_pid() };
+        result == 0 && pid == tid && matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
+    };
+    // Looked at first: a stop that waits to be seen is its tracer's.
+    ended(libc::WNOWAIT) && ended(0)
+}
+
 /// A signal for a whole process.
 pub(crate) fn kill(tgid: Tid, signal: i32) -> io::Result<()> {
     // SAFETY: no pointers.

@@ -3,6 +3,7 @@
 //! Owns seizing and the way to a verdict; given commands. It must never write a verdict that was not asked for, and
 //! never let a thread go on whose verdict could not be written.
 
+use std::io;
 use std::time::Instant;
 
 use guard_common::{Verdict, VerdictKey, state, verdict};
@@ -70,7 +71,10 @@ impl Holder {
             self.stage(key, Stage::Seizing);
             return;
         }
-        match sys::seize(tid) {
+        let Some(tgid) = self.questions.get(&key).map(Question::tgid) else {
+            return;
+        };
+        match self.start_tracing(tgid, tid) {
             Ok(()) => {
                 self.traced.insert(
                     tid,
@@ -105,6 +109,15 @@ impl Holder {
                 }
             }
         }
+    }
+
+    /// May take as long as an exec of another thread of the process, see [`super::rescue`].
+    fn start_tracing(&mut self, tgid: Tid, tid: Tid) -> io::Result<()> {
+        let (result, reaped) = self.rescue.seize(tgid, tid, self.traced.keys().copied());
+        for tid in reaped {
+            self.traced.remove(&tid);
+        }
+        result
     }
 
     pub(super) fn stage(&mut self, key: VerdictKey, stage: Stage) {
@@ -149,7 +162,7 @@ impl Holder {
         question.answer = Some(answer);
         question.answered_ns = sys::boot_ns();
         self.stage(key, Stage::Going);
-        if answer == verdict::CHECK && tracee.is_none() && sys::seize(tid).is_ok() {
+        if answer == verdict::CHECK && tracee.is_none() && self.start_tracing(tgid, tid).is_ok() {
             // Parked; traced from here on, so that it stops at its exec event.
             self.traced.insert(
                 tid,

@@ -8,6 +8,7 @@ mod commands;
 mod events;
 mod question;
 mod read;
+mod rescue;
 mod results;
 mod statuses;
 mod time;
@@ -29,6 +30,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::question::Question;
 use self::read::{Detail, ReadError};
+use self::rescue::Rescue;
 use self::workers::Workers;
 use super::api::{AtOnce, FromKernel, Mismatch, ToKernel};
 use super::load::Loaded;
@@ -78,6 +80,7 @@ struct Holder {
     /// Sequence number to question: answers name a sequence.
     sequences: HashMap<u64, VerdictKey>,
     traced: HashMap<Tid, Traced>,
+    rescue: Rescue,
     /// Ends of actions that were answered at once, not told yet.
     passed: Vec<FromKernel>,
     last_allowed: Option<Instant>,
@@ -119,6 +122,7 @@ pub(crate) fn start(
         questions: HashMap::new(),
         sequences: HashMap::new(),
         traced: HashMap::new(),
+        rescue: Rescue::start()?,
         passed: Vec::new(),
         last_allowed: None,
         last_told: now,
