@@ -79,7 +79,7 @@ def away(how):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(3600 if FULL else 240)
 def restarts_under_load(probe):
     """Execs in loops while the agent is killed, stopped and started."""
@@ -93,7 +93,7 @@ def restarts_under_load(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(1800 if FULL else 300)
 def upgrades_under_load(probe):
     """Execs in loops while the agent is upgraded: by one of the same version, of another version, and back."""
@@ -116,7 +116,7 @@ def upgrades_under_load(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(240)
 def upgrade_keeps_every_label(probe):
     """Programs whose maps the new agent does not share: everybody whom they labelled stays labelled, wherever it is now; what they
@@ -193,7 +193,7 @@ def upgrade_keeps_every_label(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(400)
 def killed_while_it_replaces_another_version(probe):
     """kill -9 at each point of the removal of old programs: the next agent ends it; an image that nobody compared is killed."""
@@ -223,7 +223,7 @@ def killed_while_it_replaces_another_version(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(200)
 def old_programs_that_cannot_be_read_stay(probe):
     """Nobody knows whom programs of another layout label: they stay in force, until root takes them away."""
@@ -251,7 +251,7 @@ def old_programs_that_cannot_be_read_stay(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 def the_number_of_a_dead_agent_is_worth_nothing(probe):
     """Whoever gets the process id of an agent that died is not the agent."""
     mark, denied = marker("number"), program("fast-deny-number")
@@ -303,7 +303,7 @@ def crash_points(needs):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""
@@ -349,7 +349,7 @@ def many_processes(probe, count):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def many_processes_held_cost_nothing(probe):
     """200 processes held at once (40 in short), a minute (10 s) without CPU for them or the agent."""
@@ -382,7 +382,7 @@ def holder_ticks(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def many_threads_of_one_process(probe):
     """100 threads (20 in short) call exec at once: few loop, beyond them the whole process is parked; one runs, the others die with it.
