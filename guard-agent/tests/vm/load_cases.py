@@ -373,14 +373,6 @@ def many_processes_held_cost_nothing(probe):
     until(lambda: len(re.findall(r"^withdrawn .*why=Died", probe.since(), re.M)) >= count, "not all were withdrawn", 30)
 
 
-def holder_ticks(probe):
-    for task in os.listdir(f"/proc/{probe.process.pid}/task"):
-        with open(f"/proc/{probe.process.pid}/task/{task}/comm") as file:
-            if file.read().strip() == "guard-holder":
-                return ticks(f"{probe.process.pid}/task/{task}")
-    raise Failed("no thread is called guard-holder")
-
-
 @case
 @one_kernel("6.12")
 @limit(600)
