@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use guard_tests::scene::{CODER, Scene, end, eventually, expect_status};
-use guard_tests::{Case, case, check};
+use guard_tests::{Case, case, check, full};
 use xtask::stage::{PATIENCE, Request};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -184,11 +184,6 @@ fn host_offline() -> Result<()> {
         check!(now == "offline", "the host is {now}");
         Ok(())
     })
-}
-
-/// What every run does of the upgrades and crash points; `cargo xtask test --full` does all.
-fn full() -> bool {
-    std::env::var_os("GUARD_TEST_FULL").is_some()
 }
 
 /// Started outside the label; it starts nothing before it is labelled.

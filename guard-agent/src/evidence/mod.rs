@@ -156,31 +156,25 @@ impl Evidence {
 
     /// Writes a record with the next group; durable within about 100 ms.
     pub fn write(&self, slot: Slot, predicate: Predicate) {
-        self.send(Job::Write {
-            predicate: Box::new(predicate),
-            slot,
-            done: None,
-            urgent: false,
-        });
+        self.job(slot, predicate, None, false);
     }
 
     /// As [`Self::write`], and calls `done`, on the writer's thread, when the record is durable.
     pub fn write_and(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
-        self.send(Job::Write {
-            predicate: Box::new(predicate),
-            slot,
-            done: Some(Box::new(done)),
-            urgent: false,
-        });
+        self.job(slot, predicate, Some(Box::new(done)), false);
     }
 
     /// Writes a record at once and calls `done`, on the writer's thread, when it is durable.
     pub fn write_then(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
+        self.job(slot, predicate, Some(Box::new(done)), true);
+    }
+
+    fn job(&self, slot: Slot, predicate: Predicate, done: Option<Done>, urgent: bool) {
         self.send(Job::Write {
             predicate: Box::new(predicate),
             slot,
-            done: Some(Box::new(done)),
-            urgent: true,
+            done,
+            urgent,
         });
     }
 
