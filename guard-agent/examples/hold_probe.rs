@@ -4,7 +4,7 @@
 //! ```text
 //! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--run SECONDS]
 //!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
-//! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path counts; without any: hold:0:check
+//! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or peer counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
 //! ```
 
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guard_agent::kernel::api::{
-    ActionId, AskedAction, AskedExec, ExecExpectation, FromKernel, Held, LabelId, Release, ToKernel,
+    ActionId, AskedAction, ExecExpectation, FileKey, FromKernel, Held, HeldExec, LabelId, Peer, Release, ToKernel,
 };
 use guard_agent::kernel::{self, Away, KernelConfig, KernelHandle};
 use sha2::{Digest, Sha256};
@@ -77,10 +77,24 @@ fn answer(text: &str) -> Result<Answer, Box<dyn Error>> {
 struct Probe {
     handle: KernelHandle,
     rules: Vec<(String, Answer)>,
-    asked: HashMap<ActionId, AskedExec>,
+    asked: HashMap<ActionId, AskedAction>,
     held: HashMap<ActionId, Arc<ExecExpectation>>,
     /// What is to be released, and when.
     due: Vec<(Instant, ActionId, Verdict)>,
+}
+
+/// What rules look at: the path of an exec; `192.0.2.1:80`, `[2001:db8::1]:80`, `unix:/path`, `unix:@name`, `unix:` of a peer.
+fn text(what: &AskedAction) -> String {
+    match what {
+        AskedAction::Exec(exec) => exec.path.clone().unwrap_or_default().display().to_string(),
+        AskedAction::Reach(reach) => match &reach.peer {
+            Peer::Address { address, port, .. } => std::net::SocketAddr::new(*address, *port).to_string(),
+            Peer::Unix { path: Some(path) } => format!("unix:{}", path.display()),
+            Peer::Unix { path: None } => "unix:?".to_owned(),
+            Peer::Abstract(name) => format!("unix:@{}", name.escape_ascii()),
+            Peer::Nameless => "unix:".to_owned(),
+        },
+    }
 }
 
 impl Probe {
@@ -105,10 +119,16 @@ impl Probe {
     fn message(&mut self, message: FromKernel) -> Result<(), Box<dyn Error>> {
         match message {
             FromKernel::Asked(asked) => {
-                let AskedAction::Exec(exec) = asked.what;
-                let path = exec.path.clone().unwrap_or_default();
+                let text = text(&asked.what);
+                let what = match &asked.what {
+                    AskedAction::Exec(exec) => format!("path={text} unlinked={}", exec.unlinked),
+                    AskedAction::Reach(reach) => format!(
+                        "reach={text} how={:?} family={} kind={} protocol={}",
+                        reach.how, reach.family, reach.kind, reach.protocol
+                    ),
+                };
                 println!(
-                    "asked seq={} tid={} tgid={} ppid={} uid={} label={} comm={} path={} unlinked={}",
+                    "asked seq={} tid={} tgid={} ppid={} uid={} label={} comm={} {what}",
                     asked.id.sequence,
                     asked.id.tid,
                     asked.tgid,
@@ -116,11 +136,9 @@ impl Probe {
                     asked.uid,
                     asked.label.0,
                     String::from_utf8_lossy(&asked.comm).escape_debug(),
-                    path.display(),
-                    exec.unlinked,
                 );
-                self.asked.insert(asked.id, exec);
-                match self.rule(&path.to_string_lossy()) {
+                self.asked.insert(asked.id, asked.what);
+                match self.rule(&text) {
                     Answer::Now(verdict) => self.release(asked.id, verdict),
                     Answer::Ignore => {}
                     Answer::After(..) | Answer::HoldForEver => self.handle.send(ToKernel::Hold(asked.id)),
@@ -153,28 +171,21 @@ impl Probe {
     }
 
     fn held(&mut self, held: Held) -> Result<(), Box<dyn Error>> {
-        let exec = held.exec;
-        let asked = self.asked.get(&held.id).ok_or("held before asked")?.clone();
-        let path = asked.path.unwrap_or_default();
-        let opened = exec.file.is_some();
-        let mut hash = Sha256::new();
-        if let Some(file) = exec.file {
-            let mut file = std::fs::File::from(file);
-            let mut buffer = vec![0; 1 << 18];
-            loop {
-                let got = file.read(&mut buffer)?;
-                if got == 0 {
-                    break;
-                }
-                hash.update(&buffer[..got]);
-            }
-        }
-        let argv: Vec<String> = exec
-            .argv
-            .strings
-            .iter()
-            .map(|string| String::from_utf8_lossy(string).escape_debug().to_string())
-            .collect();
+        let asked = self.asked.get(&held.id).ok_or("held before asked")?;
+        let text = text(asked);
+        let name = if matches!(asked, AskedAction::Exec(_)) {
+            "path"
+        } else {
+            "reach"
+        };
+        let line = format!(
+            "held seq={} tid={} {name}={text} how={:?} rounds={} took_us={}",
+            held.id.sequence,
+            held.id.tid,
+            held.how,
+            held.rounds,
+            held.took_ns / 1000
+        );
         if let Some(tracer) = &held.tracer {
             println!(
                 "tracer tid={} pid={} comm={}",
@@ -183,35 +194,58 @@ impl Probe {
                 tracer.comm.escape_ascii()
             );
         }
-        println!(
-            "held seq={} tid={} path={} how={:?} rounds={} took_us={} argc={} envc={} cwd={} given={} file={} argv={argv:?}",
-            held.id.sequence,
-            held.id.tid,
-            path.display(),
-            held.how,
-            held.rounds,
-            held.took_ns / 1000,
-            exec.argv.count,
-            exec.environment.count,
-            exec.cwd.display(),
-            exec.given.display(),
-            opened,
-        );
-        let expectation = ExecExpectation {
-            file: asked.file,
-            sha256: hash.finalize().into(),
-            argv_sha256: exec.argv.sha256,
-            environment_sha256: exec.environment.sha256,
-            cwd: exec.cwd,
-        };
-        self.held.insert(held.id, Arc::new(expectation));
-        match self.rule(&path.to_string_lossy()) {
+        match (asked, held.exec) {
+            (AskedAction::Exec(asked), Some(exec)) => {
+                let expectation = expectation(&line, asked.file, exec)?;
+                self.held.insert(held.id, Arc::new(expectation));
+            }
+            (AskedAction::Exec(_), None) => return Err("an exec was held that was not read".into()),
+            (AskedAction::Reach(_), _) => println!("{line}"),
+        }
+        match self.rule(&text) {
             Answer::Now(verdict) => self.release(held.id, verdict),
             Answer::After(time, verdict) => self.due.push((Instant::now() + time, held.id, verdict)),
             Answer::HoldForEver | Answer::Ignore => {}
         }
         Ok(())
     }
+}
+
+/// Shows what a held exec is about to do, and takes it as approved.
+fn expectation(line: &str, file: FileKey, exec: HeldExec) -> Result<ExecExpectation, Box<dyn Error>> {
+    let opened = exec.file.is_some();
+    let mut hash = Sha256::new();
+    if let Some(file) = exec.file {
+        let mut file = std::fs::File::from(file);
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let got = file.read(&mut buffer)?;
+            if got == 0 {
+                break;
+            }
+            hash.update(&buffer[..got]);
+        }
+    }
+    let argv: Vec<String> = exec
+        .argv
+        .strings
+        .iter()
+        .map(|string| String::from_utf8_lossy(string).escape_debug().to_string())
+        .collect();
+    println!(
+        "{line} argc={} envc={} cwd={} given={} file={opened} argv={argv:?}",
+        exec.argv.count,
+        exec.environment.count,
+        exec.cwd.display(),
+        exec.given.display(),
+    );
+    Ok(ExecExpectation {
+        file,
+        sha256: hash.finalize().into(),
+        argv_sha256: exec.argv.sha256,
+        environment_sha256: exec.environment.sha256,
+        cwd: exec.cwd,
+    })
 }
 
 /// Ends as an agent that is stopped: in order.

@@ -32,6 +32,8 @@ use crate::watch::Watchers;
 const MAINTENANCE: Duration = Duration::from_secs(5);
 /// How often a record says that enforcement is on.
 const INTERVAL: Duration = Duration::from_secs(600);
+/// How often somebody looks whether the programs are still attached.
+const LOOK: Duration = Duration::from_secs(1);
 /// For the kernel side to end and say what it still knows.
 const STOP: Duration = Duration::from_secs(3);
 
@@ -60,6 +62,8 @@ pub enum DaemonError {
     Runtime(std::io::Error),
     #[error("the kernel side ended; what is in force stays, and nobody answers it\n  → systemctl restart guard-agent")]
     Ended,
+    #[error("{0}; enforcement is not whole\n  → systemctl restart guard-agent puts it in force again")]
+    Removed(String),
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -229,6 +233,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     let interval = Interval {
         since: rfc3339(enforcing_since_ms).unwrap_or_default(),
         pin_directory: config.kernel.pin_directory.clone(),
+        programs: facts.programs,
         evidence: evidence.clone(),
     };
     interval.record(false).await;
@@ -242,7 +247,10 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         tracing::error!("the kernel side does not end; what waits for its records is lost");
     }
     handle.send(kernel::api::ToKernel::Stop);
-    interval.record(true).await;
+    // What is gone is not in force, whatever its counters say.
+    if !matches!(result, Err(DaemonError::Removed(_))) {
+        interval.record(true).await;
+    }
     let _ = tokio::task::spawn_blocking(move || evidence.stop()).await;
     let _ = std::fs::remove_file(&config.socket);
     result
@@ -279,6 +287,9 @@ async fn until_stopped(
 ) -> Result<(), DaemonError> {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     maintenance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen = clock::rfc3339(jiff::Timestamp::now());
     let mut interval_records = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
     interval_records.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().map_or(MAINTENANCE, |limit| limit / 3);
@@ -300,6 +311,16 @@ async fn until_stopped(
             }
             _ = maintenance.tick() => scan(labels, watchers).await,
             _ = interval_records.tick() => interval.record(false).await,
+            _ = look.tick() => match interval.gone() {
+                None => seen = clock::rfc3339(jiff::Timestamp::now()),
+                Some(why) => {
+                    interval.evidence.lifecycle(Lifecycle::EnforcementOff {
+                        why: why.clone(),
+                        last_on: Some(seen),
+                    });
+                    return Err(DaemonError::Removed(why));
+                }
+            },
         }
     }
 }
@@ -309,17 +330,29 @@ struct Interval {
     /// RFC 3339.
     since: String,
     pin_directory: PathBuf,
+    programs: Vec<String>,
     evidence: Evidence,
 }
 
 impl Interval {
+    /// Why enforcement is not whole any more, if somebody removed programs.
+    fn gone(&self) -> Option<String> {
+        let gone = kernel::Usage::gone(&self.pin_directory, &self.programs);
+        let first = gone.first()?;
+        let more = match gone.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        Some(format!("somebody removed the program {first}{more} from the kernel"))
+    }
+
     async fn record(&self, stopping: bool) {
         let pin_directory = self.pin_directory.clone();
         let usage = tokio::task::spawn_blocking(move || kernel::usage(&pin_directory)).await;
         let counters = match usage {
             Ok(Ok(usage)) => KernelCounters {
                 lost_events: usage.ring_full,
-                refused_full: usage.pending_full + usage.tasks_full + usage.cgroups_full,
+                refused_full: usage.pending_full + usage.tasks_full + usage.cgroups_full + usage.flows_full,
                 refused_quota: usage
                     .labels
                     .iter()

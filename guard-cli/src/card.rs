@@ -4,8 +4,10 @@
 //! Owns the words. It is given the console's view and the host's record, whose digest an answer is bound to. Facts
 //! come from the record alone.
 
-use guard_evidence::record::{Action, Claims, Predicate, RequestRecord, Statement};
-use guard_evidence::statement::{sentence, sha256_hex};
+use guard_evidence::record::{
+    Action, Claims, ConnectAction, ConnectHow, ExecAction, Peer, Predicate, RequestRecord, Statement,
+};
+use guard_evidence::statement::{sentence, sha256_hex, unix_name};
 use guard_evidence::text::{Text, defuse, shell_words, visible, visible_fold};
 use guard_evidence::{context, dsse};
 use guard_proto::rest::{DecisionView, Request, RequestState};
@@ -74,41 +76,10 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
     out.push(("why it asks", why));
     out.push(("the agent says", record.claims.as_ref().map(claims).unwrap_or_default()));
 
-    let Action::Exec(exec) = &record.action;
-    let mut argv: Vec<String> = exec.argv.iter().map(|word| word.fold(LINE)).collect();
-    if exec.argv_truncated {
-        argv.push(format!(
-            "⟨… {} arguments in all; SHA-256 of all {}⟩",
-            exec.argv_count,
-            visible(&exec.argv_sha256)
-        ));
+    match &record.action {
+        Action::Exec(exec) => exec_fields(exec, &mut out),
+        Action::Connect(connect) => connect_fields(connect, &mut out),
     }
-    out.push(("arguments", argv));
-    let mut executable = vec![exec.path.as_ref().map_or_else(
-        || {
-            format!(
-                "path too long for the kernel's view; given as {}",
-                exec.given.fold(LINE)
-            )
-        },
-        |path| path.fold(LINE),
-    )];
-    if exec.path.as_ref() != Some(&exec.given) && exec.path.is_some() {
-        executable.push(format!("given as {}", exec.given.fold(LINE)));
-    }
-    if exec.unlinked {
-        executable.push("its name has been deleted".to_owned());
-    }
-    executable.push(match (&exec.sha256, exec.size) {
-        (Some(sha256), Some(size)) => format!("SHA-256 {} ({size} bytes)", visible(sha256)),
-        (Some(sha256), None) => format!("SHA-256 {}", visible(sha256)),
-        _ => "SHA-256 not known: it could not be read in time".to_owned(),
-    });
-    out.push(("executable", executable));
-    out.push(("directory", vec![exec.cwd.fold(LINE)]));
-    let chosen = exec.environment.iter().map(|e| e.fold(LINE));
-    let of_all = (exec.environment_count > 0).then(|| format!("{} variables in all", exec.environment_count));
-    out.push(("environment", chosen.chain(of_all).collect()));
 
     let workload = &record.workload;
     let owner = request
@@ -179,6 +150,72 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
     out.push(("state", state(request)));
     out.retain(|(_, values)| !values.is_empty());
     out
+}
+
+fn exec_fields(exec: &ExecAction, out: &mut Vec<(&'static str, Vec<String>)>) {
+    let mut argv: Vec<String> = exec.argv.iter().map(|word| word.fold(LINE)).collect();
+    if exec.argv_truncated {
+        argv.push(format!(
+            "⟨… {} arguments in all; SHA-256 of all {}⟩",
+            exec.argv_count,
+            visible(&exec.argv_sha256)
+        ));
+    }
+    out.push(("arguments", argv));
+    let mut executable = vec![exec.path.as_ref().map_or_else(
+        || {
+            format!(
+                "no path of this host (in another mount namespace, or too long to be read whole); given as {}",
+                exec.given.fold(LINE)
+            )
+        },
+        |path| path.fold(LINE),
+    )];
+    if exec.path.as_ref() != Some(&exec.given) && exec.path.is_some() {
+        executable.push(format!("given as {}", exec.given.fold(LINE)));
+    }
+    if exec.unlinked {
+        executable.push("its name has been deleted".to_owned());
+    }
+    executable.push(match (&exec.sha256, exec.size) {
+        (Some(sha256), Some(size)) => format!("SHA-256 {} ({size} bytes)", visible(sha256)),
+        (Some(sha256), None) => format!("SHA-256 {}", visible(sha256)),
+        _ => "SHA-256 not known: it could not be read in time".to_owned(),
+    });
+    out.push(("executable", executable));
+    out.push(("directory", vec![exec.cwd.fold(LINE)]));
+    let chosen = exec.environment.iter().map(|e| e.fold(LINE));
+    let of_all = (exec.environment_count > 0).then(|| format!("{} variables in all", exec.environment_count));
+    out.push(("environment", chosen.chain(of_all).collect()));
+}
+
+fn connect_fields(connect: &ConnectAction, out: &mut Vec<(&'static str, Vec<String>)>) {
+    match &connect.peer {
+        Peer::Ip { address, port, scope } => {
+            let scope = scope
+                .map(|scope| format!(" on network interface {scope}"))
+                .unwrap_or_default();
+            out.push(("address", vec![format!("{address}{scope}")]));
+            out.push(("port", vec![port.to_string()]));
+        }
+        peer => out.push(("unix socket", vec![unix_name(peer, LINE)])),
+    }
+    out.push(("protocol", vec![visible_fold(&connect.protocol, 32)]));
+    let how = match connect.how {
+        ConnectHow::Connect => "it connects",
+        ConnectHow::Listen => "it listens for connections from other hosts",
+        ConnectHow::Message => "it sends a message to this destination",
+        ConnectHow::ConnectedBefore => {
+            "it sends on a connection that was made before it was labelled, or by somebody else"
+        }
+    };
+    out.push((
+        "how",
+        vec![
+            how.to_owned(),
+            "an approval holds for this one socket and this peer".to_owned(),
+        ],
+    ));
 }
 
 fn claims(claims: &Claims) -> Vec<String> {

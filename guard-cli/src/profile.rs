@@ -4,7 +4,7 @@
 //! never write one that others can read, nor use one that others could read or write.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -115,12 +115,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let write = || -> io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        // Made with mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+        guard_evidence::files::replace(path, bytes, 0o600)
     };
     write().map_err(|e| Failure::unknown(format!("cannot save {}: {e}", path.display())))
 }

@@ -29,7 +29,8 @@ pub mod action {
     pub const EXEC: u32 = 1;
     /// Reaching an IPv4 or IPv6 address: connect, or a message to one. `op` is [`super::peer_op`], `device` the port in
     /// host order, `generation` the IPv6 scope, `inode` the address of the `struct sock`, so that an answer holds for one
-    /// socket only, `extra[0..2]` the address as in [`super::AskAddress`], eight bytes each in memory order.
+    /// socket only, `extra[0..2]` the address as in [`super::AskAddress`], eight bytes each in memory order. Listening on the
+    /// own address: 1 in `extra[2]`.
     pub const REACH: u32 = 2;
     /// Reaching a unix socket: `op` as above, `inode` the address of the own `struct sock`, `extra[0]` that of the peer's,
     /// `extra[1]` the inode number of its name or 0, `extra[2]` device and generation of that.
@@ -363,11 +364,12 @@ pub mod counter {
     pub const AWAY_ALLOWED: u32 = 5;
     /// Cgroups below labelled ones for which there was no room: who is moved there from outside is not labelled.
     pub const CGROUPS_FULL: u32 = 6;
+    /// Not a count: 1 + the CPU on which a question last gave up waiting for an answer at once, because somebody needed that
+    /// CPU, perhaps the agent; 0 before.
+    pub const CROWDED: u32 = 7;
     /// Connections refused because the table of sockets was full.
-    pub const FLOWS_FULL: u32 = 7;
-    /// Gated operations refused because they came from where no thread can be held: io_uring, kernel threads.
-    pub const NOT_HOLDABLE: u32 = 8;
-    pub const COUNT: u32 = 16;
+    pub const FLOWS_FULL: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
 /// `EventHeader::kind`.
@@ -411,6 +413,8 @@ pub mod ask_flag {
     pub const MESSAGE: u32 = 8;
     /// A socket that was connected before it was labelled, or elsewhere.
     pub const CONNECTED_BEFORE: u32 = 16;
+    /// listen(2): the address is the own one.
+    pub const LISTEN: u32 = 32;
 }
 
 /// What every question says of who asks.
@@ -447,7 +451,7 @@ pub struct AskExec {
     pub path: [u8; PATH_ROOM + NAME_ROOM],
 }
 
-/// The peer of [`action::REACH`].
+/// The peer of [`action::REACH`], or with [`ask_flag::LISTEN`] the own address.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AskAddress {
@@ -495,8 +499,6 @@ pub mod ended {
     pub const DIED: u32 = 5;
     /// Another question took its place.
     pub const REPLACED: u32 = 6;
-    /// Let through because the agent was away and its configuration says so.
-    pub const AWAY_ALLOWED: u32 = 7;
 }
 
 /// A question is over.
@@ -626,6 +628,9 @@ pub struct Offsets {
     pub sock_dport: u32,
     pub sock_daddr: u32,
     pub sock_v6_daddr: u32,
+    pub sock_rcv_saddr: u32,
+    pub sock_v6_rcv_saddr: u32,
+    pub sock_num: u32,
     pub sock_state: u32,
     pub sock_listener: u32,
     pub sock_type: u32,
@@ -634,6 +639,12 @@ pub struct Offsets {
     pub unix_sock_peer: u32,
     pub unix_address_len: u32,
     pub unix_address_name: u32,
+    pub socket_alloc_socket: u32,
+    pub socket_alloc_inode: u32,
+    pub msghdr_control: u32,
+    pub msghdr_controllen: u32,
+    pub skb_data: u32,
+    pub skb_len: u32,
 }
 
 macro_rules! layout {
@@ -673,7 +684,7 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 73 * 4,
+    Offsets = 82 * 4,
     protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,

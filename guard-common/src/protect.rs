@@ -49,6 +49,10 @@ pub mod kind {
     pub const PROCESS_READ: u32 = 14;
     /// A way out of its cgroup.
     pub const CGROUP: u32 = 15;
+    /// A socket of a kind that nobody is asked about: raw, packet, vsock …
+    pub const SOCKET: u32 = 16;
+    /// A way for packets to somebody else than the address that was asked about: source routes, changes of the host's network.
+    pub const ROUTE: u32 = 17;
 }
 
 /// An inode.

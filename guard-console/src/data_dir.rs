@@ -4,9 +4,11 @@
 //! must never write a secret to a file that others can read, not even for a moment.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use guard_evidence::files;
 
 /// SQLite gives its two companion files the same permissions.
 pub const DATABASE_FILE: &str = "console.db";
@@ -121,26 +123,7 @@ impl DataDir {
     /// Replaces a file as a whole: readers see the old or the new one, and after a crash too.
     pub fn write(&self, name: &str, readers: Readers, bytes: &[u8]) -> Result<(), DataDirError> {
         let path = self.path(name);
-        let temporary = self.path(&format!(".{name}.new"));
-        let mode = readers.mode();
-        let write = || -> io::Result<()> {
-            // Left over from a crash: never reuse what somebody else may have opened.
-            match fs::remove_file(&temporary) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&temporary)?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            fs::File::open(&self.root)?.sync_all()
-        };
-        write().map_err(failed("write", &path))
+        files::replace(&path, bytes, readers.mode()).map_err(failed("write", &path))
     }
 
     /// Sets who may read a file that something else wrote, and waits until it is on disk.

@@ -5,11 +5,11 @@
 //! SIGCONT for this thread leave exactly that: a signal is pending, none is delivered. It must never return Restart
 //! without having sent a signal, and never Pass except where the configuration says so.
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal, bpf_send_signal_thread};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_loop, bpf_send_signal, bpf_send_signal_thread};
 use guard_common::{Config, Pending, VerdictKey, away, counter, ended, state, verdict};
 
 use crate::emit::Subject;
-use crate::maps::{HEARTBEAT, PROCESSES, VERDICTS, add, count};
+use crate::maps::{COUNTERS, HEARTBEAT, PROCESSES, VERDICTS, add, count};
 use crate::verdict::{Answer, find, finish, honor, question};
 use crate::{emit, kernel, quota};
 
@@ -116,7 +116,15 @@ fn answered_at_once(task: u64, pending: &mut Pending, flags: u64) -> Option<Answ
     };
     // SAFETY: the callback has the type that the helper wants, and the state outlives the call.
     unsafe { bpf_loop(LOOKS, look as *mut _, (&raw mut awaited).cast(), 0) };
-    honor(task, pending, find(task, pending))
+    let answer = honor(task, pending, find(task, pending));
+    if answer.is_none()
+        && kernel::boot_ns() < awaited.until_ns
+        && let Some(crowded) = COUNTERS.get_ptr_mut(counter::CROWDED)
+    {
+        // SAFETY: a live map value; the helper takes no arguments.
+        unsafe { crowded.write_volatile(1 + u64::from(bpf_get_smp_processor_id())) };
+    }
+    answer
 }
 
 /// Goes on with 0, ends with 1.

@@ -79,6 +79,9 @@ static OFFSETS: Offsets = Offsets {
     sock_dport: 0,
     sock_daddr: 0,
     sock_v6_daddr: 0,
+    sock_rcv_saddr: 0,
+    sock_v6_rcv_saddr: 0,
+    sock_num: 0,
     sock_state: 0,
     sock_listener: 0,
     sock_type: 0,
@@ -87,6 +90,12 @@ static OFFSETS: Offsets = Offsets {
     unix_sock_peer: 0,
     unix_address_len: 0,
     unix_address_name: 0,
+    socket_alloc_socket: 0,
+    socket_alloc_inode: 0,
+    msghdr_control: 0,
+    msghdr_controllen: 0,
+    skb_data: 0,
+    skb_len: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -472,6 +481,12 @@ pub fn socket_sock(socket: u64) -> u64 {
     read_or_zero(socket + offset!(socket_sk))
 }
 
+/// The `struct sock` of an inode of sockfs.
+#[inline(always)]
+pub fn inode_sock(inode: u64) -> u64 {
+    socket_sock(inode - offset!(socket_alloc_inode) + offset!(socket_alloc_socket))
+}
+
 /// Address and length of the destination that a message carries; 0 for none.
 #[inline(always)]
 pub fn message_address(message: u64) -> (u64, u32) {
@@ -479,6 +494,40 @@ pub fn message_address(message: u64) -> (u64, u32) {
         read_or_zero(message + offset!(msghdr_name)),
         read_or_zero(message + offset!(msghdr_namelen)),
     )
+}
+
+/// Address and length of the control messages that a message carries.
+#[inline(always)]
+pub fn message_control(message: u64) -> (u64, u64) {
+    (
+        read_or_zero(message + offset!(msghdr_control)),
+        read_or_zero(message + offset!(msghdr_controllen)),
+    )
+}
+
+/// The head of a control message at this address: its length, level and type.
+#[inline(always)]
+pub fn control_head(address: u64) -> (u64, u32, u32) {
+    (
+        read_or_zero(address),
+        read_or_zero(address + 8),
+        read_or_zero(address + 12),
+    )
+}
+
+/// Address and length of what a `struct sk_buff` carries.
+#[inline(always)]
+pub fn packet(skb: u64) -> (u64, u32) {
+    (
+        read_or_zero(skb + offset!(skb_data)),
+        read_or_zero(skb + offset!(skb_len)),
+    )
+}
+
+/// The head of a netlink message at this address: its length and type.
+#[inline(always)]
+pub fn netlink_head(address: u64) -> (u32, u16) {
+    (read_or_zero(address), read_or_zero(address + 4))
 }
 
 /// The first bytes of a socket address in kernel memory: as much as IPv6 needs. What is beyond `length` is zero.
@@ -555,6 +604,16 @@ pub fn sock_peer(sock: u64) -> ([u8; 4], [u8; 16], u16) {
         read_or_zero(sock + offset!(sock_daddr)),
         read_or_zero(sock + offset!(sock_v6_daddr)),
         u16::from_be(port),
+    )
+}
+
+/// The address that a socket is bound to, as [`sock_peer`]; zero for any.
+#[inline(always)]
+pub fn sock_own(sock: u64) -> ([u8; 4], [u8; 16], u16) {
+    (
+        read_or_zero(sock + offset!(sock_rcv_saddr)),
+        read_or_zero(sock + offset!(sock_v6_rcv_saddr)),
+        read_or_zero(sock + offset!(sock_num)),
     )
 }
 

@@ -7,6 +7,7 @@
 
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
+use guard_common::protect::kind as protected;
 use guard_common::{
     ActionKey, FLOW_SLOTS, Flow, FlowFilter, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
 };
@@ -24,8 +25,14 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const AF_NETLINK: u16 = 16;
 const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
 const SOCK_RAW: u16 = 3;
 const SOCK_SEQPACKET: u16 = 5;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const NETLINK_ROUTE: u32 = 0;
+const MAY_WRITE: u32 = 2;
+const SOCKFS_MAGIC: u64 = 0x534f_434b;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
@@ -65,7 +72,17 @@ impl Peer {
     /// What a socket is connected to.
     #[inline(always)]
     fn of(sock: u64) -> Self {
-        let (v4, v6, port) = kernel::sock_peer(sock);
+        Self::either(sock, kernel::sock_peer(sock))
+    }
+
+    /// What a socket is bound to.
+    #[inline(always)]
+    fn own(sock: u64) -> Self {
+        Self::either(sock, kernel::sock_own(sock))
+    }
+
+    #[inline(always)]
+    fn either(sock: u64, (v4, v6, port): ([u8; 4], [u8; 16], u16)) -> Self {
         if kernel::sock_family(sock) == AF_INET {
             Self::v4(v4, port)
         } else {
@@ -92,6 +109,15 @@ impl Peer {
             port: port.into(),
             scope: u32::from_ne_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]),
         }
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        const ONE: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
+        const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 127, 0, 0, 0]);
+        const MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+        let (first, second) = self.halves();
+        first == 0 && (second == ONE || second & MASK == MAPPED)
     }
 
     #[inline(always)]
@@ -202,7 +228,7 @@ pub fn guard_reach_free(context: LsmContext) -> i32 {
     0
 }
 
-/// Whose connections are let in is answered when it listens; replies to them are no egress.
+/// Who can be reached from outside is answered when it listens; replies to them are no egress.
 #[lsm(hook = "socket_listen")]
 pub fn guard_reach_listen(context: LsmContext) -> i32 {
     let Some(label) = scope::label(kernel::current()) else {
@@ -213,13 +239,21 @@ pub fn guard_reach_listen(context: LsmContext) -> i32 {
     if family != AF_INET && family != AF_INET6 {
         return 0;
     }
+    let found = known(sock);
+    if found.sort == flow::LISTENER && found.label == label.label {
+        return 0;
+    }
     let listener = Flow {
         label: label.label,
         sort: flow::LISTENER,
-        owner: known(sock).owner,
+        owner: found.owner,
         ..NOTHING
     };
-    if remember(sock, &listener) { 0 } else { -errno::EPERM }
+    let own = Peer::own(sock);
+    if own.is_loopback() {
+        return if remember(sock, &listener) { 0 } else { -errno::EPERM };
+    }
+    answer!(ask(sock, &own, ask_flag::LISTEN, &listener))
 }
 
 /// fn(newsk, req): a connection came in; not in the context of the task that will accept it.
@@ -269,6 +303,13 @@ fn reach(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
     {
         return Answer::Pass;
     }
+    ask(sock, peer, flags, &new)
+}
+
+/// Asks for what `new` will say.
+#[inline(always)]
+fn ask(sock: u64, peer: &Peer, flags: u32, new: &Flow) -> Answer {
+    let (first, second) = peer.halves();
     let key = ActionKey {
         kind: action::REACH,
         op: peer_op(
@@ -279,7 +320,7 @@ fn reach(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
         device: peer.port,
         generation: peer.scope,
         inode: sock,
-        extra: [first, second, 0],
+        extra: [first, second, u64::from(flags & ask_flag::LISTEN != 0)],
     };
     let subject = AddressOf {
         sock,
@@ -289,7 +330,7 @@ fn reach(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
         flags,
     };
     let answer = gate(Some(key), &subject);
-    through(answer, sock, &new)
+    through(answer, sock, new)
 }
 
 /// An answer was used. What it was for is remembered first, so that it holds although the question is over.
@@ -310,11 +351,37 @@ fn through(answer: Answer, sock: u64, new: &Flow) -> Answer {
     if room && !checked { Answer::Pass } else { Answer::Refuse }
 }
 
-/// Refused, and counted as what cannot be asked.
+/// Nobody is asked about a socket of this kind.
 #[inline(always)]
-fn never() -> i32 {
-    count(counter::NOT_HOLDABLE);
+fn never(label: &Label) -> i32 {
+    count_refused(label, protected::SOCKET);
     -errno::EPERM
+}
+
+/// fn(family, type, protocol, kern): what can be asked about later, and what leaves the workload nowhere.
+#[lsm(hook = "socket_create")]
+pub fn guard_reach_create(context: LsmContext) -> i32 {
+    let Some(label) = scope::label(kernel::current()) else {
+        return 0;
+    };
+    if kernel::argument(&context, 3) as u32 != 0 {
+        return 0;
+    }
+    let (kind, protocol) = (
+        kernel::argument(&context, 1) as u16,
+        kernel::argument(&context, 2) as u32,
+    );
+    let known = match kernel::argument(&context, 0) as u16 {
+        AF_UNIX => true,
+        AF_INET | AF_INET6 => match kind {
+            SOCK_STREAM => protocol == 0 || protocol == IPPROTO_TCP,
+            SOCK_DGRAM => protocol == 0 || protocol == IPPROTO_UDP,
+            _ => false,
+        },
+        AF_NETLINK => protocol == NETLINK_ROUTE,
+        _ => false,
+    };
+    if known { 0 } else { never(&label) }
 }
 
 /// fn(sock, address, length)
@@ -343,7 +410,7 @@ pub fn guard_reach_connect(context: LsmContext) -> i32 {
             let peer = Peer::read(address, length, family == AF_INET6);
             answer!(reach(&label, sock, &peer, 0))
         }
-        _ => never(),
+        _ => never(&label),
     }
 }
 
@@ -354,7 +421,8 @@ pub fn guard_reach_send(context: LsmContext) -> i32 {
         return 0;
     };
     let sock = kernel::socket_sock(kernel::argument(&context, 0));
-    let (to, length) = kernel::message_address(kernel::argument(&context, 1));
+    let message = kernel::argument(&context, 1);
+    let (to, length) = kernel::message_address(message);
     let refused = protect::address(to, length, true);
     if refused != 0 {
         count_refused(&label, refused);
@@ -369,7 +437,11 @@ pub fn guard_reach_send(context: LsmContext) -> i32 {
     }
     let kind = kernel::sock_type(sock);
     if own != AF_INET && own != AF_INET6 || kind == SOCK_RAW {
-        return never();
+        return never(&label);
+    }
+    if is_routed(message) {
+        count_refused(&label, protected::ROUTE);
+        return -errno::EPERM;
     }
     let family = kernel::address_family(to, length);
     let connected = kernel::sock_state(sock) != TCP_CLOSE;
@@ -380,15 +452,138 @@ pub fn guard_reach_send(context: LsmContext) -> i32 {
         let peer = Peer::read(to, length, family == AF_INET6);
         return answer!(reach(&label, sock, &peer, ask_flag::MESSAGE));
     }
-    if !connected || kernel::sock_state(sock) == TCP_LISTEN {
+    answer!(send(&label, sock))
+}
+
+/// What is sent to whom the socket is connected to.
+#[inline(always)]
+fn send(label: &Label, sock: u64) -> Answer {
+    let state = kernel::sock_state(sock);
+    if state == TCP_CLOSE || state == TCP_LISTEN {
         // Nowhere to go: the kernel says so itself.
-        return 0;
+        return Answer::Pass;
     }
     let found = known(sock);
     if found.sort == flow::ACCEPTED && found.label == label.label {
+        return Answer::Pass;
+    }
+    reach(label, sock, &Peer::of(sock), ask_flag::CONNECTED_BEFORE)
+}
+
+/// fn(file, mask): where the kernel gives whole pages to a socket past `socket_sendmsg`. What is asked here is remembered
+/// of the socket, so the message that follows an ordinary write(2) is not asked again.
+#[lsm(hook = "file_permission")]
+pub fn guard_reach_pages(context: LsmContext) -> i32 {
+    let Some(label) = scope::label(kernel::current()) else {
+        return 0;
+    };
+    if kernel::argument(&context, 1) as u32 & MAY_WRITE == 0 {
         return 0;
     }
-    answer!(reach(&label, sock, &Peer::of(sock), ask_flag::CONNECTED_BEFORE))
+    let inode = kernel::file_inode(kernel::argument(&context, 0));
+    if kernel::super_magic(kernel::inode_super(inode)) != SOCKFS_MAGIC {
+        return 0;
+    }
+    let sock = kernel::inode_sock(inode);
+    match kernel::sock_family(sock) {
+        AF_UNIX => answer!(connected_unix(&label, sock)),
+        AF_INET | AF_INET6 => answer!(send(&label, sock)),
+        _ => 0,
+    }
+}
+
+// ---- packets that would go elsewhere ----
+
+/// Options of a socket, and control messages, that carry a route of their own.
+#[inline(always)]
+const fn is_route(level: u32, name: u32, of_message: bool) -> bool {
+    const IP: u32 = 0;
+    const IPV6: u32 = 41;
+    const IP_OPTIONS: u32 = 4;
+    const IP_RETOPTS: u32 = 7;
+    const OLD_RTHDR: u32 = 5;
+    const OLD_OPTIONS: u32 = 6;
+    const RTHDR: u32 = 57;
+    match level {
+        IP => name == if of_message { IP_RETOPTS } else { IP_OPTIONS },
+        IPV6 => name == RTHDR || name == OLD_RTHDR || name == OLD_OPTIONS,
+        _ => false,
+    }
+}
+
+/// Whether a message carries a route of its own, or more than can be looked at.
+#[inline(always)]
+fn is_routed(message: u64) -> bool {
+    const HEAD: u64 = 16;
+    const MOST: u32 = 16;
+    let (mut at, length) = kernel::message_control(message);
+    let mut left = length;
+    for _ in 0..MOST {
+        if left < HEAD {
+            return false;
+        }
+        let (size, level, name) = kernel::control_head(at);
+        if is_route(level, name, true) || size < HEAD || size > left {
+            return true;
+        }
+        let step = (size + 7) & !7;
+        if step >= left {
+            return false;
+        }
+        at += step;
+        left -= step;
+    }
+    true
+}
+
+/// fn(socket, level, option)
+#[lsm(hook = "socket_setsockopt")]
+pub fn guard_reach_option(context: LsmContext) -> i32 {
+    let Some(label) = scope::label(kernel::current()) else {
+        return 0;
+    };
+    if is_route(
+        kernel::argument(&context, 1) as u32,
+        kernel::argument(&context, 2) as u32,
+        false,
+    ) {
+        count_refused(&label, protected::ROUTE);
+        return -errno::EPERM;
+    }
+    0
+}
+
+/// fn(sock, skb): of the host's network, a workload reads; it changes nothing, whatever privileges it has.
+#[lsm(hook = "netlink_send")]
+pub fn guard_reach_netlink(context: LsmContext) -> i32 {
+    const HEAD: u32 = 16;
+    const MOST: u32 = 16;
+    const FIRST: u16 = 16;
+    const GET: u16 = 2;
+    let Some(label) = scope::label(kernel::current()) else {
+        return 0;
+    };
+    if kernel::sock_protocol(kernel::argument(&context, 0)) as u32 != NETLINK_ROUTE {
+        return never(&label);
+    }
+    let (mut at, mut left) = kernel::packet(kernel::argument(&context, 1));
+    for _ in 0..MOST {
+        if left < HEAD {
+            return 0;
+        }
+        let (size, kind) = kernel::netlink_head(at);
+        if size < HEAD || size > left || kind >= FIRST && kind & 3 != GET {
+            break;
+        }
+        let step = (size + 3) & !3;
+        if step >= left {
+            return 0;
+        }
+        at += step as u64;
+        left -= step;
+    }
+    count_refused(&label, protected::ROUTE);
+    -errno::EPERM
 }
 
 // ---- unix sockets ----

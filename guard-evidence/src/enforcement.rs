@@ -286,18 +286,7 @@ fn after(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
     use crate::record::LifecycleRecord;
-
-    fn at(minute: u32) -> String {
-        format!("2026-11-21T10:{minute:02}:00.000Z")
-    }
-
-    fn on() -> Lifecycle {
-        Lifecycle::EnforcementOn {
-            kernel: "6.12.0".to_owned(),
-            agent_version: "0.1.0".to_owned(),
-            programs: vec![],
-        }
-    }
+    use crate::testing::{at, enforcement_on as on};
 
     fn off() -> Lifecycle {
         Lifecycle::EnforcementOff {

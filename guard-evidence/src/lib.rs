@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod context;
 pub mod dsse;
 pub mod enforcement;
+pub mod files;
 pub mod key;
 pub mod merkle;
 pub mod record;

@@ -201,6 +201,53 @@ pub struct ProcessFacts {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Action {
     Exec(Box<ExecAction>),
+    Connect(Box<ConnectAction>),
+}
+
+/// Reaching somebody over a socket. An answer holds for this one socket and this peer, however many messages follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectAction {
+    pub peer: Peer,
+    /// What the socket speaks: `tcp`, `udp` …, of a unix socket `stream`, `datagram` or `seqpacket`; a number where it has no
+    /// name.
+    pub protocol: String,
+    pub how: ConnectHow,
+}
+
+/// Who is reached, as the kernel has it: never what the caller called it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Peer {
+    Ip {
+        /// IPv4 also where the socket speaks IPv6.
+        address: std::net::IpAddr,
+        port: u16,
+        /// Index of the network interface, for a link-local address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<u32>,
+    },
+    /// A unix socket by the name that it was bound to, host view; absent when that is not known.
+    Unix {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<Text>,
+    },
+    /// A unix socket with a name outside the file system, without its leading NUL. Whoever came first has it.
+    Abstract { name: Text },
+    /// A unix socket without a name.
+    Nameless,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectHow {
+    /// connect(2), or the first bytes of TCP fast open.
+    Connect,
+    /// A message that names its destination.
+    Message,
+    /// A message on a socket that somebody else connected, or that was connected before it was labelled.
+    ConnectedBefore,
+    /// listen(2) where other hosts can reach it: the peer is the own address.
+    Listen,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -387,6 +434,7 @@ pub enum PolicyAction {
         generation: u32,
     },
     Exec(Box<ExecAction>),
+    Connect(Box<ConnectAction>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

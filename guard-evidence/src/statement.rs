@@ -6,8 +6,8 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::record::{
-    Action, DecidedBy, Digest, Effect, ExecAction, Header, Lifecycle, PolicyAction, PolicyDecided, Predicate,
-    RequestRecord, STATEMENT_TYPE, Statement, Subject, Verdict,
+    Action, ConnectAction, ConnectHow, DecidedBy, Digest, Effect, ExecAction, Header, Lifecycle, Peer, PolicyAction,
+    PolicyDecided, Predicate, RequestRecord, STATEMENT_TYPE, Statement, Subject, Verdict,
 };
 use crate::text::{Text, shell_words, visible, visible_fold};
 
@@ -163,10 +163,10 @@ fn subject(predicate: &Predicate) -> Subject {
     };
     let record = |h: &Header| named(format!("record:{}/{}/{}", h.signer, h.epoch, h.sequence));
     match predicate {
-        Predicate::Request(r) => {
-            let Action::Exec(action) = &r.action;
-            exec(action)
-        }
+        Predicate::Request(r) => match &r.action {
+            Action::Exec(action) => exec(action),
+            Action::Connect(action) => named(connect_subject(action)),
+        },
         Predicate::Decision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
         Predicate::SignedDecision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
         Predicate::Enforcement(r) => match (&r.request_id, &r.request_digest, &r.by_policy) {
@@ -179,6 +179,14 @@ fn subject(predicate: &Predicate) -> Subject {
                     ..
                 }),
             ) => exec(action),
+            (
+                _,
+                _,
+                Some(PolicyDecided {
+                    action: PolicyAction::Connect(action),
+                    ..
+                }),
+            ) => named(connect_subject(action)),
             (
                 _,
                 _,
@@ -198,6 +206,15 @@ fn subject(predicate: &Predicate) -> Subject {
         Predicate::Lifecycle(r) => record(&r.header),
         Predicate::Change(r) => named(r.change.subject()),
     }
+}
+
+fn connect_subject(action: &ConnectAction) -> String {
+    let word = if action.how == ConnectHow::Listen {
+        "listen"
+    } else {
+        "connect"
+    };
+    format!("{word}:{}", what_of_connect(action, usize::MAX))
 }
 
 fn path_of(exec: &ExecAction) -> &Text {
@@ -230,16 +247,20 @@ pub enum Style {
 pub fn sentence(request: &RequestRecord) -> Vec<Part> {
     let part = |text: String, style| Part { text, style };
     let plain = |text: &str| part(text.to_owned(), Style::Plain);
-    let Action::Exec(exec) = &request.action;
-    let mut parts = vec![
-        part(visible(&request.workload.label), Style::Who),
-        plain(" wants to run "),
-    ];
-    parts.push(part(what_of_exec(exec, LINE), Style::What));
+    let mut parts = vec![part(visible(&request.workload.label), Style::Who)];
+    match &request.action {
+        Action::Exec(exec) => parts.extend([plain(" wants to run "), part(what_of_exec(exec, LINE), Style::What)]),
+        Action::Connect(connect) => parts.extend([
+            plain(connect_verb(connect)),
+            part(connect_words(connect, LINE), Style::What),
+        ]),
+    }
     if request.workload.uid == 0 {
         parts.extend([plain(" "), part("as root".to_owned(), Style::Danger)]);
     }
-    if exec.unlinked {
+    if let Action::Exec(exec) = &request.action
+        && exec.unlinked
+    {
         parts.extend([plain(" from "), part("a deleted file".to_owned(), Style::Danger)]);
     }
     parts.extend([plain(" on "), part(visible(&request.host.name), Style::Where)]);
@@ -266,8 +287,75 @@ pub fn plain_sentence(parts: &[Part]) -> String {
 /// A program that was started under another name than its own says so: `sh (really /usr/bin/python3)`.
 #[must_use]
 pub fn what(action: &Action, max: usize) -> String {
-    let Action::Exec(exec) = action;
-    what_of_exec(exec, max)
+    match action {
+        Action::Exec(exec) => what_of_exec(exec, max),
+        Action::Connect(connect) => what_of_connect(connect, max),
+    }
+}
+
+/// The word that lists show for the kind of an action: `exec`, `connect`.
+#[must_use]
+pub fn action_word(action: &Action) -> &'static str {
+    match action {
+        Action::Exec(_) => "exec",
+        Action::Connect(connect) if connect.how == ConnectHow::Listen => "listen",
+        Action::Connect(_) => "connect",
+    }
+}
+
+fn connect_verb(connect: &ConnectAction) -> &'static str {
+    match (connect.how, &connect.peer) {
+        (ConnectHow::Listen, _) => " wants to listen on ",
+        (ConnectHow::Connect, Peer::Ip { .. }) => " wants to connect to ",
+        (ConnectHow::Connect, _) => " wants to connect to the unix socket ",
+        (ConnectHow::Message, Peer::Ip { .. }) => " wants to send to ",
+        (ConnectHow::Message, _) => " wants to send to the unix socket ",
+        (ConnectHow::ConnectedBefore, Peer::Ip { .. }) => {
+            " wants to send on a connection made before or elsewhere, to "
+        }
+        (ConnectHow::ConnectedBefore, _) => {
+            " wants to send on a connection made before or elsewhere, to the unix socket "
+        }
+    }
+}
+
+/// The peer for a sentence: `203.0.113.7 port 443 (TCP)`, `/run/docker.sock`.
+fn connect_words(connect: &ConnectAction, max: usize) -> String {
+    match &connect.peer {
+        Peer::Ip { address, port, scope } => {
+            let scope = scope.map(|scope| format!("%{scope}")).unwrap_or_default();
+            let protocol = visible_fold(&connect.protocol, 16).to_uppercase();
+            format!("{address}{scope} port {port} ({protocol})")
+        }
+        peer => unix_name(peer, max),
+    }
+}
+
+/// One line for lists: `203.0.113.7:443 (tcp)`, `/run/docker.sock`.
+fn what_of_connect(connect: &ConnectAction, max: usize) -> String {
+    match &connect.peer {
+        Peer::Ip { address, port, scope } => {
+            let scope = scope.map(|scope| format!("%{scope}")).unwrap_or_default();
+            let protocol = visible_fold(&connect.protocol, 16);
+            match address {
+                std::net::IpAddr::V4(address) => format!("{address}:{port} ({protocol})"),
+                std::net::IpAddr::V6(address) => format!("[{address}{scope}]:{port} ({protocol})"),
+            }
+        }
+        peer => unix_name(peer, max),
+    }
+}
+
+/// The name of a unix socket, safe to show; one that is not in the file system begins with `@`.
+#[must_use]
+pub fn unix_name(peer: &Peer, max: usize) -> String {
+    match peer {
+        Peer::Unix { path: Some(path) } => path.fold(max),
+        Peer::Unix { path: None } => "whose path is not known".to_owned(),
+        Peer::Abstract { name } => format!("@{}", name.fold(max)),
+        Peer::Nameless => "without a name".to_owned(),
+        Peer::Ip { address, .. } => address.to_string(),
+    }
 }
 
 fn what_of_exec(exec: &ExecAction, max: usize) -> String {
@@ -368,6 +456,19 @@ pub fn summary(statement: &Statement) -> String {
                 }
                 (
                     Some(PolicyDecided {
+                        action: PolicyAction::Connect(connect),
+                        ..
+                    }),
+                    _,
+                ) => {
+                    let what = what_of_connect(connect, LINE);
+                    match connect.how {
+                        ConnectHow::Listen => format!("listening on `{what}` by policy"),
+                        _ => format!("connection to `{what}` by policy"),
+                    }
+                }
+                (
+                    Some(PolicyDecided {
                         action: PolicyAction::ExecKey { inode, .. },
                         ..
                     }),
@@ -378,7 +479,14 @@ pub fn summary(statement: &Statement) -> String {
                 (None, Some(id)) => format!("request {}", visible(id)),
                 (None, None) => "an action".to_owned(),
             };
-            format!("{}: {what} ({})", effect_words(&r.effect), visible(&r.label))
+            // The last rule says why a policy or the host refused.
+            let why = match (r.verdict, r.by_policy.as_ref().and_then(|decided| decided.rules.last())) {
+                (Verdict::Deny, Some(rule)) if !rule.description.is_empty() => {
+                    format!(": {}", visible_fold(&rule.description, LINE))
+                }
+                _ => String::new(),
+            };
+            format!("{}: {what} ({}){why}", effect_words(&r.effect), visible(&r.label))
         }
         Predicate::Lifecycle(r) => lifecycle_words(&r.event),
         Predicate::Change(r) => r.summary(),
@@ -547,7 +655,9 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_survive() {
         let mut request = testing::request(1, "coder", &["cat"]);
-        let Action::Exec(exec) = &mut request.action;
+        let Action::Exec(exec) = &mut request.action else {
+            panic!("no exec")
+        };
         exec.argv.push(Text::from(&b"\xFF\x00"[..]));
         exec.cwd = Text::from(&b"/tmp/\x80"[..]);
         let statement = Statement::new(Predicate::Request(Box::new(request)));
@@ -600,6 +710,52 @@ mod tests {
     }
 
     #[test]
+    fn connections_say_who_is_reached() {
+        let with = |peer, how| {
+            let mut request = testing::request(1, "coder", &["curl"]);
+            request.action = Action::Connect(Box::new(ConnectAction {
+                peer,
+                protocol: "tcp".to_owned(),
+                how,
+            }));
+            let statement = Statement::new(Predicate::Request(Box::new(request.clone())));
+            let read = Statement::from_payload(&statement.to_payload().unwrap()).unwrap();
+            assert_eq!(read, statement);
+            (
+                plain_sentence(&sentence(&request)),
+                what(&request.action, 160),
+                read.subject[0].name.clone(),
+            )
+        };
+        let ip = |address: &str, scope| Peer::Ip {
+            address: address.parse().unwrap(),
+            port: 443,
+            scope,
+        };
+        assert_eq!(
+            with(ip("203.0.113.7", None), ConnectHow::Connect),
+            (
+                "coder wants to connect to `203.0.113.7 port 443 (TCP)` on build-7".to_owned(),
+                "203.0.113.7:443 (tcp)".to_owned(),
+                "connect:203.0.113.7:443 (tcp)".to_owned()
+            )
+        );
+        let (sentence, what, _) = with(ip("fe80::1", Some(2)), ConnectHow::Message);
+        assert_eq!(sentence, "coder wants to send to `fe80::1%2 port 443 (TCP)` on build-7");
+        assert_eq!(what, "[fe80::1%2]:443 (tcp)");
+        let (sentence, _, subject) = with(ip("0.0.0.0", None), ConnectHow::Listen);
+        assert_eq!(sentence, "coder wants to listen on `0.0.0.0 port 443 (TCP)` on build-7");
+        assert_eq!(subject, "listen:0.0.0.0:443 (tcp)");
+        let name = Text::from("/run/\u{202E}x\u{1b}[2J");
+        let (sentence, what, _) = with(Peer::Abstract { name }, ConnectHow::Connect);
+        assert_eq!(what, "@/run/⟨U+202E⟩x⟨U+001B⟩[2J");
+        assert!(
+            sentence.starts_with("coder wants to connect to the unix socket `@/run/"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
     fn the_tail_of_a_long_command_stays_visible() {
         let long = "x".repeat(1000);
         let request = testing::request(1, "coder", &["git", &long, "--force"]);
@@ -630,6 +786,27 @@ mod tests {
             },
             resume_ns: 5,
         };
+        let denied = EnforcementRecord {
+            by_policy: Some(PolicyDecided {
+                workload: testing::workload("coder"),
+                action: PolicyAction::ExecKey {
+                    path: Some(Text::from("/bin/ls")),
+                    device: 1,
+                    inode: 2,
+                    generation: 3,
+                },
+                rules: vec![crate::record::MatchedRule {
+                    id: "builtin:denied".to_owned(),
+                    description: "3 wait\u{1b}".to_owned(),
+                }],
+                policy_digest: String::new(),
+            }),
+            verdict: Verdict::Deny,
+            effect: Effect::Denied,
+            ..record.clone()
+        };
+        let text = summary(&Statement::new(Predicate::Enforcement(Box::new(denied))));
+        assert_eq!(text, "denied: `/bin/ls` by policy (coder): 3 wait⟨U+001B⟩");
         let text = summary(&Statement::new(Predicate::Enforcement(Box::new(record))));
         assert!(!text.chars().any(char::is_control), "{text}");
         assert!(

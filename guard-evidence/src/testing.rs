@@ -1,7 +1,7 @@
 //! Records for unit tests.
 
 use crate::record::{
-    Action, ExecAction, Header, HostFacts, MatchedRule, ProcessFacts, RequestRecord, Why, WorkloadFacts,
+    Action, ExecAction, Header, HostFacts, Lifecycle, MatchedRule, ProcessFacts, RequestRecord, Why, WorkloadFacts,
 };
 use crate::statement::strings_sha256;
 use crate::text::Text;
@@ -87,5 +87,18 @@ pub(crate) fn request(sequence: u64, label: &str, argv: &[&str]) -> RequestRecor
         claims: None,
         nonce: "ef".repeat(32),
         expires_at: None,
+    }
+}
+
+/// A minute of the morning that tests of times are about.
+pub(crate) fn at(minute: u32) -> String {
+    format!("2026-11-21T10:{minute:02}:00.000Z")
+}
+
+pub(crate) fn enforcement_on() -> Lifecycle {
+    Lifecycle::EnforcementOn {
+        kernel: "6.12.0".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        programs: vec![],
     }
 }

@@ -145,6 +145,9 @@ pub struct KernelSide {
     pub refused_tasks_full: u64,
     /// Cgroups below labelled ones that there was no room for.
     pub cgroups_full: u64,
+    /// Sockets and connections refused because the table of sockets was full.
+    #[serde(default)]
+    pub refused_sockets_full: u64,
     /// Events that did not fit the ring; their actions wait and are told again.
     pub ring_full: u64,
     /// Actions refused because their thread could not be stopped.
@@ -219,6 +222,10 @@ impl KernelSide {
             (
                 self.refused_tasks_full,
                 "forks: the kernel's table of labelled tasks was full",
+            ),
+            (
+                self.refused_sockets_full,
+                "sockets and connections: the kernel's table of labelled sockets was full",
             ),
             (self.refused_signal, "actions: their thread could not be stopped"),
             (

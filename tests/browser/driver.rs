@@ -50,6 +50,25 @@ impl WebDriverCompatibleCommand for ReadLog {
     }
 }
 
+/// The name that assistive technology reads for an element (WebDriver's Get Computed Label).
+#[derive(Debug)]
+struct ReadName(String);
+
+impl WebDriverCompatibleCommand for ReadName {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        let session = session.unwrap_or_default();
+        base.join(&format!("session/{session}/element/{}/computedlabel", self.0))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::GET, None)
+    }
+}
+
+/// What a keyboard can reach, and what a mouse can click.
+const USABLE: &str =
+    "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0'], [onclick], [role=button]";
+
 impl Browser {
     pub(crate) fn start() -> Result<Self> {
         let mut driver = Command::new("chromedriver")
@@ -152,6 +171,49 @@ impl Browser {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// What can be used on this page and has no name that can be read out, as HTML.
+    pub(crate) fn nameless(&self) -> Result<Vec<String>> {
+        self.runtime.block_on(async {
+            let mut nameless = Vec::new();
+            for element in self.client.find_all(Locator::Css(USABLE)).await? {
+                let name = self
+                    .client
+                    .issue_cmd(ReadName(element.element_id().to_string()))
+                    .await?;
+                if name.as_str().is_none_or(|name| name.trim().is_empty()) {
+                    nameless.push(element.html(false).await?);
+                }
+            }
+            Ok(nameless)
+        })
+    }
+
+    /// What can be used on this page but is never reached by the key Tab from its beginning, as HTML.
+    pub(crate) fn unreached_by_tab(&self) -> Result<Vec<String>> {
+        let marked = self.run(&format!(
+            "document.activeElement.blur(); window.scrollTo(0, 0); let n = 0;
+             for (const it of document.querySelectorAll(`{USABLE}`)) if (it.checkVisibility() && !it.disabled) it.dataset.tab = n++;
+             return n;"
+        ))?;
+        let count = marked.as_u64().context("no count")?;
+        let mut reached = std::collections::BTreeSet::new();
+        for _ in 0..=count + 2 {
+            self.runtime
+                .block_on(async { self.client.active_element().await?.send_keys("\u{e004}").await })?;
+            if let Some(tab) = self.run("return document.activeElement.dataset.tab ?? null")?.as_str() {
+                reached.insert(tab.to_owned());
+            }
+        }
+        let mut missing = Vec::new();
+        for tab in (0..count).map(|n| n.to_string()).filter(|n| !reached.contains(n)) {
+            let html = self.run(&format!(
+                "return document.querySelector('[data-tab=\"{tab}\"]')?.outerHTML ?? ''"
+            ))?;
+            missing.push(html.as_str().unwrap_or_default().to_owned());
+        }
+        Ok(missing)
     }
 
     pub(crate) fn run(&self, script: &str) -> Result<Value> {

@@ -39,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "ended requests are in the history with who and why",
             history,
         ),
+        case(
+            "browser::changes_and_alarms",
+            "changes and alarms appear live, with who did it; hostile text is text; the keyboard reaches what has a name",
+            changes_and_alarms,
+        ),
     ]
 }
 
@@ -247,5 +252,118 @@ fn history() -> Result<()> {
         browser.wait_text("body", words).with_context(|| path.to_owned())?;
         browser.screenshot(&format!("page{}", path.replace('/', "-")))?;
     }
+    desk.quiet()
+}
+
+/// Everything on this page is reached by Tab and has a name for those who do not see it.
+fn accessible(browser: &Browser, page: &str) -> Result<()> {
+    let nameless = browser.nameless()?;
+    check!(nameless.is_empty(), "{page}: no name to read out: {nameless:#?}");
+    let unreached = browser.unreached_by_tab()?;
+    check!(unreached.is_empty(), "{page}: not reached by Tab: {unreached:#?}");
+    Ok(())
+}
+
+fn changes_and_alarms() -> Result<()> {
+    let desk = Desk::new()?;
+    let Desk { scene, browser, base } = &desk;
+    desk.sign_in(&scene.approver)?;
+    browser.open(&format!("{base}/changes"))?;
+    browser.wait_text("#rows", &["the label coder was made, owned by owner", "by admin"])?;
+    browser.wait("#live[data-state=live]")?;
+    browser.run("window.sameDocument = true")?;
+
+    // A new person, another owner, and words that want to be more than words.
+    let evil = "<img src=x onerror='window.owned=1'><script>window.owned=1</script>\u{202e}lla\u{1b}[2J{{7*7}}";
+    scene.person("eve+1@example.org", &["approver", "auditor"], &["code-push"])?;
+    browser.wait_text(
+        "#rows",
+        &[
+            "the account eve+1@example.org was made (approver, auditor; group code-push)",
+            "by admin",
+        ],
+    )?;
+    let body = serde_json::json!({"owner": "eve+1@example.org", "reason": evil, "description": evil});
+    scene
+        .call(Some(scene.admin()), "PUT", &format!("/labels/{CODER}"), Some(&body))?
+        .success()?;
+    let text = browser.wait_text(
+        "#rows",
+        &[
+            "the owner of coder was changed from owner to eve+1@example.org",
+            "<script>window.owned=1</script>",
+            "⟨U+202E⟩",
+            "⟨U+001B⟩",
+        ],
+    )?;
+    check!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{text:?}");
+    let token = serde_json::json!({"description": evil});
+    scene
+        .call(Some(scene.admin()), "POST", "/tokens", Some(&token))?
+        .success()?;
+    browser.wait_text("#rows", &["an enrolment token for", "<img src=x"])?;
+    for name in ["<b>x</b>", "a\u{202e}b", "x onmouseover=1"] {
+        let path = format!(
+            "/labels/{}",
+            name.replace(' ', "%20")
+                .replace('<', "%3C")
+                .replace('>', "%3E")
+                .replace('/', "%2F")
+                .replace('\u{202e}', "%E2%80%AE")
+        );
+        let refused = scene.call(
+            Some(scene.admin()),
+            "PUT",
+            &path,
+            Some(&serde_json::json!({"owner": null})),
+        )?;
+        check!((400..500).contains(&refused.status), "a label {name:?}: {refused}");
+    }
+    let own = "return window.owned === undefined && window.sameDocument === true && !document.querySelector('#rows img, #rows script')";
+    check!(
+        browser.run(own)? == true,
+        "what somebody wrote is markup, or the page was loaded anew"
+    );
+    browser.screenshot("page-changes")?;
+    accessible(browser, "changes")?;
+    // By keyboard alone: the filter.
+    browser.fill("#c-label", "coder\u{e007}")?;
+    browser.wait_text("#rows", &["the owner of coder was changed"])?;
+    check!(
+        !browser.text("#rows")?.contains("the account eve+1"),
+        "the filter shows what it should not"
+    );
+    browser.open(&format!(
+        "{base}/changes?label=%3Cscript%3Ewindow.owned%3D1%3C%2Fscript%3E&user=%22%3E%3Cimg%20src%3Dx%3E"
+    ))?;
+    browser.wait_text("#rows", &["No change"])?;
+    check!(
+        browser.run("return window.owned === undefined && !document.querySelector('main img, main script')")? == true,
+        "a filter is markup"
+    );
+
+    // An alarm while the page is looked at.
+    browser.open(&format!("{base}/alarms"))?;
+    browser.wait_text("#rows", &["No alarm"])?;
+    browser.wait("#live[data-state=live]")?;
+    browser.run("window.sameDocument = true")?;
+    // The workload chooses what it is called.
+    scene.vm.script("mkdir -p /root/odd && cp /bin/cat '/root/odd/<b>x'")?;
+    let running = scene.start_labelled(CODER, &["/root/odd/<b>x", "/root/.config/guard/credentials.json"])?;
+    let request = scene.held(CODER, "credentials.json")?;
+    scene.approve(&request)?;
+    check!(end(running)?.status != 0, "a labelled process read the sign-in");
+    let text = browser.wait_text("#rows", &["theft", "sign-in", CODER, "<b>x"])?;
+    check!(text.contains("refused"), "{text}");
+    check!(
+        browser.run("return window.sameDocument === true && !document.querySelector('#rows b')")? == true,
+        "a name is markup, or the page was loaded anew"
+    );
+    browser.screenshot("page-alarms")?;
+    accessible(browser, "alarms")?;
+    // On every other page it is counted.
+    browser.open(&format!("{base}/"))?;
+    browser.wait_text("nav a[href='/alarms'] .count", &["1"])?;
+    accessible(browser, "queue")?;
     desk.quiet()
 }

@@ -2,8 +2,11 @@
 
 mod alive;
 mod answers;
+mod away;
 mod changes;
 mod cli;
+mod egress;
+mod enforced;
 mod evidence;
 mod hold;
 mod hosts;
@@ -12,6 +15,7 @@ mod policy;
 mod refusals;
 mod restarts;
 mod show;
+mod terminal;
 mod theft;
 
 use std::process::ExitCode;
@@ -22,10 +26,14 @@ fn main() -> ExitCode {
         hosts::cases(),
         answers::cases(),
         alive::cases(),
+        away::cases(),
+        enforced::cases(),
         changes::cases(),
         labels::cases(),
         policy::cases(),
+        egress::cases(),
         show::cases(),
+        terminal::cases(),
         restarts::cases(),
         refusals::cases(),
         cli::cases(),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use guard_tests::scene::{CODER, Scene, end, eventually, expect_status};
-use guard_tests::{Case, case, check};
+use guard_tests::{Case, case, check, full};
 use xtask::stage::{PATIENCE, Request};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -31,6 +31,16 @@ pub(crate) fn cases() -> Vec<Case> {
             "restarts::agent_killed",
             "the same when the agent is killed with SIGKILL",
             agent_killed,
+        ),
+        case(
+            "restarts::upgrades",
+            "the agent is replaced by another file, with the same maps and with others, under a loop of execs: not one runs without an allowed record",
+            upgrades,
+        ),
+        case(
+            "restarts::killed_at_each_point",
+            "an agent killed at a point of a decision's path: nothing runs unapproved or twice, and the evidence verifies",
+            killed_at_each_point,
         ),
         case(
             "restarts::units",
@@ -174,4 +184,236 @@ fn host_offline() -> Result<()> {
         check!(now == "offline", "the host is {now}");
         Ok(())
     })
+}
+
+/// Started outside the label; it starts nothing before it is labelled.
+const LOOP: &str = r#"import os, subprocess, time
+open("/root/looping", "w").close()
+while not os.path.exists("/root/go"):
+    time.sleep(0.1)
+while True:
+    for program in ("/usr/local/bin/tick", "/usr/local/bin/never"):
+        try:
+            subprocess.run([program])
+        except PermissionError:
+            pass
+    time.sleep(0.05)
+"#;
+
+const LOOP_POLICY: &str = r#"
+@id("tick")
+permit (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.path == "/usr/local/bin/tick" };
+
+@id("never")
+forbid (principal == Workload::"policed", action == Action::"exec", resource)
+when { context.path == "/usr/local/bin/never" };
+"#;
+
+/// Counts, of the records in a bundle, those that let `tick` go on: the verdict counts, not what is known of its effect.
+const COUNT_ALLOWED: &str = r#"
+import base64, json, pathlib
+count = 0
+for path in pathlib.Path("/root/bundle").rglob("*"):
+    if not path.is_file() or b'"payloadType"' not in path.read_bytes()[:4096]:
+        continue
+    for line in path.read_bytes().splitlines():
+        if b'"payloadType"' not in line:
+            continue
+        predicate = json.loads(base64.b64decode(json.loads(line)["payload"])).get("predicate", {})
+        if predicate.get("verdict") == "allow" and "/usr/local/bin/tick" in json.dumps(predicate.get("by_policy", "")):
+            count += 1
+print(count)
+"#;
+
+/// Another file with other bytes in the place of the agent, as a package manager does it.
+const REPLACE: &str = "cp /usr/bin/guard-agent /usr/bin/guard-agent.dpkg-new && echo $RANDOM >>/usr/bin/guard-agent.dpkg-new \
+                       && mv -f /usr/bin/guard-agent.dpkg-new /usr/bin/guard-agent";
+
+/// The next start of the agent has these variables.
+fn environment(scene: &Scene, lines: &str) -> Result<()> {
+    let folder = "/run/systemd/system/guard-agent.service.d";
+    scene.vm.script(&format!(
+        "mkdir -p {folder}; printf '[Service]\\n{lines}' >{folder}/test.conf; systemctl daemon-reload"
+    ))?;
+    Ok(())
+}
+
+fn upgrades() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.set_policy(LOOP_POLICY.as_bytes())?;
+    for (program, file) in [("tick", "ticks"), ("never", "never")] {
+        let script = format!("#!/bin/sh\necho x >>/root/{file}\n");
+        scene
+            .vm
+            .write(script.as_bytes(), &format!("/usr/local/bin/{program}"), 0o755)?;
+    }
+    scene.vm.write(LOOP.as_bytes(), "/root/loop.py", 0o644)?;
+    scene.vm.script(
+        "systemd-run --quiet --unit=loop python3 /root/loop.py; until test -e /root/looping; do sleep 0.1; done; \
+         guard label add policed --cgroup /system.slice/loop.service && touch /root/go",
+    )?;
+    let ticks = || -> Result<u64> {
+        let text = scene.vm.script("wc -c </root/ticks 2>/dev/null || echo 0")?.text();
+        Ok(text.parse::<u64>().context("no number")? / 2)
+    };
+    let mut before = 0;
+    for round in 0..if full() { 20 } else { 3 } {
+        eventually(PATIENCE, || {
+            let now = ticks()?;
+            check!(now > before + 2, "round {round}: {now} ran, {before} before it");
+            Ok(())
+        })?;
+        not_there(&scene, "/root/never")?;
+        before = ticks()?;
+        // Another version's maps, back, and the same ones.
+        let version = if round % 3 == 0 {
+            "Environment=GUARD_TEST_PINS_VERSION=0\\n"
+        } else {
+            ""
+        };
+        environment(&scene, version)?;
+        if round % 2 == 0 {
+            scene.vm.script(REPLACE)?;
+        }
+        scene.vm.script("systemctl restart guard-agent")?;
+        connected(&scene)?;
+        eventually(PATIENCE, || {
+            let pinned = scene.vm.script("ls /sys/fs/bpf/guard")?.text();
+            check!(pinned.lines().count() == 1, "several versions are in force: {pinned}");
+            Ok(())
+        })?;
+    }
+    eventually(PATIENCE, || {
+        let now = ticks()?;
+        check!(now > before + 2, "at the end {now} ran, {before} before");
+        Ok(())
+    })?;
+    // What is killed cannot run after it was counted.
+    scene.vm.script("systemctl kill -s KILL loop; sleep 1")?;
+    not_there(&scene, "/root/never")?;
+    let ran = ticks()?;
+    scene.agent_until(|agent| agent.unshipped_records == 0)?;
+    scene.trust("/root/trust.json")?;
+    scene.export("/root/bundle")?;
+    expect_status(&scene.verify("/root/bundle")?, 0)?;
+    scene.vm.write(COUNT_ALLOWED.as_bytes(), "/root/count.py", 0o644)?;
+    let allowed: u64 = scene
+        .vm
+        .run(&["/usr/bin/python3", "/root/count.py"])?
+        .success()?
+        .text()
+        .parse()?;
+    check!(ran > 0 && ran <= allowed, "{ran} ran, records allow {allowed}");
+    Ok(())
+}
+
+/// The names, as the agent's source has them: `("name", Needs::Who),`.
+fn crash_points() -> Vec<(&'static str, &'static str)> {
+    include_str!("../../guard-agent/src/kernel/crash.rs")
+        .lines()
+        .filter_map(|line| {
+            let (name, needs) = line.trim().strip_prefix("(\"")?.split_once("\", Needs::")?;
+            Some((name, needs.strip_suffix("),")?))
+        })
+        .collect()
+}
+
+fn killed_at_each_point() -> Result<()> {
+    let points: Vec<&str> = crash_points()
+        .into_iter()
+        .filter(|(name, needs)| {
+            let told = ["request-on-disk", "decision-known", "enforcement-on-disk"];
+            if full() {
+                *needs != "OtherVersion"
+            } else {
+                told.contains(name)
+            }
+        })
+        .map(|(name, _)| name)
+        .collect();
+    check!(points.len() >= if full() { 20 } else { 3 }, "{points:?}");
+    let scene = Scene::new()?;
+    for point in points {
+        killed_at(&scene, point).with_context(|| format!("killed at {point}"))?;
+    }
+    scene.agent_until(|agent| agent.unshipped_records == 0)?;
+    scene.trust("/root/trust.json")?;
+    scene.export("/root/bundle")?;
+    expect_status(&scene.verify("/root/bundle")?, 0)
+}
+
+/// One exec is asked, approved and compared by an agent that dies at this point, unless it dies before; then by another.
+fn killed_at(scene: &Scene, point: &str) -> Result<()> {
+    let file = format!("/root/ran-{point}");
+    let line = format!("echo ran >>{file}");
+    environment(scene, &format!("Restart=no\\nEnvironment=GUARD_TEST_CRASH={point}\\n"))?;
+    scene.vm.script("systemctl restart guard-agent")?;
+    connected(scene)?;
+    let running = scene.start_labelled(CODER, &["/bin/sh", "-c", &line])?;
+    let dead = || {
+        scene
+            .vm
+            .run(&["systemctl", "is-active", "--quiet", "guard-agent"])
+            .map(|said| said.status != 0)
+    };
+    let mut first = None;
+    eventually(PATIENCE, || {
+        if first.is_none()
+            && let Some(request) = scene
+                .seen()
+                .into_iter()
+                .find(|request| request.pending() && request.what.contains(&file))
+        {
+            scene.approve(&request)?;
+            first = Some(request);
+        }
+        check!(dead()?, "the agent lives");
+        Ok(())
+    })?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let count = || -> Result<usize> {
+        let there = scene.vm.run(&["cat", &file])?;
+        Ok(there.text().lines().count())
+    };
+    let compared = matches!(point, "comparison-written" | "outcome-known") || point.starts_with("enforcement-");
+    check!(compared || count()? == 0, "it ran, and nobody had compared it");
+    environment(scene, "")?;
+    scene
+        .vm
+        .script("systemctl reset-failed guard-agent; systemctl start guard-agent")?;
+    connected(scene)?;
+    // Asked again, or at its end.
+    let mut again = false;
+    let mut ended = false;
+    eventually(PATIENCE, || {
+        if !again
+            && let Some(request) = scene.seen().into_iter().find(|request| {
+                request.pending()
+                    && request.what.contains(&file)
+                    && first.as_ref().is_none_or(|first| first.id != request.id)
+            })
+        {
+            scene.approve(&request)?;
+            again = true;
+        }
+        let alive = scene
+            .vm
+            .run(&["pgrep", "-f", &format!("^/bin/sh -c {line}|^guard run.*{file}")])?;
+        ended = alive.status == 1;
+        check!(ended, "it neither ran nor was killed; asked again: {again}");
+        Ok(())
+    })?;
+    let output = end(running)?;
+    let (ran, killed) = (count()?, output.status != 0);
+    check!(ran <= 1, "it ran {ran} times");
+    check!((ran == 1) != killed, "ran {ran} times: {output}");
+    check!(
+        ran == 0 || again || compared,
+        "it ran without an answer to the second question"
+    );
+    if let Some(first) = first {
+        scene.follow(&first.id, "ended", |request| !request.pending())?;
+    }
+    Ok(())
 }

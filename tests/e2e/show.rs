@@ -16,6 +16,12 @@ pub(crate) fn cases() -> Vec<Case> {
             "bytes that are no text, empty and very long arguments are shown and approved as they are",
             odd_arguments,
         ),
+        case(
+            "show::a_container",
+            "what a process of a podman container wants to run is asked with the container's id, image, name and own path, and \
+             labelled while it runs; nothing that the container says becomes a fact",
+            container,
+        ),
     ]
 }
 
@@ -72,4 +78,51 @@ fn odd_arguments() -> Result<()> {
     check!(request.what.len() < 8_192, "one line of {} bytes", request.what.len());
     scene.approve(&request)?;
     expect_status(&end(running)?, 0)
+}
+
+/// Starts a container from an image with nothing but busybox, and labels it; its shell waits.
+const CONTAINER: &str = r#"
+mkdir -p /root/box/bin
+cp /bin/busybox /root/box/bin/
+ln -s busybox /root/box/bin/sh
+tar -C /root/box -cf /root/box.tar .
+podman import -q /root/box.tar example.org/box:1 >/dev/null
+mkfifo /root/go
+podman run -d --name hostile --network none -v /root/go:/go example.org/box:1 \
+    /bin/sh -c 'read line </go; exec /bin/busybox echo inside' >/root/id
+pid=$(podman inspect -f '{{.State.Pid}}' hostile)
+guard label add coder --cgroup "$(sed -n 's/^0:://p' /proc/$pid/cgroup)" >&2
+cat /root/id
+"#;
+
+fn container() -> Result<()> {
+    let scene = Scene::new()?;
+    let id = scene.vm.sh(CONTAINER)?.success()?.text();
+    let id = id.lines().next_back().unwrap_or_default();
+    check!(id.len() == 64, "no container: {id:?}");
+    scene.vm.sh("echo go >/root/go")?.success()?;
+    let request = scene.held(CODER, "echo inside")?;
+    let card = scene
+        .guard(&scene.approver, &["requests", "show", &request.id])?
+        .success()?
+        .text();
+    for wanted in [
+        &format!("container: {id} (podman)"),
+        "image: “example.org/box:1”, as whoever started the container says",
+        "container name: “hostile”, as whoever started the container says",
+        // A path of the container is no path of the host: no rule on paths takes it for one.
+        "no path of this host",
+        "path inside: /bin/busybox, as the workload sees it",
+        "conmon",
+    ] {
+        check!(card.contains(wanted), "{wanted:?} is missing in {card}");
+    }
+    scene.approve(&request)?;
+    let logs = scene
+        .vm
+        .sh("podman wait hostile; podman logs hostile")?
+        .success()?
+        .text();
+    check!(logs.lines().eq(["0", "inside"]), "{logs:?}");
+    Ok(())
 }

@@ -22,6 +22,12 @@ pub(crate) fn cases() -> Vec<Case> {
             "somebody signs in while a labelled process of the same user watches for the file: it never opens it",
             new_sign_in,
         ),
+        case(
+            "theft::places_that_come_late",
+            "a home and a protected path that come into being are out of reach at once; status counts the attempts; a place of \
+             Guard's own that cannot be looked at is an alarm, and stops a start with its name",
+            late_places,
+        ),
     ]
 }
 
@@ -170,6 +176,25 @@ fn thefts() -> Result<()> {
         Ok(())
     })?;
     drop(watcher);
+    let table = scene.guard(&scene.approver, &["alarms"])?.success()?.text();
+    check!(table.contains("theft") && table.contains("sign-in"), "{table}");
+    // And they are in what an auditor gets, whatever becomes of the console.
+    scene.agent_until(|agent| agent.unshipped_records == 0)?;
+    scene.trust("/root/trust.json")?;
+    scene.export("/root/bundle")?;
+    expect_status(&scene.verify("/root/bundle")?, 0)?;
+    let records = scene
+        .vm
+        .script("for f in /root/bundle/records/*; do jq -r .payload $f | base64 -d | jq -c 'select(.predicate.event.kind == \"theft_refused\").predicate.event'; done")?
+        .text();
+    for object in ["sign-in", "agent's files", "console's address", "signal to Guard"] {
+        check!(
+            records
+                .lines()
+                .any(|line| line.contains(&format!("\"object\":\"{object}")) && line.contains(CODER)),
+            "no record for {object}: {records}"
+        );
+    }
     Ok(())
 }
 
@@ -215,4 +240,97 @@ fn new_sign_in() -> Result<()> {
     expect_status(&output, 0)?;
     check!(output.text().ends_with("nothing"), "{output}");
     Ok(())
+}
+
+/// Tries each path a second after it came into being; the test says when by a file with its number.
+const LATE: &str = r#"
+import os, sys, time
+for number, path in enumerate(sys.argv[1:]):
+    end = time.monotonic() + 60
+    while not os.path.exists(f"/tmp/late-{number}") and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(1)
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        print("reached", number, flush=True)
+    except OSError as error:
+        print("refused", number, error.errno, flush=True)
+"#;
+
+/// So many that looking every five seconds alone would not find all of them in time.
+const LATE_PLACES: [&str; 4] = [
+    "/home/late-1/.mozilla/cookies",
+    "/srv/late/secret/file",
+    "/home/late-2/.config/chromium/cookies",
+    "/home/late-3/.mozilla/cookies",
+];
+
+fn late_places() -> Result<()> {
+    let scene = Scene::new()?;
+    scene
+        .vm
+        .sh("printf '[protect]\\npaths = [\"/srv/late/secret\"]\\n' >>/etc/guard/agent.toml; systemctl restart guard-agent")?
+        .success()?;
+    scene.vm.write(LATE.as_bytes(), "/root/late.py", 0o644)?;
+    let mut argv = vec!["/usr/bin/python3", "/root/late.py"];
+    argv.extend(LATE_PLACES);
+    let thief = scene.start_labelled(CODER, &argv)?;
+    scene.approve_next(CODER, "late.py")?;
+    for (number, path) in LATE_PLACES.iter().enumerate() {
+        let make = format!("mkdir -p $(dirname {path}) && echo secret >{path} && touch /tmp/late-{number}; sleep 1.5");
+        scene.vm.sh(&make)?.success()?;
+    }
+    let output = end(thief)?;
+    let refused = outcome(&output.text());
+    for (number, path) in LATE_PLACES.iter().enumerate() {
+        check!(refused.get(&number.to_string()) == Some(&false), "{path}: {output}");
+    }
+    let side = scene.agent()?.kernel_side.context("no numbers of the kernel side")?;
+    let coder = side
+        .labels
+        .iter()
+        .find(|side| side.label == CODER)
+        .context("no label")?;
+    let of = |object: &str| coder.refused_theft.iter().find(|theft| theft.object == object);
+    check!(
+        of("browser profile").is_some_and(|theft| theft.count >= 3)
+            && of("protected path").is_some_and(|theft| theft.count >= 1),
+        "{coder:?}"
+    );
+    check!(coder.tasks_limit > 0 && coder.held_limit > 0, "{coder:?}");
+    let status = scene.vm.run(&["guard", "status"])?.success()?.text();
+    check!(status.contains("browser profile"), "{status}");
+
+    // Nobody can open what a link leads to that leads to itself.
+    let unit = "/etc/systemd/system/guard-console.service.d";
+    scene
+        .vm
+        .sh(&format!("rm -rf {unit}; ln -s guard-console.service.d {unit}"))?
+        .success()?;
+    eventually(PATIENCE, || {
+        let page = scene
+            .call(Some(scene.admin()), "GET", "/alarms", None)?
+            .success()?
+            .json()?;
+        let alarms = page["items"].as_array().context("no items")?;
+        let told = |alarm: &serde_json::Value| {
+            alarm["kind"] == "unprotected" && alarm["detail"].as_str().is_some_and(|detail| detail.contains(unit))
+        };
+        ensure!(alarms.iter().any(told), "no alarm: {page}");
+        Ok(())
+    })?;
+    let started = scene
+        .vm
+        .sh("timeout 30 systemctl restart guard-agent 2>&1; journalctl -u guard-agent -n 40 --no-pager")?;
+    check!(
+        started
+            .text()
+            .contains(&format!("{unit} is Guard's own, is there, and cannot be protected")),
+        "{started}"
+    );
+    scene
+        .vm
+        .sh(&format!("rm {unit}; systemctl restart guard-agent"))?
+        .success()?;
+    scene.agent_until(|agent| agent.enforcing)
 }

@@ -81,6 +81,12 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// Whether the long forms are wanted: `cargo xtask test --full`.
+#[must_use]
+pub fn full() -> bool {
+    std::env::var_os("GUARD_TEST_FULL").is_some()
+}
+
 /// Every cause on a line of its own; no backtrace, which would only show the harness.
 fn causes(error: &anyhow::Error) -> String {
     error

@@ -58,6 +58,26 @@ permit (principal == Workload::"policed", action == Action::"exec", resource)
 when { context.approved };
 "#;
 
+/// Execs run unasked, connections are asked.
+pub const ASK_CONNECTIONS: &str = r#"
+@id("any-program")
+permit (principal == Workload::"policed", action == Action::"exec", resource);
+
+@id("ask-connections")
+permit (principal == Workload::"policed", action in [Action::"connect", Action::"connect_unix"], resource)
+when { context.approved };
+"#;
+
+/// Execs run unasked; one address is reached unasked, nothing else is.
+pub const CONNECT_TO_8099: &str = r#"
+@id("any-program")
+permit (principal == Workload::"policed", action == Action::"exec", resource);
+
+@id("web-server")
+permit (principal == Workload::"policed", action == Action::"connect", resource == Address::"127.0.0.1")
+when { context.port == 8099 && context.protocol == "tcp" };
+"#;
+
 /// Broken on its third line.
 pub const MALFORMED: &str = "\n@id(\"broken\")\npermit (principal == Label::\"policed\", action == );\n";
 

@@ -53,12 +53,18 @@ pub const TARGETS: &[Target] = &[
     wire("rest", "bodies of the REST API"),
     wire("log", "checkpoints, proofs, trust files, manifests, the tree"),
     wire("bundle", "evidence bundles and their verifier"),
+    wire("btf", "the kernel's type information, and the offsets found in it"),
+    wire("lifecycle", "from when to when a host says that enforcement was on"),
     daemon("config", "agent.toml and console.toml"),
     daemon("policy", "policy texts and their answers"),
     daemon("token", "enrolment tokens"),
     daemon("decision", "signed decisions and what they must bind"),
     daemon("grpc", "messages of the approval API"),
     daemon("proc", "what the agent reads of /proc"),
+    daemon(
+        "places",
+        "what says what is protected: user database, sign-ins, the console's configuration",
+    ),
     daemon("line", "lines that the control socket takes, checks included"),
 ];
 

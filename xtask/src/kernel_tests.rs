@@ -104,7 +104,7 @@ pub fn run(kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>
     let of = |kernel: Kernel| -> Vec<&str> {
         cases
             .iter()
-            .filter(|case| everything || !case.one_kernel || kernel == Kernel::DEFAULT)
+            .filter(|case| everything || case.one_kernel.as_ref().is_none_or(|series| series == kernel.series))
             .map(|case| case.name.as_str())
             .collect()
     };
@@ -251,8 +251,8 @@ struct Case {
     name: String,
     /// Only in full runs.
     full: bool,
-    /// On the default kernel only, but in full runs on all.
-    one_kernel: bool,
+    /// On this series only, but in full runs on all.
+    one_kernel: Option<String>,
 }
 
 /// The cases of every module.
@@ -264,6 +264,14 @@ fn cases() -> Result<Vec<Case>> {
     let mut names = BTreeSet::new();
     if let Some(twice) = all.iter().find(|case| !names.insert(case.name.as_str())) {
         bail!("two kernel cases are called {}", twice.name);
+    }
+    let known = |series: &String| Kernel::all().iter().any(|kernel| kernel.series == series);
+    if let Some(never) = all.iter().find(|case| !case.one_kernel.as_ref().is_none_or(known)) {
+        bail!(
+            "no kernel series is called {:?}, as {} has it",
+            never.one_kernel,
+            never.name
+        );
     }
     Ok(all)
 }
@@ -286,7 +294,7 @@ fn of_source(program: &str) -> Vec<Case> {
     let mut found = Vec::new();
     let mut lines = program.lines();
     while lines.any(|line| line == "@case") {
-        let (mut full, mut one_kernel) = (false, false);
+        let (mut full, mut one_kernel) = (false, None);
         for line in lines.by_ref() {
             if let Some(name) = line.strip_prefix("def ").and_then(|rest| rest.split('(').next()) {
                 found.push(Case {
@@ -297,7 +305,12 @@ fn of_source(program: &str) -> Vec<Case> {
                 break;
             }
             full |= line == "@full";
-            one_kernel |= line == "@one_kernel";
+            if let Some(series) = line
+                .strip_prefix("@one_kernel(\"")
+                .and_then(|rest| rest.strip_suffix("\")"))
+            {
+                one_kernel = Some(series.to_owned());
+            }
         }
     }
     found
@@ -392,14 +405,18 @@ mod tests {
 
     #[test]
     fn cases_are_found_by_name() {
-        let program = "import os\n\n@case\ndef one(probe):\n    pass\n\n\ndef helper(x):\n    pass\n\n@case\n@full\n@limit(9)\ndef two(probe):\n\n@case\n@one_kernel\ndef three(probe):\n";
+        let program = "import os\n\n@case\ndef one(probe):\n    pass\n\n\ndef helper(x):\n    pass\n\n@case\n@full\n@limit(9)\ndef two(probe):\n\n@case\n@one_kernel(\"6.18\")\ndef three(probe):\n";
         let found = of_source(program);
         assert_eq!(
             found
                 .iter()
-                .map(|case| (case.name.as_str(), case.full, case.one_kernel))
+                .map(|case| (case.name.as_str(), case.full, case.one_kernel.as_deref()))
                 .collect::<Vec<_>>(),
-            [("one", false, false), ("two", true, false), ("three", false, true)]
+            [
+                ("one", false, None),
+                ("two", true, None),
+                ("three", false, Some("6.18"))
+            ]
         );
     }
 

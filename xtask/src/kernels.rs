@@ -20,7 +20,7 @@ struct Shipped {
     list: &'static str,
 }
 
-const SHIPPED: [Shipped; 6] = [
+const SHIPPED: [Shipped; 7] = [
     Shipped {
         distribution: "Debian 13",
         list: "",
@@ -36,6 +36,12 @@ const SHIPPED: [Shipped; 6] = [
     Shipped {
         distribution: "RHEL 9 and what is built from it",
         list: "lockdown,yama,integrity,selinux,bpf",
+    },
+    // redhat/configs/common/generic/CONFIG_LSM in the kernel sources that Rocky Linux publishes (ctrliq/kernel-src-tree); RHEL
+    // itself was not booted.
+    Shipped {
+        distribution: "RHEL 10 and what is built from it",
+        list: "landlock,lockdown,yama,integrity,selinux,bpf",
     },
     Shipped {
         distribution: "Arch",
@@ -178,9 +184,12 @@ fn results(reports: &[Report], boots: &[Boot], date: &str, commit: &str) -> Resu
     writeln!(out, "Run on {date}, commit {commit}.\n")?;
     writeln!(
         out,
-        "| series | release | cases | passed | failed | skipped | proven with enforcement off | BPF programs | absent on it |"
+        "| series | release | cases | passed | failed | skipped | proven with enforcement off | BPF programs | members found | absent on it |"
     )?;
-    writeln!(out, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")?;
+    writeln!(
+        out,
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    )?;
     let mut offsets: BTreeMap<String, Vec<(String, &str)>> = BTreeMap::new();
     for report in reports {
         let series = report.kernel.series;
@@ -190,7 +199,7 @@ fn results(reports: &[Report], boots: &[Boot], date: &str, commit: &str) -> Resu
                 let absent = fact("absent=").replace(['[', ']', '"'], "");
                 writeln!(
                     out,
-                    "| {series} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                    "| {series} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                     report.release,
                     cases.passed + cases.failed_on + cases.skipped,
                     cases.passed,
@@ -198,14 +207,19 @@ fn results(reports: &[Report], boots: &[Boot], date: &str, commit: &str) -> Resu
                     cases.skipped,
                     cases.proven,
                     fact("programs="),
+                    members(&cases.facts).len(),
                     if absent.is_empty() { "nothing" } else { &absent }
                 )?;
                 for (member, offset) in members(&cases.facts) {
                     offsets.entry(member).or_default().push((offset, series));
                 }
             }
-            Outcome::Gone => writeln!(out, "| {series} | skipped: gone from the archive | | | | | | | |")?,
-            Outcome::Broken(_) => writeln!(out, "| {series} | {} | could not be run | | | | | | |", report.release)?,
+            Outcome::Gone => writeln!(out, "| {series} | skipped: gone from the archive | | | | | | | | |")?,
+            Outcome::Broken(_) => writeln!(
+                out,
+                "| {series} | {} | could not be run | | | | | | | |",
+                report.release
+            )?,
         }
     }
     troubles(&mut out, reports)?;
@@ -335,7 +349,7 @@ mod tests {
         });
         let text = results(&reports, &[], "2026-01-02", "abc").unwrap();
         assert!(
-            text.contains("| 6.12 | 6.12.1 | 3 | 2 | 0 | 1 | 1 | 14 | a b, c |"),
+            text.contains("| 6.12 | 6.12.1 | 3 | 2 | 0 | 1 | 1 | 14 | 2 | a b, c |"),
             "{text}"
         );
         assert!(text.contains("| 7.2 | skipped: gone from the archive |"), "{text}");

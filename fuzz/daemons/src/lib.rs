@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use guard_agent::approval::decision::{self, Expected};
-use guard_agent::policy::{self, Answer, Facts, HeldFacts};
+use guard_agent::policy::{self, Answer, ConnectFacts, Deed, ExecFacts, Facts, HeldFacts, PeerFacts};
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{Predicate, Statement, Verdict};
@@ -18,7 +18,7 @@ use jiff::Timestamp;
 pub fn config(data: &[u8]) {
     match guard_agent::config::Config::parse(data, Path::new("/etc/guard/agent.toml")) {
         Ok(config) => {
-            for pattern in &config.labels {
+            for pattern in &config.labels.patterns {
                 for text in [
                     "/",
                     "/a",
@@ -85,9 +85,16 @@ pub fn policy(data: &[u8]) {
     };
     for label in ["coder", "other"] {
         for path in [None, Some("/usr/bin/git"), Some("/srv/app/tidy")] {
+            let exec = |held| {
+                Deed::Exec(ExecFacts {
+                    path: path.map(str::to_owned),
+                    unlinked: false,
+                    held,
+                })
+            };
             let facts = Facts {
                 label: label.to_owned(),
-                path: path.map(str::to_owned),
+                deed: exec(None),
                 uid: 1000,
                 gid: 1000,
                 user: Some("agent".to_owned()),
@@ -96,12 +103,12 @@ pub fn policy(data: &[u8]) {
             };
             let early = policy.evaluate(&facts);
             let held = Facts {
-                held: Some(HeldFacts {
+                deed: exec(Some(HeldFacts {
                     argv: Some(["git", "push", "--force"].map(str::to_owned).to_vec()),
                     cwd: Some("/srv/app".to_owned()),
                     given: Some("git".to_owned()),
                     sha256: Some("ab".repeat(32)),
-                }),
+                })),
                 ..facts
             };
             let late = policy.evaluate(&held);
@@ -114,10 +121,35 @@ pub fn policy(data: &[u8]) {
             }
             // With nothing known about the command, nothing is allowed that would not be with everything known.
             let unknown = policy.evaluate(&Facts {
-                held: Some(HeldFacts::default()),
+                deed: exec(Some(HeldFacts::default())),
                 ..held.clone()
             });
             assert_ne!(unknown, Answer::Hold);
+        }
+        for peer in [
+            PeerFacts::Ip {
+                address: std::net::IpAddr::from([192, 0, 2, 1]),
+                port: 443,
+            },
+            PeerFacts::Unix(Some("/run/docker.sock".to_owned())),
+            PeerFacts::Unix(None),
+        ] {
+            let connection = |held| Facts {
+                label: label.to_owned(),
+                deed: Deed::Connect(ConnectFacts {
+                    peer: peer.clone(),
+                    protocol: "tcp".to_owned(),
+                    listen: false,
+                    held,
+                }),
+                ..Facts::default()
+            };
+            let (early, late) = (policy.evaluate(&connection(false)), policy.evaluate(&connection(true)));
+            assert_ne!(late, Answer::Hold, "asks for what is known");
+            assert!(
+                early == Answer::Hold || early == late,
+                "answered before it is held, and otherwise"
+            );
         }
     }
 }
@@ -258,4 +290,10 @@ pub fn proc(data: &[u8]) {
 /// A line that the agent's control socket reads, with the checks on what it asks for.
 pub fn line(data: &[u8]) {
     guard_agent::control::fuzz_control(data);
+}
+
+/// The user database, saved sign-ins and a console's configuration, which say what is protected.
+pub fn places(data: &[u8]) {
+    guard_agent::protect::fuzz_homes(data);
+    guard_agent::protect::fuzz_addresses(data);
 }

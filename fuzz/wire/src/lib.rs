@@ -10,16 +10,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 mod evidence;
+mod lifecycles;
 mod log;
 mod spools;
 
 pub use evidence::{envelope, statement, text};
+pub use lifecycles::lifecycle;
 pub use log::{bundle, log};
 pub use spools::spool;
 
 /// As in guard-agent, without aya.
+#[path = "../../../guard-agent/src/kernel/btf.rs"]
+mod btf;
 #[path = "../../../guard-agent/src/kernel/file_key.rs"]
 mod file_key;
+#[path = "../../../guard-agent/src/kernel/offsets.rs"]
+mod offsets;
 #[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
 #[path = "../../../guard-agent/src/kernel/ring.rs"]
 mod ring_decoder;
@@ -82,6 +88,37 @@ fn check_event(bytes: &[u8]) {
             let flags = u32::from_le_bytes([bytes[116], bytes[117], bytes[118], bytes[119]]);
             assert_eq!(path.starts_with(b"/"), flags & guard_common::ask_flag::PATH_WHOLE != 0);
         }
+    }
+}
+
+/// The kernel's type information, from which the offsets come that every program reads by.
+pub fn btf(data: &[u8]) {
+    use btf::Btf;
+
+    let btf = match Btf::parse(data) {
+        Ok(btf) => btf,
+        Err(error) => {
+            evidence::shown_safely(&error.to_string());
+            return;
+        }
+    };
+    if let Err(error) = offsets::resolve(&btf) {
+        evidence::shown_safely(&error.to_string());
+    }
+    let names = ["s", "a", "b", "c", "task_struct", "pid", "file", "f_inode", ""];
+    for name in names {
+        let size = btf.size_of(name);
+        assert_eq!(size, btf.size_of(name));
+        for member in names {
+            let any = btf.offset(name, member, 0);
+            // A width that is wanted never finds what is not there, nor something elsewhere.
+            for width in [1, 4, 8] {
+                if let Ok(offset) = btf.offset(name, member, width) {
+                    assert_eq!(any, Ok(offset), "{name}.{member}");
+                }
+            }
+        }
+        let _ = btf.has_function(name);
     }
 }
 

@@ -84,6 +84,7 @@ fn in_words(usage: &Usage, labels: &Labels, refused_by_agent: impl Fn(kernel::ap
         refused_pending_full: usage.pending_full,
         refused_tasks_full: usage.tasks_full,
         cgroups_full: usage.cgroups_full,
+        refused_sockets_full: usage.flows_full,
         ring_full: usage.ring_full,
         refused_signal: usage.signal_failed,
         refused_unchecked: usage.unchecked,

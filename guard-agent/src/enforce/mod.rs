@@ -16,6 +16,24 @@ use crate::kernel::api::{ActionId, ExecExpectation, Release, ToKernel};
 
 pub use remembered::{Known, Pass, Remembered};
 
+/// What holds an answer to the action that it was given for.
+#[derive(Debug, Clone)]
+pub enum Bound {
+    /// The kernel's key says all of it: the hook uses the verdict for nothing else.
+    Key,
+    /// An exec: what runs is compared with this.
+    Compared(Arc<ExecExpectation>),
+}
+
+impl Bound {
+    fn allow(self) -> Release {
+        match self {
+            Self::Key => Release::Allow,
+            Self::Compared(expectation) => Release::AllowChecked(expectation),
+        }
+    }
+}
+
 /// Sole sender of verdicts.
 #[derive(Debug)]
 pub struct Enforcer {
@@ -33,14 +51,14 @@ impl Enforcer {
         self.release(id, Release::Allow);
     }
 
-    /// The policy allows what was read from the held thread; the record of it has its place.
-    pub fn allow_by_policy(&self, id: ActionId, expectation: Arc<ExecExpectation>, _record: &Slot) {
-        self.release(id, Release::AllowChecked(expectation));
+    /// The policy allows what is known of the held thread; the record of it has its place.
+    pub fn allow_by_policy(&self, id: ActionId, bound: Bound, _record: &Slot) {
+        self.release(id, bound.allow());
     }
 
     /// People allow; their decision is on disk.
-    pub fn allow_by_people(&self, id: ActionId, expectation: Arc<ExecExpectation>, _decision: &Sealed) {
-        self.release(id, Release::AllowChecked(expectation));
+    pub fn allow_by_people(&self, id: ActionId, bound: Bound, _decision: &Sealed) {
+        self.release(id, bound.allow());
     }
 
     /// A denial needs no authority.

@@ -12,7 +12,7 @@ use guard_evidence::record::MatchedRule;
 use parking_lot::Mutex;
 
 use crate::evidence::{Evidence, Slot};
-use crate::kernel::api::{Asked, AskedAction, AtOnce, LabelId};
+use crate::kernel::api::{Asked, AskedAction, AskedReach, AtOnce, LabelId};
 
 /// Answers of one label; one workload's odd paths must not push out what others use.
 const PER_LABEL: usize = 2_048;
@@ -39,20 +39,29 @@ pub struct Pass {
 /// the user id (policies that look at it are not remembered) and the policy.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
-    path: Option<PathBuf>,
-    unlinked: bool,
+    what: What,
     uid: u32,
     gid: u32,
     login_uid: Option<u32>,
     cgroup: u64,
 }
 
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum What {
+    Exec { path: Option<PathBuf>, unlinked: bool },
+    Reach(AskedReach),
+}
+
 impl Key {
     fn of(asked: &Asked) -> Self {
-        let AskedAction::Exec(exec) = &asked.what;
         Self {
-            path: exec.path.clone(),
-            unlinked: exec.unlinked,
+            what: match &asked.what {
+                AskedAction::Exec(exec) => What::Exec {
+                    path: exec.path.clone(),
+                    unlinked: exec.unlinked,
+                },
+                AskedAction::Reach(reach) => What::Reach(reach.clone()),
+            },
             uid: asked.uid,
             gid: asked.gid,
             login_uid: asked.login_uid,

@@ -12,7 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::question::Question;
-use super::{Engine, Stage, records};
+use super::{Basis, Engine, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
 use crate::policy::{Answer, Policy};
@@ -64,16 +64,45 @@ impl Engine {
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
     }
 
-    /// A question of an agent before this one: its thread is asked about anew.
+    /// A question of an agent before this one: its thread is asked about anew, if it still waits.
     pub(super) fn end_left(&mut self, question: &OpenQuestion) {
-        let effect = Effect::Withdrawn {
-            why: "the agent was restarted".to_owned(),
+        let (id, digest) = (&question.request_id, &question.request_digest);
+        let why = match question.decided {
+            Some(_) => LEFT_DECIDED,
+            None => "the agent was restarted",
         };
-        let record = records::ended(&question.label, &question.request_id, &question.request_digest, effect);
+        let effect = Effect::Withdrawn { why: why.to_owned() };
+        let record = match (&question.decided, Ulid::from_string(id)) {
+            (Some(decision), Ok(request)) => {
+                let basis = Basis::Question {
+                    request,
+                    request_digest: digest.clone(),
+                    decision_digest: decision.digest.clone(),
+                };
+                records::enforcement(&question.label, decision.verdict, basis, effect.clone(), 0)
+            }
+            _ => records::ended(&question.label, id, digest, effect.clone()),
+        };
         self.parts.evidence.write(self.parts.evidence.reserve_always(), record);
-        if let Ok(id) = Ulid::from_string(&question.request_id) {
-            self.link.send_lasting(withdraw(id, v1::withdraw::Why::HostRestarted));
+        self.tell_left(question, &effect);
+    }
+
+    /// The console may not have heard what became of it; what it heard before stays.
+    pub(super) fn tell_left(&mut self, question: &OpenQuestion, effect: &Effect) {
+        let Ok(request) = Ulid::from_string(&question.request_id) else {
+            return;
+        };
+        if question.decided.is_none() {
+            return self
+                .link
+                .send_lasting(withdraw(request, v1::withdraw::Why::HostRestarted));
         }
+        self.link.send_lasting(Kind::DecisionReceived(v1::DecisionReceived {
+            request_id: question.request_id.clone(),
+            accepted: true,
+            refused_because: String::new(),
+        }));
+        self.link.send_lasting(records::outcome_of(request, effect));
     }
 
     /// Another policy is in force: what waits is judged by it.
@@ -128,6 +157,9 @@ impl Engine {
         self.judge(action, enriched, how);
     }
 }
+
+/// Of an answer whose effect the agent before this one did not write down.
+const LEFT_DECIDED: &str = "the agent was restarted before it learned what became of the answer";
 
 pub(super) fn withdrawn_words(why: WithdrawnWhy) -> &'static str {
     match why {

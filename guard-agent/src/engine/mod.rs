@@ -16,7 +16,7 @@ mod records;
 mod verdicts;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ use crate::enforce::{Enforcer, Remembered};
 use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
-use crate::kernel::api::{ActionId, Asked, AskedAction, AskedExec, FromKernel, Held, LabelId, ToKernel, WithdrawnWhy};
+use crate::kernel::api::{ActionId, Asked, AskedAction, FromKernel, Held, LabelId, ToKernel, WithdrawnWhy};
 use crate::labels::Labels;
 use crate::policy::{Answer, Policy};
 use crate::watch::Watchers;
@@ -128,7 +128,6 @@ pub struct Engine {
 #[derive(Debug)]
 struct Action {
     asked: Asked,
-    exec: AskedExec,
     label: String,
     /// Path below the cgroup v2 root; empty when it could not be found out.
     cgroup: String,
@@ -192,8 +191,16 @@ impl Engine {
             waiting: HashMap::new(),
             link: Link::default(),
         };
-        for question in left {
-            engine.end_left(&question);
+        // The records of the agent before may know more of its questions than what it noted beside them.
+        let before = engine.parts.evidence.before();
+        let mut questions: BTreeMap<String, OpenQuestion> =
+            left.into_iter().map(|left| (left.request_id.clone(), left)).collect();
+        questions.extend(before.asked.clone());
+        for (request, question) in &questions {
+            match before.ended.get(request) {
+                Some(effect) => engine.tell_left(question, effect),
+                None => engine.end_left(question),
+            }
         }
         engine
     }
@@ -263,16 +270,14 @@ impl Engine {
 
     /// The first look: by the kernel key alone.
     fn asked(&mut self, asked: Asked) {
-        let AskedAction::Exec(exec) = asked.what.clone();
         let id = asked.id;
         let cgroup = self.parts.labels.path_of(asked.cgroup, id.tid).unwrap_or_default();
         let known = self.parts.labels.name(asked.label);
         let label = known.clone().unwrap_or_else(|| format!("unknown-{}", asked.label.0));
-        let (workload, facts) = self.parts.enricher.of_key(&asked, &exec, &label, &cgroup);
+        let (workload, facts) = self.parts.enricher.of_key(&asked, &label, &cgroup);
         let label_id = asked.label;
         let mut action = Action {
             asked,
-            exec,
             label,
             cgroup,
             since: Instant::now(),
@@ -329,7 +334,7 @@ impl Engine {
         };
         let Some(mut action) = action else {
             // Closing it may wait for the workload.
-            if let Some(file) = held.exec.file {
+            if let Some(file) = held.exec.and_then(|exec| exec.file) {
                 crate::enrich::close_elsewhere(file);
             }
             return;
@@ -339,10 +344,20 @@ impl Engine {
         };
         let root = self.parts.labels.above(&action.cgroup).map(|(outer, _)| outer);
         let (enricher, events) = (Arc::clone(&self.parts.enricher), self.events.clone());
-        let (asked, exec) = (action.asked.clone(), action.exec.clone());
+        let asked = action.asked.clone();
         let (label, cgroup) = (action.label.clone(), action.cgroup.clone());
         tokio::spawn(async move {
-            let enriched = enricher.of_held(asked, exec, held.exec, label, cgroup, root).await;
+            let enriched = match (asked.what.clone(), held.exec) {
+                (AskedAction::Exec(exec), Some(found)) => {
+                    enricher.of_held(asked, exec, found, label, cgroup, root).await
+                }
+                (AskedAction::Reach(reach), _) => enricher.of_held_connection(asked, reach, label, cgroup, root).await,
+                // The holder reads every exec before it says that it is held.
+                (AskedAction::Exec(_), None) => {
+                    tracing::error!(tid = held.id.tid, "an exec is held that was never read: it waits");
+                    return;
+                }
+            };
             let _ = events.send(Event::Enriched {
                 id: held.id,
                 enriched: Box::new(enriched),
@@ -366,8 +381,8 @@ impl Engine {
     fn judge(&mut self, mut action: Action, mut enriched: Enriched, how: HowHeld) {
         enriched.context.held = Some(how.clone());
         let answer = self.parts.policy.evaluate(&enriched.facts);
-        let expectation = enriched.expectation.clone();
-        match (answer, expectation) {
+        let bound = enriched.bound.clone();
+        match (answer, bound) {
             (Answer::Deny { rules, because }, _) => {
                 self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, because);
             }
@@ -375,14 +390,12 @@ impl Engine {
                 let because = "the policy did not answer".to_owned();
                 self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), Vec::new(), because);
             }
-            // Nobody can say later whether it ran what was agreed to.
-            (Answer::Allow { rules } | Answer::Ask(crate::policy::Ask { rules, .. }), None) => {
-                let because = enriched.no_content.clone().unwrap_or_default();
+            (Answer::Allow { rules } | Answer::Ask(crate::policy::Ask { rules, .. }), Err(because)) => {
                 self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, because);
             }
-            (Answer::Allow { rules }, Some(expectation)) => match self.parts.evidence.reserve() {
+            (Answer::Allow { rules }, Ok(bound)) => match self.parts.evidence.reserve() {
                 Some(slot) => {
-                    self.enforcer.allow_by_policy(action.asked.id, expectation, &slot);
+                    self.enforcer.allow_by_policy(action.asked.id, bound, &slot);
                     let what = records::what(&enriched);
                     let basis = self.by_policy(&action, enriched.workload.clone(), Some(enriched), rules);
                     action.stage = Stage::Released(Box::new(Released {
@@ -403,7 +416,7 @@ impl Engine {
                     );
                 }
             },
-            (Answer::Ask(ask), Some(expectation)) => self.ask(action, enriched, how, ask, expectation),
+            (Answer::Ask(ask), Ok(bound)) => self.ask(action, enriched, how, ask, bound),
         }
     }
 
@@ -453,9 +466,12 @@ impl Action {
     /// One line for people, from the kernel key alone.
     fn what_by_key(&self) -> String {
         use std::os::unix::ffi::OsStrExt as _;
-        match &self.exec.path {
-            Some(path) => guard_evidence::text::Text::from(path.as_os_str().as_bytes()).fold(160),
-            None => format!("file {} on device {}", self.exec.file.inode, self.exec.file.device),
+        match &self.asked.what {
+            AskedAction::Exec(exec) => match &exec.path {
+                Some(path) => guard_evidence::text::Text::from(path.as_os_str().as_bytes()).fold(160),
+                None => format!("file {} on device {}", exec.file.inode, exec.file.device),
+            },
+            AskedAction::Reach(reach) => records::what_is_reached(reach),
         }
     }
 }

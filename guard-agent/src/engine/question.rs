@@ -4,12 +4,12 @@
 //! must never release a thread before the record of the answer is durable, and never on an answer that a `forbid` of
 //! this host contradicts.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guard_evidence::chain::Sealed;
 use guard_evidence::record::{DecidedBy, HowHeld, Lifecycle, SignedDecision, Verdict};
+use guard_evidence::statement;
 use guard_evidence::text::{visible, visible_fold};
 use guard_proto::control::RunEvent;
 use guard_proto::v1;
@@ -24,9 +24,10 @@ use super::link::FromConsole;
 use super::records::{self, Decided};
 use super::{Action, Basis, Engine, Event, Released, Stage, millis};
 use crate::approval::decision::{self, Expected, Refused};
-use crate::approval::open::OpenQuestion;
+use crate::approval::open::{OpenDecision, OpenQuestion};
+use crate::enforce::Bound;
 use crate::enrich::Enriched;
-use crate::kernel::api::{ActionId, ExecExpectation};
+use crate::kernel::api::ActionId;
 use crate::kernel::crash;
 use crate::policy::{Answer, Ask, Policy};
 
@@ -38,7 +39,7 @@ pub(super) struct Question {
     pub(super) what: String,
     pub(super) enriched: Enriched,
     pub(super) ask: Ask,
-    pub(super) expectation: Arc<ExecExpectation>,
+    pub(super) bound: Bound,
     pub(super) nonce: [u8; 32],
     pub(super) policy_digest: String,
     /// Unix milliseconds; 0: never.
@@ -60,14 +61,7 @@ impl Drop for Question {
 
 impl Engine {
     /// Writes the question down; people see it only afterwards.
-    pub(super) fn ask(
-        &mut self,
-        mut action: Action,
-        enriched: Enriched,
-        how: HowHeld,
-        ask: Ask,
-        expectation: Arc<ExecExpectation>,
-    ) {
+    pub(super) fn ask(&mut self, mut action: Action, enriched: Enriched, how: HowHeld, ask: Ask, bound: Bound) {
         let mut nonce = [0; 32];
         rand::rngs::OsRng.fill_bytes(&mut nonce);
         let expires = ask.timeout.map(|timeout| (Instant::now() + timeout, expiry(timeout)));
@@ -77,7 +71,7 @@ impl Engine {
             what: records::what(&enriched),
             enriched,
             ask,
-            expectation,
+            bound,
             nonce,
             policy_digest: self.parts.policy.digest.clone(),
             expires_at_ms: expires.map_or(0, |(_, at)| at.as_millisecond()),
@@ -132,6 +126,7 @@ impl Engine {
                 request_id: request.to_string(),
                 request_digest: question.digest.clone(),
                 label: action.label.clone(),
+                decided: None,
             },
         );
         self.parts.stats.asked.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +136,7 @@ impl Engine {
         let sent = Instant::now();
         crash::point_when("request-sent", || sent.elapsed() > Duration::from_millis(500));
         let event = RunEvent::Held {
-            action: "exec".to_owned(),
+            action: statement::action_word(&question.enriched.action).to_owned(),
             what: question.what.clone(),
             groups: question.ask.groups.clone(),
             request: request.to_string(),
@@ -414,19 +409,27 @@ impl Engine {
             },
             (Decided::Host(because), _) => denied(Vec::new(), because.clone()),
         };
+        let verdict = if allowed { Verdict::Allow } else { Verdict::Deny };
+        self.parts.open.add(
+            request,
+            &OpenQuestion {
+                request_id,
+                request_digest: question.digest.clone(),
+                label: action.label.clone(),
+                decided: Some(OpenDecision {
+                    digest: sealed.payload_digest.clone(),
+                    verdict,
+                }),
+            },
+        );
         // Told first, so that whoever watches reads the answer before its effect.
         self.parts.watchers.publish(&action.cgroup, &event);
-        let verdict = if allowed {
-            self.enforcer
-                .allow_by_people(id, Arc::clone(&question.expectation), sealed);
-            Verdict::Allow
-        } else {
-            self.enforcer.deny(id);
-            Verdict::Deny
-        };
+        match verdict {
+            Verdict::Allow => self.enforcer.allow_by_people(id, question.bound.clone(), sealed),
+            Verdict::Deny => self.enforcer.deny(id),
+        }
         crash::point("verdict-sent");
         tracing::info!(%request, label = action.label, what = question.what, ?verdict, after_ms, "answered");
-        self.parts.open.remove(request);
         self.requests.remove(&request);
         let basis = Basis::Question {
             request,

@@ -20,9 +20,11 @@ use super::Basis;
 use super::ends::withdrawn_words;
 use super::question::Question;
 use crate::clock::rfc3339;
-use crate::enrich::Enriched;
+use crate::enrich::{Enriched, connect_action};
 use crate::evidence::unsealed;
-use crate::kernel::api::{AskedExec, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy};
+use crate::kernel::api::{
+    AskedAction, AskedReach, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy,
+};
 
 /// Characters of one line for people.
 const LINE: usize = 160;
@@ -77,17 +79,26 @@ pub(super) fn how(how: HeldHow, tracer: Option<&Tracer>) -> HowHeld {
     }
 }
 
-/// The command in one line.
+/// The action in one line.
 pub(super) fn what(enriched: &Enriched) -> String {
-    statement::what(&Action::Exec(Box::new(enriched.action.clone())), LINE)
+    statement::what(&enriched.action, LINE)
 }
 
-pub(super) fn key_action(exec: &AskedExec) -> PolicyAction {
-    PolicyAction::ExecKey {
-        path: exec.path.as_ref().map(|path| Text::from(path.as_os_str().as_bytes())),
-        device: exec.file.device,
-        inode: exec.file.inode,
-        generation: exec.file.generation,
+/// The peer in one line.
+pub(super) fn what_is_reached(reach: &AskedReach) -> String {
+    statement::what(&Action::Connect(Box::new(connect_action(reach))), LINE)
+}
+
+/// An action of which the kernel's key says enough.
+pub(super) fn key_action(what: &AskedAction) -> PolicyAction {
+    match what {
+        AskedAction::Exec(exec) => PolicyAction::ExecKey {
+            path: exec.path.as_ref().map(|path| Text::from(path.as_os_str().as_bytes())),
+            device: exec.file.device,
+            inode: exec.file.inode,
+            generation: exec.file.generation,
+        },
+        AskedAction::Reach(reach) => PolicyAction::Connect(Box::new(connect_action(reach))),
     }
 }
 
@@ -95,13 +106,12 @@ pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {
     // What else follows from the record (a deleted file, a command cut short …) is for whoever shows it to say.
     let root = (question.enriched.workload.uid == 0).then(|| "runs as root".to_owned());
     let risks = question.ask.risks.iter().cloned().chain(root).take(RISKS).collect();
-    let action = &question.enriched.action;
     Predicate::Request(Box::new(RequestRecord {
         header: unsealed(),
         request_id: question.id.to_string(),
         host: host.clone(),
         workload: question.enriched.workload.clone(),
-        action: Action::Exec(Box::new(action.clone())),
+        action: question.enriched.action.clone(),
         context: Some(Box::new(question.enriched.context.clone())),
         why: Why {
             rules: question.ask.rules.clone(),
@@ -202,10 +212,7 @@ pub(super) fn outcome(request: Ulid, outcome: &Outcome) -> Kind {
         Outcome::Denied => (What::Denied, String::new()),
         Outcome::Failed(errno) => (
             What::Failed,
-            format!(
-                "the exec failed by itself: {}",
-                nix::errno::Errno::from_raw(*errno).desc()
-            ),
+            format!("it failed by itself: {}", nix::errno::Errno::from_raw(*errno).desc()),
         ),
         Outcome::Killed(mismatch) => (What::Killed, mismatch_words(mismatch)),
         Outcome::Died => (What::Died, String::new()),
@@ -214,6 +221,30 @@ pub(super) fn outcome(request: Ulid, outcome: &Outcome) -> Kind {
         request_id: request.to_string(),
         what: what.into(),
         detail,
+        at_ms: crate::clock::unix_ms(),
+    })
+}
+
+/// As [`outcome`], of what a record says.
+pub(super) fn outcome_of(request: Ulid, effect: &Effect) -> Kind {
+    use v1::outcome::What;
+    let (what, detail) = match effect {
+        Effect::Ran => (What::Ran, String::new()),
+        Effect::Denied => (What::Denied, String::new()),
+        Effect::Failed { errno } => (
+            What::Failed,
+            format!("it failed by itself: {}", nix::errno::Errno::from_raw(*errno).desc()),
+        ),
+        Effect::Killed { what, approved, found } => {
+            (What::Killed, format!("{what}: approved {approved}, found {found}"))
+        }
+        Effect::Died => (What::Died, String::new()),
+        Effect::Withdrawn { why } => (What::Failed, why.clone()),
+    };
+    Kind::Outcome(v1::Outcome {
+        request_id: request.to_string(),
+        what: what.into(),
+        detail: visible_fold(&detail, 1_000),
         at_ms: crate::clock::unix_ms(),
     })
 }

@@ -5,16 +5,20 @@
 
 use std::sync::atomic::Ordering;
 
-use guard_evidence::record::{MatchedRule, PolicyAction, PolicyDecided, Verdict, WorkloadFacts};
+use guard_evidence::record::{
+    Action as RecordedAction, MatchedRule, PolicyAction, PolicyDecided, Predicate, Verdict, WorkloadFacts,
+};
 use guard_proto::control::RunEvent;
 use guard_proto::v1;
 use guard_proto::v1::host_message::Kind;
+use ulid::Ulid;
 
 use super::ends::withdrawn_words;
 use super::{Action, Basis, Engine, Released, Stage, millis, records};
 use crate::enforce::{Known, Pass};
 use crate::enrich::Enriched;
-use crate::kernel::api::{Asked, AskedAction, Enforced, Outcome, WithdrawnWhy};
+use crate::evidence::Slot;
+use crate::kernel::api::{Asked, Enforced, Outcome, WithdrawnWhy};
 use crate::kernel::crash;
 
 impl Engine {
@@ -66,9 +70,10 @@ impl Engine {
         enriched: Option<Enriched>,
         rules: Vec<MatchedRule>,
     ) -> Basis {
-        let action = match enriched {
-            Some(enriched) => PolicyAction::Exec(Box::new(enriched.action)),
-            None => records::key_action(&action.exec),
+        let action = match enriched.map(|enriched| enriched.action) {
+            Some(RecordedAction::Exec(exec)) => PolicyAction::Exec(exec),
+            Some(RecordedAction::Connect(connect)) => PolicyAction::Connect(connect),
+            None => records::key_action(&action.asked.what),
         };
         let policy_digest = self.parts.policy.digest.clone();
         Basis::Policy(Box::new(PolicyDecided {
@@ -121,7 +126,20 @@ impl Engine {
                 records::effect(&enforced.outcome),
                 enforced.resume_ns,
             );
-            self.parts.evidence.write(slot, record);
+            self.write_end(slot, record, request);
+        }
+    }
+
+    /// What became of a verdict; once it is on disk, a later agent has nothing to say of the question any more.
+    fn write_end(&self, slot: Slot, record: Predicate, request: Option<Ulid>) {
+        match request {
+            Some(request) => {
+                let open = self.parts.open.clone();
+                self.parts
+                    .evidence
+                    .write_and(slot, record, move |_| open.remove(request));
+            }
+            None => self.parts.evidence.write(slot, record),
         }
     }
 
@@ -142,12 +160,11 @@ impl Engine {
 
     /// The kernel side gave a remembered answer; here it is recorded.
     pub(super) fn passed(&mut self, asked: &Asked, pass: Pass, end: &Result<Enforced, WithdrawnWhy>) {
-        let AskedAction::Exec(exec) = &asked.what;
         let Pass { slot, known } = pass;
-        let (workload, _) = self.parts.enricher.of_key(asked, exec, &known.label, &known.cgroup);
+        let (workload, _) = self.parts.enricher.of_key(asked, &known.label, &known.cgroup);
         let basis = Basis::Policy(Box::new(PolicyDecided {
             workload,
-            action: records::key_action(exec),
+            action: records::key_action(&asked.what),
             rules: known.rules.clone(),
             policy_digest: known.policy_digest.clone(),
         }));
@@ -184,7 +201,11 @@ impl Engine {
         let Released {
             verdict, slot, basis, ..
         } = released;
-        if let Basis::Question { request, .. } = &basis {
+        let request = match &basis {
+            Basis::Question { request, .. } => Some(*request),
+            Basis::Policy(_) => None,
+        };
+        if let Some(request) = request {
             let what = match why {
                 WithdrawnWhy::Died => v1::outcome::What::Died,
                 WithdrawnWhy::Changed | WithdrawnWhy::Stopped => v1::outcome::What::Failed,
@@ -198,7 +219,7 @@ impl Engine {
         }
         if let Some(slot) = slot {
             let record = records::enforcement(label, verdict, basis, records::unused(why), 0);
-            self.parts.evidence.write(slot, record);
+            self.write_end(slot, record, request);
         }
     }
 }

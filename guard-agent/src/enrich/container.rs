@@ -165,6 +165,16 @@ fn crio(root: &Path, id: &str) -> Option<Found> {
     ))
 }
 
+/// For the fuzzer: any text as the path of a cgroup.
+pub(super) fn fuzz_path(path: &str) {
+    let _ = unit(path);
+    if let Some(container) = of_path(path) {
+        // It becomes part of the paths of the runtimes' files.
+        assert!(container.id.len() == 64 && container.id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert!(container.pod.is_none_or(|pod| pod.len() <= 64 && !pod.contains('/')));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 //! never mix what the workload says about itself with what was observed.
 
 mod claims;
+mod connect;
 mod container;
 mod hash;
 mod process;
@@ -17,13 +18,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guard_evidence::record::{Claims, Container, Context, ExecAction, ProcessFacts, WorkloadFacts};
+use guard_evidence::record::{Action, Claims, Container, Context, ExecAction, ProcessFacts, WorkloadFacts};
 use guard_evidence::text::Text;
 use tokio::sync::Semaphore;
 
-use crate::kernel::api::{Asked, AskedExec, ExecExpectation, HeldExec};
-use crate::policy::{Facts, HeldFacts};
+use crate::enforce::Bound;
+use crate::kernel::api::{Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, HeldExec};
+use crate::policy::{Deed, ExecFacts, Facts, HeldFacts};
 
+pub(crate) use connect::connect_action;
 pub use container::container_id;
 pub(crate) use hash::close_elsewhere;
 use hash::{HashError, Hasher};
@@ -37,19 +40,18 @@ const PROC_READERS: usize = 64;
 /// Of the path inside.
 const PATH_BYTES: usize = 2_000;
 
-/// Everything known of a held exec.
+/// Everything known of a held action.
 #[derive(Debug, Clone)]
 pub struct Enriched {
     pub workload: WorkloadFacts,
-    pub action: ExecAction,
+    pub action: Action,
     pub claims: Option<Claims>,
     pub context: Context,
     /// For the policy.
     pub facts: Facts,
-    /// To be compared at the exec event; `None` when nobody can vouch for the content.
-    pub expectation: Option<Arc<ExecExpectation>>,
-    /// Why not.
-    pub no_content: Option<String>,
+    /// What holds an answer to this very action; or why nothing can, so that nobody can say later whether what was agreed to
+    /// is what happened.
+    pub bound: Result<Bound, String>,
 }
 
 /// Shared by all enrichments.
@@ -74,7 +76,7 @@ impl Enricher {
 
     /// What the kernel's event alone tells, for the policy's first look and for records of what the key decided.
     #[must_use]
-    pub fn of_key(&self, asked: &Asked, exec: &AskedExec, label: &str, cgroup: &str) -> (WorkloadFacts, Facts) {
+    pub fn of_key(&self, asked: &Asked, label: &str, cgroup: &str) -> (WorkloadFacts, Facts) {
         let user = self.users.name(asked.uid);
         let container = container_id(cgroup);
         let workload = WorkloadFacts {
@@ -98,23 +100,49 @@ impl Enricher {
         };
         let facts = Facts {
             label: label.to_owned(),
-            // A name that is no more may be anybody's by now.
-            path: exec
-                .path
-                .as_ref()
-                .filter(|_| !exec.unlinked)
-                .and_then(|path| path.to_str())
-                .map(str::to_owned),
-            unlinked: exec.unlinked,
             uid: asked.uid,
             gid: asked.gid,
             user,
             login_uid: asked.login_uid,
             cgroup: cgroup.to_owned(),
             container,
-            held: None,
+            deed: match &asked.what {
+                AskedAction::Exec(exec) => Deed::Exec(exec_facts(exec)),
+                AskedAction::Reach(reach) => Deed::Connect(connect::facts(reach)),
+            },
         };
         (workload, facts)
+    }
+
+    /// Everything about a held connection: the kernel's question says what it is, so that its key binds an answer to it.
+    pub async fn of_held_connection(
+        self: Arc<Self>,
+        asked: Asked,
+        reach: AskedReach,
+        label: String,
+        cgroup: String,
+        root: Option<String>,
+    ) -> Enriched {
+        let (mut workload, mut facts) = self.of_key(&asked, &label, &cgroup);
+        if let Deed::Connect(connect) = &mut facts.deed {
+            connect.held = true;
+        }
+        let found = self
+            .read_proc(asked.tgid, root, container::of_path(&cgroup), true)
+            .await;
+        let claims = claims::claims(&found.environment);
+        let mut action = connect_action(&reach);
+        let mut context = found.context(&cgroup, &mut workload);
+        crate::evidence::fit_connect(&mut action, &mut workload);
+        limit_ancestry(&mut context, &workload);
+        Enriched {
+            workload,
+            action: Action::Connect(Box::new(action)),
+            claims,
+            context,
+            facts,
+            bound: Ok(Bound::Key),
+        }
     }
 
     /// Everything about a held exec. `root` is the labelled cgroup: ancestry ends at the first process outside it.
@@ -127,26 +155,19 @@ impl Enricher {
         cgroup: String,
         root: Option<String>,
     ) -> Enriched {
-        let (mut workload, mut facts) = self.of_key(&asked, &exec, &label, &cgroup);
+        let (mut workload, mut facts) = self.of_key(&asked, &label, &cgroup);
         let path_inside = held.file.as_ref().and_then(|file| inside(file, exec.path.as_deref()));
         let digest = match held.file.take() {
             Some(file) => self.hasher.hash(&label, exec.file, file).await,
             None => Err(HashError::NotOpened),
         };
-        let found = self.read_proc(asked.tgid, root, container::of_path(&cgroup)).await;
+        let found = self
+            .read_proc(asked.tgid, root, container::of_path(&cgroup), false)
+            .await;
         let mut context = Context {
             path_inside,
-            unit: container::unit(&cgroup),
-            container: found.container,
-            ancestry_inside: found.inside,
-            ..Context::default()
+            ..found.context(&cgroup, &mut workload)
         };
-        if found.ancestry.is_empty() {
-            // Its event alone tells of it.
-            context.ancestry_inside = 1;
-        } else {
-            workload.ancestry = found.ancestry;
-        }
 
         let text = |bytes: &[u8]| Text::from(bytes);
         let strings = |list: &[Vec<u8>]| {
@@ -173,9 +194,8 @@ impl Enricher {
             cwd: text(held.cwd.as_os_str().as_bytes()),
         };
         crate::evidence::fit(&mut action, &mut workload);
-        let shown = u32::try_from(workload.ancestry.len()).unwrap_or(u32::MAX);
-        context.ancestry_inside = context.ancestry_inside.min(shown);
-        facts.held = Some(HeldFacts {
+        limit_ancestry(&mut context, &workload);
+        let held_facts = HeldFacts {
             argv: (!held.argv.truncated)
                 .then(|| {
                     held.argv
@@ -188,34 +208,40 @@ impl Enricher {
             cwd: held.cwd.to_str().map(str::to_owned),
             given: held.given.to_str().map(str::to_owned),
             sha256: action.sha256.clone(),
+        };
+        facts.deed = Deed::Exec(ExecFacts {
+            held: Some(held_facts),
+            ..exec_facts(&exec)
         });
-        let (expectation, no_content) = match digest {
-            Ok(digest) => {
-                let expectation = ExecExpectation {
-                    file: exec.file,
-                    sha256: digest.sha256,
-                    argv_sha256: held.argv.sha256,
-                    environment_sha256: held.environment.sha256,
-                    cwd: held.cwd,
-                };
-                (Some(Arc::new(expectation)), None)
-            }
-            Err(error) => (None, Some(error.to_string())),
+        let bound = match digest {
+            Ok(digest) => Ok(Bound::Compared(Arc::new(ExecExpectation {
+                file: exec.file,
+                sha256: digest.sha256,
+                argv_sha256: held.argv.sha256,
+                environment_sha256: held.environment.sha256,
+                cwd: held.cwd,
+            }))),
+            Err(error) => Err(error.to_string()),
         };
         let claims = claims::claims(&held.environment.strings);
         Enriched {
             workload,
-            action,
+            action: Action::Exec(Box::new(action)),
             claims,
             context,
             facts,
-            expectation,
-            no_content,
+            bound,
         }
     }
 
     /// What /proc and the files of a container's runtime tell, within a deadline.
-    async fn read_proc(&self, pid: u32, root: Option<String>, container: Option<Container>) -> Found {
+    async fn read_proc(
+        &self,
+        pid: u32,
+        root: Option<String>,
+        container: Option<Container>,
+        with_environment: bool,
+    ) -> Found {
         let known = container.clone();
         let work = async {
             let permit = Arc::clone(&self.readers).acquire_owned().await.ok()?;
@@ -225,11 +251,17 @@ impl Enricher {
                 if let Some(container) = &mut container {
                     container::complete(container, Path::new("/"));
                 }
+                let environment = if with_environment {
+                    process::environment(pid)
+                } else {
+                    Vec::new()
+                };
                 drop(permit);
                 Found {
                     ancestry,
                     inside,
                     container,
+                    environment,
                 }
             });
             reading.await.ok()
@@ -248,6 +280,47 @@ struct Found {
     /// How many of them are inside the workload.
     inside: u32,
     container: Option<Container>,
+    /// As its process was started with; the beginning of it.
+    environment: Vec<Vec<u8>>,
+}
+
+impl Found {
+    /// Moves what was found to where records have it.
+    fn context(self, cgroup: &str, workload: &mut WorkloadFacts) -> Context {
+        let mut context = Context {
+            unit: container::unit(cgroup),
+            container: self.container,
+            ancestry_inside: self.inside,
+            ..Context::default()
+        };
+        if self.ancestry.is_empty() {
+            // Its event alone tells of it.
+            context.ancestry_inside = 1;
+        } else {
+            workload.ancestry = self.ancestry;
+        }
+        context
+    }
+}
+
+/// No more can be inside than there are.
+fn limit_ancestry(context: &mut Context, workload: &WorkloadFacts) {
+    let shown = u32::try_from(workload.ancestry.len()).unwrap_or(u32::MAX);
+    context.ancestry_inside = context.ancestry_inside.min(shown);
+}
+
+fn exec_facts(exec: &AskedExec) -> ExecFacts {
+    ExecFacts {
+        // A name that is no more may be anybody's by now.
+        path: exec
+            .path
+            .as_ref()
+            .filter(|_| !exec.unlinked)
+            .and_then(|path| path.to_str())
+            .map(str::to_owned),
+        unlinked: exec.unlinked,
+        held: None,
+    }
 }
 
 /// The file's path in the mount namespace that it was opened in, if that is not the host's path.

@@ -10,9 +10,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use guard_evidence::record::ProcessFacts;
 use guard_evidence::text::Text;
 
+use super::{claims, container, users};
+
 const DEPTH: usize = 32;
 const ARGV_BYTES: u64 = 4_096;
 const ARGV_STRINGS: usize = 64;
+const ENVIRONMENT_BYTES: u64 = 256 << 10;
 /// /proc counts in hundredths of a second on every architecture that we run on.
 const TICK_NS: u64 = 10_000_000;
 
@@ -35,6 +38,16 @@ pub(super) fn ancestry(pid: u32, root: Option<&str>) -> (Vec<ProcessFacts>, u32)
     (found, inside)
 }
 
+/// What a process was started with, or has put there since: the beginning of it. Blocks.
+pub(super) fn environment(pid: u32) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // A read error half-way leaves what was read: it is quoted, not decided on.
+    if let Ok(file) = File::open(format!("/proc/{pid}/environ")) {
+        let _ = file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes);
+    }
+    bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+}
+
 fn is_below(path: &str, root: &str) -> bool {
     path.strip_prefix(root)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -42,9 +55,12 @@ fn is_below(path: &str, root: &str) -> bool {
 
 /// The cgroup v2 path of a process.
 pub(crate) fn cgroup(pid: u32) -> Option<String> {
-    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
-    let text = String::from_utf8_lossy(&text);
-    text.lines()
+    parse_cgroup(&fs::read(format!("/proc/{pid}/cgroup")).ok()?)
+}
+
+fn parse_cgroup(text: &[u8]) -> Option<String> {
+    String::from_utf8_lossy(text)
+        .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .map(|path| path.trim_end_matches(" (deleted)").to_owned())
 }
@@ -115,10 +131,28 @@ fn parse_uid(status: &[u8]) -> Option<u32> {
         .ok()
 }
 
-/// For the fuzzer.
+/// For the fuzzer: any bytes as each file of /proc, as the user database and as an environment.
 pub fn fuzz_proc(data: &[u8]) {
-    let _ = parse_stat(data);
+    if let Some(stat) = parse_stat(data) {
+        assert!(stat.comm.len() < data.len());
+    }
     let _ = parse_uid(data);
+    if let Some(path) = parse_cgroup(data) {
+        container::fuzz_path(&path);
+    }
+    if let Ok(path) = std::str::from_utf8(data) {
+        container::fuzz_path(path);
+    }
+    for (uid, name) in users::parse(data) {
+        assert!(!name.is_empty() && name.len() <= 64, "user {uid}");
+    }
+    let environment: Vec<Vec<u8>> = data.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    let _ = claims::claims(&environment);
+    let names = ["PATH".to_owned(), "A*".to_owned()];
+    for entry in claims::chosen(&environment, &names) {
+        let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+        assert!(name == b"PATH" || name.starts_with(b"A"), "nobody chose it");
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Users {
     }
 }
 
-fn parse(passwd: &[u8]) -> HashMap<u32, String> {
+pub(super) fn parse(passwd: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in passwd.split(|b| *b == b'\n') {
         let mut fields = line.split(|b| *b == b':');

@@ -3,7 +3,7 @@
 //! Owns the budget of one record. It is given the parts that a workload can make long. It must never cut without saying
 //! so in the record, and never cut what identifies the action: digests stay whole.
 
-use guard_evidence::record::{ExecAction, WorkloadFacts};
+use guard_evidence::record::{ConnectAction, ExecAction, Peer, WorkloadFacts};
 use guard_evidence::text::Text;
 
 /// Of a record's payload as JSON: an envelope of 65,535 bytes is base64 of about 49,000, less the fixed parts.
@@ -28,7 +28,18 @@ pub fn fit(action: &mut ExecAction, workload: &mut WorkloadFacts) {
     if strings(&mut action.argv, for_argv) {
         action.argv_truncated = true;
     }
+    fit_workload(workload);
+}
 
+/// As [`fit`], of a connection: its path is 4096 bytes at most, each of them six in JSON at worst.
+pub fn fit_connect(action: &mut ConnectAction, workload: &mut WorkloadFacts) {
+    if let Peer::Unix { path: Some(name) } | Peer::Abstract { name } = &mut action.peer {
+        cut(name, ACTION_BYTES);
+    }
+    fit_workload(workload);
+}
+
+fn fit_workload(workload: &mut WorkloadFacts) {
     cut(&mut workload.cgroup, STRING_BYTES / 2);
     let mut left = WORKLOAD_BYTES.saturating_sub(size(&workload.cgroup));
     for process in &mut workload.ancestry {

@@ -3,6 +3,7 @@
 //! Owns the chain and the spool through one thread (`writer`). It is given predicates and the host's key. It must never
 //! lose a record that it took: whoever cannot get a place for one must not act.
 
+mod before;
 mod fit;
 mod writer;
 
@@ -18,7 +19,8 @@ use guard_evidence::spool::{Reader, SpoolError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub use fit::fit;
+pub use before::Before;
+pub use fit::{fit, fit_connect};
 
 /// Records that may wait for the disk. Beyond it everything is denied.
 const QUEUE: usize = 8_192;
@@ -58,6 +60,7 @@ pub struct Evidence {
     reader: Arc<Mutex<Reader>>,
     /// When the last record of the agent before this one was written, RFC 3339.
     last_before: Option<Arc<str>>,
+    before: Arc<Before>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +93,8 @@ enum Job {
         predicate: Box<Predicate>,
         slot: Slot,
         done: Option<Done>,
+        /// Somebody waits for it.
+        urgent: bool,
     },
     Acknowledge {
         through: u64,
@@ -151,19 +156,25 @@ impl Evidence {
 
     /// Writes a record with the next group; durable within about 100 ms.
     pub fn write(&self, slot: Slot, predicate: Predicate) {
-        self.send(Job::Write {
-            predicate: Box::new(predicate),
-            slot,
-            done: None,
-        });
+        self.job(slot, predicate, None, false);
     }
 
-    /// Writes a record and calls `done`, on the writer's thread, when it is durable.
+    /// As [`Self::write`], and calls `done`, on the writer's thread, when the record is durable.
+    pub fn write_and(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
+        self.job(slot, predicate, Some(Box::new(done)), false);
+    }
+
+    /// Writes a record at once and calls `done`, on the writer's thread, when it is durable.
     pub fn write_then(&self, slot: Slot, predicate: Predicate, done: impl FnOnce(Sealed) + Send + 'static) {
+        self.job(slot, predicate, Some(Box::new(done)), true);
+    }
+
+    fn job(&self, slot: Slot, predicate: Predicate, done: Option<Done>, urgent: bool) {
         self.send(Job::Write {
             predicate: Box::new(predicate),
             slot,
-            done: Some(Box::new(done)),
+            done,
+            urgent,
         });
     }
 
@@ -203,6 +214,12 @@ impl Evidence {
     #[must_use]
     pub(crate) fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// What the agent before this one wrote last.
+    #[must_use]
+    pub fn before(&self) -> Arc<Before> {
+        Arc::clone(&self.before)
     }
 
     /// When the last record before this start was written, RFC 3339.

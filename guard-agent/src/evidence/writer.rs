@@ -99,6 +99,7 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
     };
     let shared = Arc::new(Shared::default());
     shared.acknowledged.store(acknowledged, Ordering::Release);
+    let before = super::before::read(&spool, &config.key.public())?;
     let (durable, durable_receiver) = watch::channel(spool.durable());
     let (sender, jobs) = mpsc::channel();
     let reader = Arc::new(Mutex::new(spool.reader(acknowledged + 1)));
@@ -108,6 +109,7 @@ pub(super) fn start(config: EvidenceConfig) -> Result<Evidence, EvidenceError> {
         durable: durable_receiver,
         reader,
         last_before,
+        before: Arc::new(before),
     };
     let key_pem = config
         .key
@@ -220,8 +222,13 @@ impl Writer {
             let mut next = Some(job);
             while let Some(job) = next {
                 match job {
-                    Job::Write { predicate, slot, done } => {
-                        if done.is_some() {
+                    Job::Write {
+                        predicate,
+                        slot,
+                        done,
+                        urgent,
+                    } => {
+                        if urgent {
                             // Somebody waits: take what is there already and sync.
                             until = Instant::now();
                         }

@@ -68,7 +68,7 @@ pub enum AskedAction {
 }
 
 /// Reaching somebody over a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AskedReach {
     pub peer: Peer,
     pub how: ReachHow,
@@ -85,6 +85,8 @@ pub enum ReachHow {
     Message,
     /// A message on a socket that was connected before the label, or by somebody outside.
     ConnectedBefore,
+    /// listen(2) on an address that others can reach; the peer is the own address.
+    Listen,
 }
 
 /// Who is reached, as the kernel has it.

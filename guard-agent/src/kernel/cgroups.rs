@@ -93,17 +93,7 @@ pub(crate) fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), Labe
         return Err(LabelError::Inner(cgroup, before));
     }
     let folder = open(cgroup)?;
-    if !maps.book.written.contains(&label) {
-        settings(maps, label, maps.book.defaults)?;
-    }
-    insert_once(&mut maps.usage, &label, LabelUse::default())?;
-    insert_once(&mut maps.members, &cgroup, 0)?;
-    let origin = Origin {
-        under: cgroup,
-        label,
-        reserved: 0,
-    };
-    maps.origins.insert(cgroup, origin, 0)?;
+    let origin = give_origin(maps, cgroup, label)?;
     maps.cgroups.insert(cgroup, cgroup, 0)?;
     each_below(&path_of(&folder), 0, &mut |_, id| {
         if let Ok(inner) = maps.cgroups.get(&id, 0)
@@ -120,6 +110,13 @@ pub(crate) fn label(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), Labe
 
 /// A label whose cgroup is gone while tasks that left it before carry it; known from another version's tables.
 pub(super) fn depart(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), MapError> {
+    give_origin(maps, cgroup, label)?;
+    maps.book.departed.insert(cgroup);
+    Ok(())
+}
+
+/// From here on this cgroup is the origin of a label that has its settings and its counts.
+fn give_origin(maps: &mut Maps, cgroup: u64, label: u32) -> Result<Origin, MapError> {
     if !maps.book.written.contains(&label) {
         settings(maps, label, maps.book.defaults)?;
     }
@@ -131,8 +128,7 @@ pub(super) fn depart(maps: &mut Maps, cgroup: u64, label: u32) -> Result<(), Map
         reserved: 0,
     };
     maps.origins.insert(cgroup, origin, 0)?;
-    maps.book.departed.insert(cgroup);
-    Ok(())
+    Ok(origin)
 }
 
 /// Fails with [`LabelError::Gone`] when there is no such cgroup.

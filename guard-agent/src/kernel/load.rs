@@ -85,6 +85,11 @@ pub(super) enum Attach {
     Lsm(&'static str),
     /// Not needed where the kernel does not have it.
     LsmIfThere(&'static str),
+    /// Not needed where the kernel does not have the function, whose work no other hook sees.
+    LsmBecauseOf {
+        hook: &'static str,
+        function: &'static str,
+    },
     Tracepoint(&'static str),
     /// The end of a function; not needed where the kernel does not have it.
     End {
@@ -147,7 +152,9 @@ impl Targets {
     /// The target, if this kernel does not have it.
     fn absent(&self, how: Attach) -> Option<&'static str> {
         match how {
-            Attach::End { function, .. } => (!self.functions.contains(function)).then_some(function),
+            Attach::End { function, .. } | Attach::LsmBecauseOf { function, .. } => {
+                (!self.functions.contains(function)).then_some(function)
+            }
             Attach::LsmIfThere(hook) => (!self.hooks.contains(hook)).then_some(hook),
             Attach::Lsm(_) | Attach::Tracepoint(_) => None,
         }
@@ -224,9 +231,12 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
     let layout = Btf::parse(&bytes)?;
     let offsets = offsets::resolve(&layout)?;
-    let functions = EXEC_ENDS
-        .iter()
-        .map(|(_, function, _)| *function)
+    let functions = programs()
+        .into_iter()
+        .filter_map(|(_, how)| match how {
+            Attach::End { function, .. } | Attach::LsmBecauseOf { function, .. } => Some(function),
+            _ => None,
+        })
         .filter(|name| layout.has_function(name))
         .collect();
     let hooks = programs()
@@ -358,7 +368,7 @@ fn attach_one(
     how: Attach,
 ) -> Result<(String, FdLink), KernelError> {
     let target = match how {
-        Attach::Lsm(hook) | Attach::LsmIfThere(hook) => format!("lsm/{hook}"),
+        Attach::Lsm(hook) | Attach::LsmIfThere(hook) | Attach::LsmBecauseOf { hook, .. } => format!("lsm/{hook}"),
         Attach::Tracepoint(point) => format!("tp_btf/{point}"),
         Attach::End { function, .. } => format!("fexit/{function}"),
     };
@@ -369,11 +379,13 @@ fn attach_one(
     };
     let unexpected = || failed(ProgramError::UnexpectedProgramType);
     let link = match (ebpf.program_mut(name).ok_or_else(unexpected)?, how) {
-        (Program::Lsm(program), Attach::Lsm(hook) | Attach::LsmIfThere(hook)) => program
-            .load(hook, btf)
-            .and_then(|()| program.attach())
-            .and_then(|id| program.take_link(id))
-            .map(FdLink::from),
+        (Program::Lsm(program), Attach::Lsm(hook) | Attach::LsmIfThere(hook) | Attach::LsmBecauseOf { hook, .. }) => {
+            program
+                .load(hook, btf)
+                .and_then(|()| program.attach())
+                .and_then(|id| program.take_link(id))
+                .map(FdLink::from)
+        }
         (Program::BtfTracePoint(program), Attach::Tracepoint(point)) => program
             .load(point, btf)
             .and_then(|()| program.attach())

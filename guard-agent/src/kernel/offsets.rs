@@ -76,6 +76,9 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         sock_dport: at("sock_common", "skc_dport", 2)?,
         sock_daddr: at("sock_common", "skc_daddr", 4)?,
         sock_v6_daddr: at("sock_common", "skc_v6_daddr", 16)?,
+        sock_rcv_saddr: at("sock_common", "skc_rcv_saddr", 4)?,
+        sock_v6_rcv_saddr: at("sock_common", "skc_v6_rcv_saddr", 16)?,
+        sock_num: at("sock_common", "skc_num", 2)?,
         sock_state: at("sock_common", "skc_state", 1)?,
         sock_listener: at("sock_common", "skc_listener", pointer)?,
         sock_type: at("sock", "sk_type", 2)?,
@@ -84,6 +87,12 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         unix_sock_peer: at("unix_sock", "peer", pointer)?,
         unix_address_len: at("unix_address", "len", 4)?,
         unix_address_name: at("unix_address", "name", 0)?,
+        socket_alloc_socket: at("socket_alloc", "socket", 0)?,
+        socket_alloc_inode: at("socket_alloc", "vfs_inode", 0)?,
+        msghdr_control: at("msghdr", "msg_control", pointer)?,
+        msghdr_controllen: at("msghdr", "msg_controllen", 8)?,
+        skb_data: at("sk_buff", "data", pointer)?,
+        skb_len: at("sk_buff", "len", 4)?,
     })
 }
 

@@ -18,7 +18,7 @@ use super::load::Attach;
 use super::maps::{Identify, MapsError, take};
 
 /// Program and where it is attached; optional ones where kernels differ.
-pub(super) const PROGRAMS: [(&str, Attach); 27] = [
+pub(super) const PROGRAMS: [(&str, Attach); 35] = [
     ("guard_protect_inode", Attach::Lsm("inode_permission")),
     ("guard_protect_open", Attach::Lsm("file_open")),
     ("guard_protect_use", Attach::Lsm("file_permission")),
@@ -35,11 +35,22 @@ pub(super) const PROGRAMS: [(&str, Attach); 27] = [
     ("guard_protect_truncate", Attach::Lsm("path_truncate")),
     ("guard_protect_ftruncate", Attach::LsmIfThere("file_truncate")),
     ("guard_reach_free", Attach::Lsm("sk_free_security")),
+    ("guard_reach_create", Attach::Lsm("socket_create")),
     ("guard_reach_made", Attach::Lsm("socket_post_create")),
     ("guard_reach_listen", Attach::Lsm("socket_listen")),
     ("guard_reach_accepted", Attach::Lsm("inet_csk_clone")),
     ("guard_reach_connect", Attach::Lsm("socket_connect")),
     ("guard_reach_send", Attach::Lsm("socket_sendmsg")),
+    ("guard_reach_option", Attach::Lsm("socket_setsockopt")),
+    ("guard_reach_netlink", Attach::Lsm("netlink_send")),
+    // Until 6.5: pages go from a file or pipe to a socket without socket_sendmsg.
+    (
+        "guard_reach_pages",
+        Attach::LsmBecauseOf {
+            hook: "file_permission",
+            function: "kernel_sendpage",
+        },
+    ),
     ("guard_reach_stream", Attach::Lsm("unix_stream_connect")),
     ("guard_reach_datagram", Attach::Lsm("unix_may_send")),
     ("guard_protect_trace", Attach::Lsm("ptrace_access_check")),

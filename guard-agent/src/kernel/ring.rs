@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use guard_common::{
-    ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM, PATH_DEPTH, PATH_ROOM, Parked, Signal,
-    action, ask_flag, event,
+    ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM,
+    PATH_DEPTH, PATH_ROOM, Parked, Signal, action, ask_flag, event,
 };
 
 use super::api::ReachHow;
@@ -244,7 +244,9 @@ fn ask(kind: u16, fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
 }
 
 const fn how(flags: u32) -> ReachHow {
-    if flags & ask_flag::CONNECTED_BEFORE != 0 {
+    if flags & ask_flag::LISTEN != 0 {
+        ReachHow::Listen
+    } else if flags & ask_flag::CONNECTED_BEFORE != 0 {
         ReachHow::ConnectedBefore
     } else if flags & ask_flag::MESSAGE != 0 {
         ReachHow::Message
@@ -406,7 +408,10 @@ mod tests {
         assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_ADDRESS, "port")));
         bytes[154] = 0;
         bytes[40..44].copy_from_slice(&action::EXEC.to_le_bytes());
-        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_ADDRESS, "action kind")));
+        assert_eq!(
+            decode(&bytes),
+            Err(DecodeError::Range(event::ASK_ADDRESS, "action kind"))
+        );
     }
 
     #[test]

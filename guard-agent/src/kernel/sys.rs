@@ -5,6 +5,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
 /// A thread id as the kernel's ABI has it.
 pub(crate) type Tid = i32;
 
@@ -66,6 +69,22 @@ pub(crate) fn run_before_others() -> io::Result<Precedence> {
     }
 }
 
+/// Moves the calling thread to another CPU if it is on this one and may run on another; it may come back.
+pub(crate) fn leave_cpu(cpu: usize) -> nix::Result<()> {
+    if sched_getcpu()? != cpu {
+        return Ok(());
+    }
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread)?;
+    let mut others = allowed;
+    others.unset(cpu)?;
+    if others != CpuSet::new() {
+        sched_setaffinity(this_thread, &others)?;
+        sched_setaffinity(this_thread, &allowed)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn interrupt(tid: Tid) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0)
 }
@@ -124,6 +143,23 @@ pub(crate) fn wait() -> Option<(Tid, i32)> {
     // SAFETY: the kernel writes one int to `status`.
     let tid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD) };
     (tid > 0).then_some((tid, status))
+}
+
+/// Takes the end of a thread that another thread of this process traces; false as long as it has not ended.
+pub(crate) fn reap(tid: Tid) -> bool {
+    let ended = |flags| {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
+        // SAFETY: the kernel writes one siginfo_t to `info`, or leaves it as it is, zeros.
+        let result = unsafe { libc::waitid(libc::P_PID, tid.unsigned_abs(), info.as_mut_ptr(), options) };
+        // SAFETY: all of it was zeroed above.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: zero, or of a child's event, the only kind that waitid gives.
+        let pid = unsafe { info.si_pid() };
+        result == 0 && pid == tid && matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
+    };
+    // Looked at first: a stop that waits to be seen is its tracer's.
+    ended(libc::WNOWAIT) && ended(0)
 }
 
 /// A signal for a whole process.

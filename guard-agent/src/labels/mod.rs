@@ -4,6 +4,9 @@
 //! attribute `trusted.guard.label`, new cgroups and requests of root. It must never label a cgroup that the agent itself
 //! is in or below, and must never give one id to two names.
 
+mod find;
+mod paths;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
@@ -24,6 +27,9 @@ use crate::files;
 use crate::kernel::api::{LabelId, ToKernel};
 use crate::kernel::{KernelHandle, LabelSettings};
 
+use paths::check_path;
+pub(crate) use paths::is_below;
+
 /// Only root of the initial user namespace can set it; `user.*` belongs to whoever owns the directory.
 const ATTRIBUTE: &str = "trusted.guard.label";
 const ROOT: &str = "/sys/fs/cgroup";
@@ -38,7 +44,6 @@ const NEEDED: [(&str, &str); 5] = [
 ];
 /// Labelled cgroups on one host.
 const CGROUPS: usize = 65_536;
-const DEPTH: usize = 64;
 
 /// Why a cgroup was not labelled.
 #[derive(Debug, thiserror::Error)]
@@ -240,7 +245,7 @@ impl Labels {
         let mut items: Vec<LabelledCgroup> = all
             .into_iter()
             .map(|(labelled, label)| LabelledCgroup {
-                processes: processes(&self.directory(&labelled.path), 0),
+                processes: paths::processes(&self.directory(&labelled.path), 0),
                 label,
                 cgroup: labelled.path,
                 source: labelled.source.as_str().to_owned(),
@@ -301,14 +306,6 @@ impl Labels {
         }
     }
 
-    /// A cgroup was made.
-    pub fn made(&self, id: u64, path: &Path) {
-        let Some(path) = path.to_str() else { return };
-        if let Some(pattern) = self.rules.patterns.iter().find(|pattern| pattern.matches(path)) {
-            self.apply_found(&pattern.name, id, path, Source::Pattern);
-        }
-    }
-
     /// A cgroup is gone.
     pub fn gone(&self, id: u64) {
         self.forget(id);
@@ -321,73 +318,6 @@ impl Labels {
         }
         if result.is_err() {
             self.forget(cgroup);
-        }
-    }
-
-    /// Walks the whole tree: labels what patterns and attributes name, forgets what is gone. Blocks.
-    pub fn scan(&self) {
-        let known: Vec<(u64, String)> = self
-            .table
-            .lock()
-            .cgroups
-            .iter()
-            .map(|(id, labelled)| (*id, labelled.path.clone()))
-            .collect();
-        for (id, path) in known {
-            if self.inode(&path).ok() != Some(id) {
-                self.forget(id);
-            }
-        }
-        self.walk(&self.root, "", 0);
-    }
-
-    fn walk(&self, directory: &Path, path: &str, depth: usize) {
-        let Ok(entries) = fs::read_dir(directory) else { return };
-        for entry in entries.filter_map(Result::ok) {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else {
-                continue;
-            };
-            let directory = entry.path();
-            let path = format!("{path}/{name}");
-            if self.table.lock().cgroups.contains_key(&metadata.ino()) {
-                continue;
-            }
-            let attribute = xattr::get(&directory, ATTRIBUTE).ok().flatten();
-            let label = match attribute.as_deref().map(std::str::from_utf8) {
-                Some(Ok(name)) if is_label(name) => Some((name.to_owned(), Source::Xattr)),
-                Some(_) => {
-                    tracing::error!(cgroup = path, "{ATTRIBUTE} is not a label; it is passed over");
-                    None
-                }
-                None => None,
-            };
-            let label = label.or_else(|| {
-                let pattern = self.rules.patterns.iter().find(|pattern| pattern.matches(&path))?;
-                Some((pattern.name.clone(), Source::Pattern))
-            });
-            let labelled = label.is_some_and(|(name, source)| self.apply_found(&name, metadata.ino(), &path, source));
-            if !labelled && depth < DEPTH {
-                self.walk(&directory, &path, depth + 1);
-            }
-        }
-    }
-
-    fn apply_found(&self, name: &str, id: u64, path: &str, source: Source) -> bool {
-        match self.apply(name, id, path, source) {
-            Ok(_) => true,
-            Err(LabelError::Inner { .. }) => false,
-            // The patterns of a whole tree meet these every time.
-            Err(error @ (LabelError::Own(_) | LabelError::Needed { .. })) => {
-                tracing::debug!(%error, cgroup = path, label = name, "a cgroup was not labelled");
-                false
-            }
-            Err(error) => {
-                tracing::error!(%error, cgroup = path, label = name, source = source.as_str(), "a cgroup was not labelled");
-                false
-            }
         }
     }
 
@@ -526,44 +456,6 @@ fn tell(kernel: &KernelHandle, label: LabelId, settings: LabelSettings) {
         ..settings
     };
     kernel.send(ToKernel::Settings { label, settings });
-}
-
-/// Whether `path` is `root` or below it.
-pub(crate) fn is_below(path: &str, root: &str) -> bool {
-    root == "/"
-        || path
-            .strip_prefix(root)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn check_path(path: &str) -> Result<(), LabelError> {
-    let fine = path.len() <= 4_096
-        && path.strip_prefix('/').is_some_and(|rest| {
-            !rest.is_empty()
-                && rest
-                    .split('/')
-                    .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
-        });
-    if fine {
-        Ok(())
-    } else {
-        Err(LabelError::Path(guard_evidence::text::visible_fold(path, 200)))
-    }
-}
-
-fn processes(directory: &Path, depth: usize) -> u64 {
-    let own = fs::read_to_string(directory.join("cgroup.procs"))
-        .unwrap_or_default()
-        .lines()
-        .count() as u64;
-    let below = fs::read_dir(directory).map_or(0, |entries| {
-        entries
-            .filter_map(Result::ok)
-            .filter(|entry| depth < DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| processes(&entry.path(), depth + 1))
-            .sum()
-    });
-    own + below
 }
 
 #[cfg(test)]

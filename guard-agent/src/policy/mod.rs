@@ -9,12 +9,13 @@ mod parse;
 mod reads;
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet,
-    PrincipalConstraint, Request, RestrictedExpression,
+    ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    PolicyId, PolicySet, PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression,
 };
 use guard_evidence::record::MatchedRule;
 use parking_lot::Mutex;
@@ -28,8 +29,9 @@ pub const SCHEMA: &str = include_str!("guard.cedarschema");
 /// Largest policy file, in bytes.
 pub const POLICY_BYTES: usize = 1 << 20;
 
-/// Id of the rule that asks when no rule of the file can permit anything to a label.
-const BUILTIN_ASK: &str = "builtin:ask-every-exec";
+/// Ids of the rules that ask when no rule of the file can permit an action of the kind to a label.
+const BUILTIN_ASK_EXEC: &str = "builtin:ask-every-exec";
+const BUILTIN_ASK_CONNECTION: &str = "builtin:ask-every-connection";
 
 /// A checked policy file. Cheap to share; never changes.
 #[derive(Debug)]
@@ -65,24 +67,69 @@ struct Names {
     workload: EntityTypeName,
     directory: EntityTypeName,
     executable: EntityTypeName,
+    address: EntityTypeName,
+    socket: EntityTypeName,
     exec: EntityUid,
+    connect: EntityUid,
+    listen: EntityUid,
+    connect_unix: EntityUid,
 }
 
-/// What is known of an exec.
+/// What is known of an action.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     pub label: String,
-    /// `None`: not known (did not fit, not UTF-8, or a name that is no more).
-    pub path: Option<String>,
-    pub unlinked: bool,
     pub uid: u32,
     pub gid: u32,
     pub user: Option<String>,
     pub login_uid: Option<u32>,
     pub cgroup: String,
     pub container: Option<String>,
+    pub deed: Deed,
+}
+
+/// What is about to be done.
+#[derive(Debug, Clone)]
+pub enum Deed {
+    Exec(ExecFacts),
+    Connect(ConnectFacts),
+}
+
+impl Default for Deed {
+    fn default() -> Self {
+        Self::Exec(ExecFacts::default())
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ExecFacts {
+    /// `None`: not known (did not fit, not UTF-8, or a name that is no more).
+    pub path: Option<String>,
+    pub unlinked: bool,
     /// `None` before the thread is held.
     pub held: Option<HeldFacts>,
+}
+
+/// Of a connection the kernel's question tells all.
+#[derive(Debug, Clone)]
+pub struct ConnectFacts {
+    pub peer: PeerFacts,
+    /// As in records: `tcp`, `udp` …, of a unix socket `stream`, `datagram` or `seqpacket`.
+    pub protocol: String,
+    /// It listens there itself.
+    pub listen: bool,
+    /// Whether the thread is held, so that people may be asked.
+    pub held: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum PeerFacts {
+    Ip {
+        address: IpAddr,
+        port: u16,
+    },
+    /// A path, a name outside the file system after `@`, or nothing. `None`: not known.
+    Unix(Option<String>),
 }
 
 /// What was read from the held thread. `None`: not known (not UTF-8, cut short, unreadable).
@@ -105,7 +152,8 @@ pub enum Answer {
         rules: Vec<MatchedRule>,
         because: String,
     },
-    /// The answer depends on what only the held thread tells. Never given when [`Facts::held`] is there.
+    /// The answer depends on what only the held thread tells, or people have to be asked. Never given of a thread that is
+    /// held.
     Hold,
 }
 
@@ -143,10 +191,10 @@ impl Policy {
         parse("", "").unwrap_or_else(|_| unreachable!("an empty text has no errors"))
     }
 
-    /// Answers for one exec.
+    /// Answers for one action.
     #[must_use]
     pub fn evaluate(&self, facts: &Facts) -> Answer {
-        let unknown = facts.unknown();
+        let (unknown, held) = (facts.unknown(), facts.is_held());
         let world = match World::new(&self.names, facts) {
             Ok(world) => world,
             Err(because) => {
@@ -156,7 +204,7 @@ impl Policy {
                 };
             }
         };
-        match self.look(&world, false, unknown, facts.held.is_some()) {
+        match self.look(&world, false, unknown, held) {
             Look::Permitted(rules) => {
                 return Answer::Allow {
                     rules: self.shown(&rules),
@@ -165,28 +213,22 @@ impl Policy {
             Look::Unknown => return Answer::Hold,
             Look::Forbidden { .. } | Look::NoRule => {}
         }
-        match self.look(&world, true, unknown, facts.held.is_some()) {
+        match self.look(&world, true, unknown, held) {
             Look::Unknown => Answer::Hold,
             Look::Forbidden { rules, because } => Answer::Deny {
                 rules: self.shown(&rules),
                 because,
             },
             // Whoever is asked decides on what the thread is about to do, so it is held first.
-            Look::Permitted(_) if facts.held.is_none() => Answer::Hold,
+            Look::Permitted(_) if !held => Answer::Hold,
             Look::Permitted(rules) => self.ask(&rules),
-            Look::NoRule if self.covers(&world.principal) => Answer::Deny {
+            Look::NoRule if self.covers(&world) => Answer::Deny {
                 rules: Vec::new(),
                 because: "no rule permits it".to_owned(),
             },
-            Look::NoRule if facts.held.is_none() => Answer::Hold,
+            Look::NoRule if !held => Answer::Hold,
             Look::NoRule => Answer::Ask(Ask {
-                rules: vec![MatchedRule {
-                    id: BUILTIN_ASK.to_owned(),
-                    description: format!(
-                        "no rule permits anything to {}, so every exec is asked for",
-                        facts.label
-                    ),
-                }],
+                rules: vec![facts.asked_for_want_of_a_rule()],
                 groups: Vec::new(),
                 quorum: 1,
                 timeout: None,
@@ -202,22 +244,39 @@ impl Policy {
         self.rules.values().any(|rule| rule.reads.intersects(Reads::USER))
     }
 
-    /// Whether any rule could permit something to this label, judged by the rules' scopes.
-    fn covers(&self, principal: &EntityUid) -> bool {
+    /// Whether any rule could permit an action of this kind to this label, judged by the rules' scopes.
+    fn covers(&self, world: &World) -> bool {
+        let principal = |rule: &Rule| match rule.policy.principal_constraint() {
+            PrincipalConstraint::Any => true,
+            PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
+                uid == world.principal
+            }
+            PrincipalConstraint::Is(kind) => kind == self.names.workload,
+        };
+        let action = |rule: &Rule| match rule.policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(uid) => uid == world.action,
+            ActionConstraint::In(uids) => uids.contains(&world.action),
+        };
+        // An address is in no directory.
+        let kind = world.resource.type_name();
+        let inside = |uid: &EntityUid| {
+            uid.type_name() == kind || *uid.type_name() == self.names.directory && *kind != self.names.address
+        };
+        let resource = |rule: &Rule| match rule.policy.resource_constraint() {
+            ResourceConstraint::Any => true,
+            ResourceConstraint::Eq(uid) => uid.type_name() == kind,
+            ResourceConstraint::In(uid) => inside(&uid),
+            ResourceConstraint::Is(of) => of == *kind,
+            ResourceConstraint::IsIn(of, uid) => of == *kind && inside(&uid),
+        };
         self.rules
             .values()
-            .filter(|rule| rule.effect == Effect::Permit)
-            .any(|rule| match rule.policy.principal_constraint() {
-                PrincipalConstraint::Any => true,
-                PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
-                    uid == *principal
-                }
-                PrincipalConstraint::Is(kind) => kind == self.names.workload,
-            })
+            .any(|rule| rule.effect == Effect::Permit && principal(rule) && action(rule) && resource(rule))
     }
 
     fn look(&self, world: &World, approved: bool, unknown: Reads, held: bool) -> Look {
-        let request = match world.request(&self.names, approved) {
+        let request = match world.request(approved) {
             Ok(request) => request,
             Err(because) => {
                 return Look::Forbidden {
@@ -378,12 +437,55 @@ impl Rule {
 }
 
 impl Facts {
+    /// Whether the thread is held: then nothing more can be learnt, and people may be asked.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match &self.deed {
+            Deed::Exec(exec) => exec.held.is_some(),
+            Deed::Connect(connect) => connect.held,
+        }
+    }
+
+    /// The path that the resource has, if it is known and has one.
+    fn path(&self) -> Option<&str> {
+        match &self.deed {
+            Deed::Exec(exec) => exec.path.as_deref(),
+            Deed::Connect(connect) => match &connect.peer {
+                PeerFacts::Unix(name) => name.as_deref().filter(|name| name.starts_with('/')),
+                PeerFacts::Ip { .. } => None,
+            },
+        }
+    }
+
+    fn asked_for_want_of_a_rule(&self) -> MatchedRule {
+        let (id, what, every) = match &self.deed {
+            Deed::Exec(_) => (BUILTIN_ASK_EXEC, "anything", "exec"),
+            Deed::Connect(_) => (BUILTIN_ASK_CONNECTION, "connections", "connection"),
+        };
+        MatchedRule {
+            id: id.to_owned(),
+            description: format!(
+                "no rule permits {what} to {}, so every {every} is asked for",
+                self.label
+            ),
+        }
+    }
+
     fn unknown(&self) -> Reads {
         let mut unknown = Reads::NONE;
-        if self.path.is_none() {
+        let exec = match &self.deed {
+            Deed::Exec(exec) => exec,
+            Deed::Connect(connect) => {
+                if matches!(connect.peer, PeerFacts::Unix(None)) {
+                    unknown |= Reads::PATH;
+                }
+                return unknown;
+            }
+        };
+        if exec.path.is_none() {
             unknown |= Reads::PATH;
         }
-        match &self.held {
+        match &exec.held {
             None => unknown |= Reads::HELD,
             Some(held) => {
                 for (missing, what) in [
@@ -402,9 +504,66 @@ impl Facts {
     }
 }
 
-/// One exec as Cedar sees it.
+fn string(s: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(s.to_owned())
+}
+
+fn long(n: u32) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::from(n))
+}
+
+impl ExecFacts {
+    fn add_to(&self, context: &mut Vec<(&str, RestrictedExpression)>) {
+        context.push(("unlinked", RestrictedExpression::new_bool(self.unlinked)));
+        context.extend(self.path.as_deref().map(|path| ("path", string(path))));
+        let Some(held) = &self.held else { return };
+        if let Some(argv) = &held.argv {
+            context.push((
+                "argv",
+                RestrictedExpression::new_set(argv.iter().map(|word| string(word))),
+            ));
+            context.push((
+                "argc",
+                RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX)),
+            ));
+            context.push(("argv0", string(argv.first().map_or("", String::as_str))));
+            context.extend(
+                self.path
+                    .as_deref()
+                    .map(|path| ("command", string(&command(path, argv)))),
+            );
+        }
+        context.extend(held.cwd.as_deref().map(|cwd| ("cwd", string(cwd))));
+        context.extend(held.given.as_deref().map(|given| ("given", string(given))));
+        context.extend(held.sha256.as_deref().map(|sha256| ("sha256", string(sha256))));
+    }
+}
+
+impl ConnectFacts {
+    fn add_to(&self, context: &mut Vec<(&str, RestrictedExpression)>) {
+        context.push(("protocol", string(&self.protocol)));
+        match &self.peer {
+            PeerFacts::Ip { address, port } => {
+                context.push(("address", RestrictedExpression::new_ip(address.to_string())));
+                context.push(("port", long((*port).into())));
+                if !self.listen {
+                    context.push(("loopback", RestrictedExpression::new_bool(is_this_host(address))));
+                }
+            }
+            PeerFacts::Unix(name) => context.extend(name.as_deref().map(|name| ("name", string(name)))),
+        }
+    }
+}
+
+/// Where no packet leaves the host: connect(2) turns the address without a value into the loopback's.
+fn is_this_host(address: &IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
+}
+
+/// One action as Cedar sees it.
 struct World {
     principal: EntityUid,
+    action: EntityUid,
     resource: EntityUid,
     entities: Entities,
     context: Vec<(String, RestrictedExpression)>,
@@ -414,11 +573,25 @@ impl World {
     fn new(names: &Names, facts: &Facts) -> Result<Self, String> {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let principal = uid(&names.workload, &facts.label);
-        // No path begins without a slash, so no rule can name this one.
-        let resource = uid(&names.executable, facts.path.as_deref().unwrap_or("unknown"));
+        let (action, resource) = match &facts.deed {
+            // No path begins without a slash, so no rule can name this one.
+            Deed::Exec(exec) => (
+                &names.exec,
+                uid(&names.executable, exec.path.as_deref().unwrap_or("unknown")),
+            ),
+            Deed::Connect(connect) => match &connect.peer {
+                PeerFacts::Ip { address, .. } => (
+                    if connect.listen { &names.listen } else { &names.connect },
+                    uid(&names.address, &address.to_string()),
+                ),
+                PeerFacts::Unix(name) => (
+                    &names.connect_unix,
+                    uid(&names.socket, name.as_deref().unwrap_or("unknown")),
+                ),
+            },
+        };
         let directories: HashSet<EntityUid> = facts
-            .path
-            .as_deref()
+            .path()
             .map(ancestors)
             .unwrap_or_default()
             .iter()
@@ -431,39 +604,17 @@ impl World {
         let entities = Entities::from_entities(entities, None)
             .map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
 
-        let string = |s: &str| RestrictedExpression::new_string(s.to_owned());
-        let long = |n: u32| RestrictedExpression::new_long(i64::from(n));
         let mut context: Vec<(&str, RestrictedExpression)> = vec![
-            ("unlinked", RestrictedExpression::new_bool(facts.unlinked)),
             ("uid", long(facts.uid)),
             ("gid", long(facts.gid)),
             ("cgroup", string(&facts.cgroup)),
         ];
-        context.extend(facts.path.as_deref().map(|path| ("path", string(path))));
         context.extend(facts.user.as_deref().map(|user| ("user", string(user))));
         context.extend(facts.login_uid.map(|uid| ("login_uid", long(uid))));
         context.extend(facts.container.as_deref().map(|id| ("container", string(id))));
-        if let Some(held) = &facts.held {
-            if let Some(argv) = &held.argv {
-                context.push((
-                    "argv",
-                    RestrictedExpression::new_set(argv.iter().map(|word| string(word))),
-                ));
-                context.push((
-                    "argc",
-                    RestrictedExpression::new_long(i64::try_from(argv.len()).unwrap_or(i64::MAX)),
-                ));
-                context.push(("argv0", string(argv.first().map_or("", String::as_str))));
-                context.extend(
-                    facts
-                        .path
-                        .as_deref()
-                        .map(|path| ("command", string(&command(path, argv)))),
-                );
-            }
-            context.extend(held.cwd.as_deref().map(|cwd| ("cwd", string(cwd))));
-            context.extend(held.given.as_deref().map(|given| ("given", string(given))));
-            context.extend(held.sha256.as_deref().map(|sha256| ("sha256", string(sha256))));
+        match &facts.deed {
+            Deed::Exec(exec) => exec.add_to(&mut context),
+            Deed::Connect(connect) => connect.add_to(&mut context),
         }
         let context = context
             .into_iter()
@@ -471,19 +622,20 @@ impl World {
             .collect();
         Ok(Self {
             principal,
+            action: action.clone(),
             resource,
             entities,
             context,
         })
     }
 
-    fn request(&self, names: &Names, approved: bool) -> Result<Request, String> {
+    fn request(&self, approved: bool) -> Result<Request, String> {
         let approved = ("approved".to_owned(), RestrictedExpression::new_bool(approved));
         let context = Context::from_pairs(self.context.iter().cloned().chain([approved]))
             .map_err(|e| format!("the action cannot be put to the policy: {e}"))?;
         Request::new(
             self.principal.clone(),
-            names.exec.clone(),
+            self.action.clone(),
             self.resource.clone(),
             context,
             None,

@@ -167,11 +167,17 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
 
 fn names() -> Result<Names, String> {
     let kind = |name: &str| EntityTypeName::from_str(name).map_err(|e| e.to_string());
+    let action = |name: &str| EntityUid::from_str(&format!("Action::\"{name}\"")).map_err(|e| e.to_string());
     Ok(Names {
         workload: kind("Workload")?,
         directory: kind("Directory")?,
         executable: kind("Executable")?,
-        exec: EntityUid::from_str("Action::\"exec\"").map_err(|e| e.to_string())?,
+        address: kind("Address")?,
+        socket: kind("Socket")?,
+        exec: action("exec")?,
+        connect: action("connect")?,
+        listen: action("listen")?,
+        connect_unix: action("connect_unix")?,
     })
 }
 

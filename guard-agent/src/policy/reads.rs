@@ -76,14 +76,15 @@ pub(super) fn of_expression(expression: &Value) -> Reads {
 
 fn of_attribute(name: &str) -> Reads {
     match name {
-        "path" => Reads::PATH,
+        "path" | "name" => Reads::PATH,
         "argv" | "argc" | "argv0" => Reads::ARGV,
         "command" => Reads::PATH | Reads::ARGV,
         "cwd" => Reads::CWD,
         "given" => Reads::GIVEN,
         "sha256" => Reads::SHA256,
         "user" => Reads::USER,
-        "approved" | "unlinked" | "uid" | "gid" | "login_uid" | "cgroup" | "container" => Reads::NONE,
+        "approved" | "unlinked" | "uid" | "gid" | "login_uid" | "cgroup" | "container" | "address" | "port"
+        | "protocol" | "loopback" => Reads::NONE,
         _ => Reads::ALL,
     }
 }
@@ -128,8 +129,11 @@ mod tests {
     #[test]
     fn the_schema_and_the_reads_name_the_same_attributes() {
         let schema = super::super::SCHEMA;
-        let context = schema.split("context: {").nth(1).unwrap();
-        let names = context.lines().filter_map(|line| {
+        let names = schema
+            .split("context: {")
+            .skip(1)
+            .flat_map(|context| context.split("\n  }").next().unwrap_or_default().lines());
+        let names = names.filter_map(|line| {
             let line = line.trim();
             (!line.starts_with("//"))
                 .then(|| line.split_once(':'))
@@ -141,6 +145,6 @@ mod tests {
             count += 1;
             assert_ne!(of_attribute(name), Reads::ALL, "{name}");
         }
-        assert_eq!(count, 16);
+        assert_eq!(count, 16 + 11 + 10 + 9);
     }
 }

@@ -3,22 +3,63 @@ use super::*;
 fn facts(label: &str, path: &str, argv: &[&str]) -> Facts {
     Facts {
         label: label.to_owned(),
-        path: Some(path.to_owned()),
         uid: 1000,
         gid: 1000,
         cgroup: "/guard/x".to_owned(),
-        held: Some(HeldFacts {
-            argv: Some(argv.iter().map(|&s| s.to_owned()).collect()),
-            cwd: Some("/srv/app".to_owned()),
-            given: Some(path.to_owned()),
-            sha256: Some("ab".repeat(32)),
+        deed: Deed::Exec(ExecFacts {
+            path: Some(path.to_owned()),
+            unlinked: false,
+            held: Some(HeldFacts {
+                argv: Some(argv.iter().map(|&s| s.to_owned()).collect()),
+                cwd: Some("/srv/app".to_owned()),
+                given: Some(path.to_owned()),
+                sha256: Some("ab".repeat(32)),
+            }),
         }),
         ..Facts::default()
     }
 }
 
+/// Of a thread that is held.
+fn connection(label: &str, peer: PeerFacts, protocol: &str) -> Facts {
+    Facts {
+        label: label.to_owned(),
+        uid: 1000,
+        gid: 1000,
+        cgroup: "/guard/x".to_owned(),
+        deed: Deed::Connect(ConnectFacts {
+            peer,
+            protocol: protocol.to_owned(),
+            listen: false,
+            held: true,
+        }),
+        ..Facts::default()
+    }
+}
+
+fn to(address: &str, port: u16) -> PeerFacts {
+    PeerFacts::Ip {
+        address: address.parse().unwrap(),
+        port,
+    }
+}
+
+fn socket(name: &str) -> PeerFacts {
+    PeerFacts::Unix(Some(name.to_owned()))
+}
+
+fn exec(facts: &mut Facts) -> &mut ExecFacts {
+    match &mut facts.deed {
+        Deed::Exec(exec) => exec,
+        Deed::Connect(_) => panic!("no exec"),
+    }
+}
+
 fn before_hold(mut facts: Facts) -> Facts {
-    facts.held = None;
+    match &mut facts.deed {
+        Deed::Exec(exec) => exec.held = None,
+        Deed::Connect(connect) => connect.held = false,
+    }
     facts
 }
 
@@ -40,7 +81,7 @@ const CODER: &str = r#"
 permit(principal == Workload::"coder", action == Action::"exec", resource in Directory::"/usr/bin");
 
 @id("push") @description("Pushing is reviewed") @approvers("code-push, leads") @quorum("2") @timeout("15m") @tag("git")
-permit(principal == Workload::"coder", action, resource == Executable::"/usr/local/bin/git")
+permit(principal == Workload::"coder", action == Action::"exec", resource == Executable::"/usr/local/bin/git")
 when { context.approved && context.command like "git push *" };
 
 @id("status")
@@ -51,7 +92,7 @@ when { context.command == "git status" };
 forbid(principal, action, resource == Executable::"/usr/bin/dd");
 
 @id("no-force")
-forbid(principal, action, resource) when { context.argv.contains("--force") };
+forbid(principal, action == Action::"exec", resource) when { context.argv.contains("--force") };
 "#;
 
 #[test]
@@ -96,8 +137,8 @@ fn the_key_alone_answers_when_no_rule_needs_more() {
     let policy = policy(
         r#"permit(principal == Workload::"coder", action, resource in Directory::"/usr");
            permit(principal == Workload::"coder", action, resource in Directory::"/opt") when { context.approved };
-           permit(principal == Workload::"coder", action, resource) when { context.argv.contains("--dry-run") };
-           forbid(principal == Workload::"data", action, resource) when { context.cwd like "/etc*" };"#,
+           permit(principal == Workload::"coder", action == Action::"exec", resource) when { context.argv.contains("--dry-run") };
+           forbid(principal == Workload::"data", action == Action::"exec", resource) when { context.cwd like "/etc*" };"#,
     );
     let answer = |label, path| policy.evaluate(&before_hold(facts(label, path, &["x"])));
     assert_eq!(
@@ -123,22 +164,22 @@ fn an_empty_policy_asks_for_everything() {
         panic!()
     };
     assert_eq!((ask.quorum, ask.groups.len(), ask.timeout), (1, 0, None));
-    assert_eq!(ask.rules[0].id, BUILTIN_ASK);
+    assert_eq!(ask.rules[0].id, BUILTIN_ASK_EXEC);
 }
 
 #[test]
 fn what_is_not_known_never_allows_and_always_forbids() {
     let policy = policy(
-        r#"permit(principal == Workload::"coder", action, resource) when { context.path like "/usr/*" };
+        r#"permit(principal == Workload::"coder", action == Action::"exec", resource) when { context.path like "/usr/*" };
            permit(principal == Workload::"coder", action, resource) when { context.approved };
            permit(principal == Workload::"free", action, resource);
-           permit(principal == Workload::"args", action, resource) when { context.argv.contains("ok") };
+           permit(principal == Workload::"args", action == Action::"exec", resource) when { context.argv.contains("ok") };
            forbid(principal == Workload::"free", action, resource in Directory::"/etc");
-           forbid(principal == Workload::"args", action, resource) unless { context.cwd == "/srv/app" };"#,
+           forbid(principal == Workload::"args", action == Action::"exec", resource) unless { context.cwd == "/srv/app" };"#,
     );
     let mut no_path = facts("coder", "/usr/bin/ls", &["ls"]);
     assert_eq!(word(&policy.evaluate(&no_path)), "allow");
-    no_path.path = None;
+    exec(&mut no_path).path = None;
     assert_eq!(word(&policy.evaluate(&no_path)), "ask");
     no_path.label = "free".to_owned();
     assert_eq!(
@@ -154,10 +195,10 @@ fn what_is_not_known_never_allows_and_always_forbids() {
     let mut args = facts("args", "/bin/x", &["ok"]);
     assert_eq!(word(&policy.evaluate(&before_hold(args.clone()))), "hold");
     assert_eq!(word(&policy.evaluate(&args)), "allow");
-    args.held.as_mut().unwrap().argv = None;
+    exec(&mut args).held.as_mut().unwrap().argv = None;
     assert_eq!(word(&policy.evaluate(&args)), "deny");
     let mut args = facts("args", "/bin/x", &["ok"]);
-    args.held.as_mut().unwrap().cwd = None;
+    exec(&mut args).held.as_mut().unwrap().cwd = None;
     assert_eq!(word(&policy.evaluate(&args)), "deny");
 }
 
@@ -219,8 +260,8 @@ fn requirements_add_up() {
 #[test]
 fn a_command_begins_with_the_executable_whatever_it_is_called() {
     let policy = policy(
-        r#"permit(principal, action, resource) when { context.command == "git status" };
-           forbid(principal, action, resource) when { context.command like "git push *" };
+        r#"permit(principal, action == Action::"exec", resource) when { context.command == "git status" };
+           forbid(principal, action == Action::"exec", resource) when { context.command like "git push *" };
            permit(principal, action, resource == Executable::"/usr/bin/busybox") when { context.argv0 == "ls" };"#,
     );
     for (path, argv, expected) in [
@@ -252,6 +293,69 @@ fn labels_are_exact() {
             "{other}"
         );
     }
+}
+
+#[test]
+fn connections_have_their_own_rules() {
+    let policy = policy(
+        r#"@id("tools") permit(principal == Workload::"coder", action == Action::"exec", resource in Directory::"/usr/bin");
+           @id("own") permit(principal == Workload::"coder", action == Action::"connect", resource) when { context.loopback };
+           @id("net") permit(principal == Workload::"coder", action == Action::"connect", resource)
+           when { context.address.isInRange(ip("10.0.0.0/8")) && context.port == 443 && context.protocol == "tcp" };
+           @id("one") permit(principal == Workload::"coder", action, resource == Address::"2001:db8::1") when { context.approved };
+           @id("never") forbid(principal, action == Action::"connect", resource) when { context.port == 25 };
+           @id("log") permit(principal == Workload::"coder", action == Action::"connect_unix", resource in Directory::"/run/log");
+           @id("bus") permit(principal == Workload::"coder", action == Action::"connect_unix", resource == Socket::"@bus");
+           @id("docker") forbid(principal, action, resource == Socket::"/run/docker.sock");"#,
+    );
+    for (label, peer, protocol, fast, held) in [
+        ("coder", to("127.0.0.1", 80), "tcp", "allow", "allow"),
+        ("coder", to("0.0.0.0", 80), "tcp", "allow", "allow"),
+        ("coder", to("::1", 80), "udp", "allow", "allow"),
+        ("coder", to("127.0.0.1", 25), "tcp", "deny", "deny"),
+        ("coder", to("10.1.2.3", 443), "tcp", "allow", "allow"),
+        ("coder", to("10.1.2.3", 443), "udp", "deny", "deny"),
+        ("coder", to("11.1.2.3", 443), "tcp", "deny", "deny"),
+        ("coder", to("2001:db8::1", 1), "tcp", "hold", "ask"),
+        ("coder", socket("/run/log/x"), "datagram", "allow", "allow"),
+        ("coder", socket("/run/logx"), "datagram", "deny", "deny"),
+        ("coder", socket("@bus"), "stream", "allow", "allow"),
+        ("coder", socket("@/run/log/x"), "stream", "deny", "deny"),
+        ("coder", socket(""), "stream", "deny", "deny"),
+        // It may be docker's.
+        ("coder", PeerFacts::Unix(None), "stream", "deny", "deny"),
+        ("coder", socket("/run/docker.sock"), "stream", "deny", "deny"),
+        // No rule permits anything to other: asked, but the forbids hold.
+        ("other", to("10.1.2.3", 443), "tcp", "hold", "ask"),
+        ("other", to("10.1.2.3", 25), "tcp", "deny", "deny"),
+        ("other", socket("/run/docker.sock"), "stream", "deny", "deny"),
+    ] {
+        let facts = connection(label, peer, protocol);
+        let early = policy.evaluate(&before_hold(facts.clone()));
+        assert_eq!(word(&early), fast, "before the hold: {facts:?}");
+        assert_eq!(word(&policy.evaluate(&facts)), held, "held: {facts:?}");
+    }
+}
+
+#[test]
+fn rules_about_execs_do_not_deny_every_connection() {
+    let ask = |text: &str, peer| {
+        let answer = policy(text).evaluate(&connection("coder", peer, "tcp"));
+        let Answer::Ask(ask) = answer else {
+            return word(&answer).to_owned();
+        };
+        ask.rules[0].id.clone()
+    };
+    let execs = r#"permit(principal == Workload::"coder", action == Action::"exec", resource);"#;
+    assert_eq!(ask(execs, to("192.0.2.1", 1)), BUILTIN_ASK_CONNECTION);
+    assert_eq!(ask(execs, socket("/run/x")), BUILTIN_ASK_CONNECTION);
+    // Nothing with an address is in a directory, a socket is.
+    let files = r#"permit(principal == Workload::"coder", action, resource in Directory::"/usr");"#;
+    assert_eq!(ask(files, to("192.0.2.1", 1)), BUILTIN_ASK_CONNECTION);
+    assert_eq!(ask(files, socket("/run/x")), "deny");
+    assert_eq!(ask(files, socket("/usr/x")), "allow");
+    let any = r#"@id("any") permit(principal, action, resource) when { context.approved };"#;
+    assert_eq!(ask(any, to("192.0.2.1", 1)), "any");
 }
 
 #[test]

@@ -197,7 +197,7 @@ pub(super) fn host_and_port(url: &str) -> Option<String> {
     let fine = authority
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
-    if !fine || authority.is_empty() || authority.len() > 300 {
+    if !fine || authority.is_empty() || authority.starts_with(':') || authority.len() > 300 {
         return None;
     }
     let has_port = authority
@@ -212,10 +212,32 @@ pub(super) fn host_and_port(url: &str) -> Option<String> {
 
 /// For the fuzzer: any bytes as the console's configuration and as a URL.
 pub fn fuzz_addresses(data: &[u8]) {
-    let _ = console_ports(data);
+    let ports = console_ports(data);
+    assert!(
+        (1..=2).contains(&ports.len()),
+        "a console has one or two ports: {ports:?}"
+    );
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = host_and_port(text);
+        if let Some(address) = host_and_port(text) {
+            fuzz_address(&address);
+        }
+        let found = text
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .take(8)
+            .collect();
+        let own = [IpAddr::from([192, 0, 2, 1])].into();
+        for (key, what) in table(&found, &own, ports) {
+            assert!(what == kind::ADDRESS && (1..=0xffff).contains(&key.port));
+        }
     }
+}
+
+/// What is looked up and connected to: a name or an address with a port, nothing else.
+pub(super) fn fuzz_address(address: &str) {
+    let (host, port) = address.rsplit_once(':').unwrap_or_default();
+    assert!(!host.is_empty() && port.parse::<u16>().is_ok(), "{address}");
+    assert!(address.is_ascii() && !address.contains(['/', '@', ' ']), "{address}");
 }
 
 #[cfg(test)]
@@ -293,6 +315,8 @@ mod tests {
             ("https://a@b:1", Some("b:1")),
             ("http://console.example.org", None),
             ("https://", None),
+            ("https://:843/x", None),
+            ("https://a@:843", None),
             ("https://a b", None),
         ];
         for (url, expected) in all {

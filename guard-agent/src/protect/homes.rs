@@ -234,8 +234,16 @@ fn console_in(sign_in: &[u8]) -> Option<String> {
 
 /// For the fuzzer: any bytes as a user database and as a saved sign-in.
 pub fn fuzz_homes(data: &[u8]) {
-    let _ = passwd_homes(data);
-    let _ = console_in(data);
+    for home in passwd_homes(data) {
+        assert!(
+            home.is_absolute() && home != Path::new("/"),
+            "{} is nobody's home",
+            home.display()
+        );
+    }
+    if let Some(console) = console_in(data) {
+        super::addresses::fuzz_address(&console);
+    }
 }
 
 #[cfg(test)]

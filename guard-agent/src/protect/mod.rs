@@ -37,10 +37,9 @@ use crate::labels::Labels;
 const LOOK: Duration = Duration::from_secs(5);
 /// How often attempts are read.
 const READ: Duration = Duration::from_secs(1);
-/// Between looks at what was heard of: so long, and ten times as long as the last one took. Whoever makes changes without
+/// Of the time, what looks at what was heard of may take in the long run: one part in so many. Whoever makes changes without
 /// end does not make the agent look without end.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSES: u32 = 10;
+const SHARE: u32 = 5;
 /// At most one record in this time for each label and kind of object.
 const QUIET: Duration = Duration::from_secs(60);
 /// Files in the kernel's table; beyond it the oldest are not forgotten, new ones are refused a place, loudly.
@@ -176,17 +175,19 @@ impl Running {
         let work = move || {
             let mut told = Told::default();
             let (mut looked, mut read) = (Instant::now(), Instant::now());
-            let mut pause = PAUSE;
+            let mut debt = Debt::default();
             loop {
                 let heard = self.look.wait(READ);
                 if heard {
-                    thread::sleep(pause.saturating_sub(looked.elapsed()));
+                    thread::sleep(debt.due(Instant::now()));
                 }
                 if heard || looked.elapsed() >= LOOK {
                     let began = Instant::now();
                     self.look();
                     looked = Instant::now();
-                    pause = PAUSE.max((looked - began).saturating_mul(PAUSES));
+                    if heard {
+                        debt.add(looked, looked - began);
+                    }
                 }
                 for (place, because) in std::mem::take(&mut self.unprotected) {
                     self.look.tell(&place, &because, &evidence);
@@ -200,6 +201,27 @@ impl Running {
         let thread = thread::Builder::new().name("protect".into());
         thread.spawn(work).map_err(ProtectError::Thread)?;
         Ok(())
+    }
+}
+
+/// Time that looks have taken beyond their share; short of the time between two looks it is lent.
+#[derive(Debug, Default)]
+struct Debt {
+    until: Option<Instant>,
+}
+
+impl Debt {
+    fn add(&mut self, now: Instant, took: Duration) {
+        let from = self.until.map_or(now, |until| until.max(now));
+        self.until = Some(from + took.saturating_mul(SHARE));
+    }
+
+    /// How long to wait before the next look.
+    fn due(&self, now: Instant) -> Duration {
+        let owed = self
+            .until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        owed.saturating_sub(LOOK)
     }
 }
 
@@ -373,6 +395,8 @@ pub(crate) fn object(what: u32) -> &'static str {
         kind::PROCESS_READ => "process outside (look)",
         kind::SIGNAL => "signal to Guard",
         kind::BPF => "bpf",
+        kind::ROUTE => "another way for packets",
+        kind::SOCKET => "raw or unusual socket",
         kind::DEVICE => "raw device",
         kind::TERMINAL => "somebody's terminal",
         kind::NAMELESS => "file without a name",
@@ -384,6 +408,26 @@ pub(crate) fn object(what: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_follow_changes_at_once_until_they_take_more_than_their_share() {
+        let (start, took) = (Instant::now(), Duration::from_millis(500));
+        let mut debt = Debt::default();
+        let (mut now, mut busy) = (start, Duration::ZERO);
+        for look in 0..100 {
+            let pause = debt.due(now);
+            assert!(look > 2 || pause.is_zero(), "a single change waits");
+            now += pause + took;
+            busy += took;
+            debt.add(now, took);
+        }
+        let all = now - start;
+        assert!(
+            busy * SHARE <= all + LOOK * 2 && all <= busy * (SHARE + 1),
+            "{busy:?} of {all:?}"
+        );
+        assert_eq!(debt.due(now + LOOK), Duration::ZERO, "forgotten");
+    }
 
     #[test]
     fn the_stronger_protection_names_the_kind() {

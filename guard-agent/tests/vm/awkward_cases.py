@@ -335,9 +335,12 @@ def on_btrfs(probe):
     image, where = f"{WORK}/btrfs.img", folder("btrfs")
     with open(image, "wb") as file:
         file.truncate(128 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
-    if subprocess.run(["mount", "-o", "loop", image, where]).returncode != 0:
-        raise Skipped("btrfs cannot be mounted")
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(["modprobe", "-a", "-q", "loop", "btrfs"], check=False)
+    mounted = subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        kernel = subprocess.run(["dmesg"], capture_output=True, text=True).stdout[-300:]
+        raise Skipped(f"btrfs cannot be mounted: {mounted.stderr.strip()} {' '.join(kernel.splitlines())}")
     try:
         path = f"{where}/hold-second-btrfs"
         shutil.copy("/usr/bin/touch", path)
@@ -345,3 +348,95 @@ def on_btrfs(probe):
         runs_once_approved(probe, "hold-second-btrfs", mark, start_moved(path, mark), "file=true")
     finally:
         subprocess.run(["umount", "-l", where])
+
+
+# A file system of one program, `/hold-second-hang`, which lives as long as its standard input is open. It answers what the
+# workload asks for, and nobody else's OPEN or READ (as it was told): whoever looks at the program waits for ever.
+FUSE = '''
+import ctypes, errno, os, select, struct, sys
+where, mine, hang = sys.argv[1], sys.argv[2], int(sys.argv[3])
+LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, ACCESS, INTERRUPT, MANY = 1, 2, 3, 14, 15, 18, 25, 26, 34, 36, 42
+with open("/usr/bin/touch", "rb") as file:
+    content = file.read()
+device = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other"
+if ctypes.CDLL(None).mount(b"none", where.encode(), b"fuse", 0, options.encode()) != 0:
+    sys.exit("cannot mount")
+
+def attributes(node):
+    mode, size = (0o40755, 0) if node == 1 else (0o100755, len(content))
+    return struct.pack("<6Q10I", node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+def answer(unique, body=b"", error=0):
+    os.write(device, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+
+def is_workload(pid):
+    try:
+        with open(f"/proc/{pid}/cgroup") as file:
+            return mine in file.read()
+    except OSError:
+        return False
+
+print("mounted", flush=True)
+while True:
+    ready, _, _ = select.select([device, 0], [], [])
+    if 0 in ready:
+        break
+    request = os.read(device, 1 << 20)
+    _, what, unique, node, _, _, pid = struct.unpack_from("<IIQQIII", request)
+    rest = request[40:]
+    if what in (FORGET, MANY, INTERRUPT):
+        continue
+    if what == hang and not is_workload(pid):
+        print("hangs", pid, flush=True)
+    elif what == INIT:
+        answer(unique, struct.pack("<IIIIHHIIHHI7I", 7, 31, 1 << 16, 0, 12, 9, 1 << 16, 1, 0, 0, 0, *[0] * 7))
+    elif what == LOOKUP and node == 1 and rest.rstrip(bytes(1)) == b"hold-second-hang":
+        answer(unique, struct.pack("<4Q2I", 2, 0, 0, 0, 0, 0) + attributes(2))
+    elif what == LOOKUP:
+        answer(unique, error=errno.ENOENT)
+    elif what == GETATTR:
+        answer(unique, struct.pack("<QII", 0, 0, 0) + attributes(node))
+    elif what == OPEN:
+        # Not from the page cache: each read is asked for.
+        answer(unique, struct.pack("<QII", 1, 0 if is_workload(pid) else 1, 0))
+    elif what == READ:
+        _, offset, size = struct.unpack_from("<QQI", rest)
+        answer(unique, content[offset : offset + size])
+    elif what in (RELEASE, FLUSH, ACCESS):
+        answer(unique)
+    else:
+        answer(unique, error=errno.ENOSYS)
+'''
+
+
+@case
+def on_a_file_system_that_never_answers(probe):
+    """Served by the workload's friend: whoever else opens the program waits for ever. Nobody else's answer waits with it."""
+    subprocess.run(["modprobe", "-q", "fuse"], check=False)
+    where = folder("fuse")
+    mine = BOX.removeprefix("/sys/fs/cgroup")
+    opens = 14
+    server = subprocess.Popen([sys.executable, "-c", FUSE, where, mine, str(opens)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        if server.stdout.readline() != "mounted\n":
+            raise Skipped("fuse cannot be mounted")
+        marks = [marker(f"fuse{number}") for number in range(3)]
+        hanging = [start_moved(f"{where}/hold-second-hang", mark) for mark in marks]
+        if not OFF:
+            check(server.stdout.readline().startswith("hangs"), "nobody but the workload opened it")
+        probe.expect(r"^asked .*path=\S*hold-second-hang")
+        # The agent's workers wait for the file; this one is asked, read, answered and compared meanwhile.
+        name, mark = "hold-second-beside", marker("beside")
+        beside = start_moved(copy(name, "/usr/bin/touch"), mark)
+        runs_once_approved(probe, name, mark, beside)
+        for mark in marks:
+            absent(mark, "a program that nobody could look at ran")
+    finally:
+        server.stdin.close()
+        server.wait(timeout=20)
+        LIBC.umount2(where.encode(), 2)
+    for process in hanging:
+        process.wait(timeout=30 * SLOW)
+    for mark in marks:
+        absent(mark, "a program that nobody could look at ran afterwards")

@@ -68,9 +68,10 @@ def costs_nothing_while_held(probe):
     before = ticks(process.pid)
     time.sleep(2)
     check(ticks(process.pid) == before, "the held thread used CPU")
-    before = ticks(probe.process.pid)
-    time.sleep(1)
-    check(ticks(probe.process.pid) - before < 40, "the probe is busy")
+    # The test agent itself looks for messages every millisecond; the holder's thread is what counts.
+    before = holder_ticks(probe)
+    time.sleep(2)
+    check(holder_ticks(probe) - before <= 2, "the holder is busy")
     check(output(process) == "", "it failed")
 
 

@@ -178,6 +178,14 @@ def ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
+def holder_ticks(probe):
+    for task in os.listdir(f"/proc/{probe.process.pid}/task"):
+        with open(f"/proc/{probe.process.pid}/task/{task}/comm") as file:
+            if file.read().strip() == "guard-holder":
+                return ticks(f"{probe.process.pid}/task/{task}")
+    raise Failed("no thread is called guard-holder")
+
+
 def until(what, text, seconds=10):
     # Without a probe most of what is waited for never comes; what is attempted after it still must be.
     end = time.monotonic() + (1 if OFF else seconds * SLOW)
@@ -226,9 +234,9 @@ def full(function):
     return function
 
 
-def one_kernel(function):
-    """Below @case: takes minutes; ordinary runs of all kernels have it on the default one only (xtask reads this line)."""
-    return function
+def one_kernel(_series):
+    """Below @case: takes minutes; ordinary runs of all kernels have it on this one only (xtask reads this line)."""
+    return lambda function: function
 
 
 def limit(seconds):

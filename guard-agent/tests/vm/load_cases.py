@@ -79,7 +79,7 @@ def away(how):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(3600 if FULL else 240)
 def restarts_under_load(probe):
     """Execs in loops while the agent is killed, stopped and started."""
@@ -93,7 +93,7 @@ def restarts_under_load(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(1800 if FULL else 300)
 def upgrades_under_load(probe):
     """Execs in loops while the agent is upgraded: by one of the same version, of another version, and back."""
@@ -116,7 +116,7 @@ def upgrades_under_load(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(240)
 def upgrade_keeps_every_label(probe):
     """Programs whose maps the new agent does not share: everybody whom they labelled stays labelled, wherever it is now; what they
@@ -133,7 +133,7 @@ def upgrade_keeps_every_label(probe):
         until(lambda: versions() == ["v0"], f"{versions()} are in force", 60)
     old = PROBES[-1]
     denied, allowed, parked = program("fast-deny-carried"), program("fast-allow-carried"), program("checked-carried")
-    marks = {name: marker(f"carried-{name}") for name in ("moved", "gone", "child", "thread", "yes", "parked")}
+    marks = {name: marker(f"carried-{name}") for name in ("moved", "gone", "child", "yes", "parked", "traced")}
 
     def shell(cgroup):
         child = start("/bin/sh", cgroup=cgroup, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -158,6 +158,16 @@ def upgrade_keeps_every_label(probe):
     away("killed")
     time.sleep(0 if OFF else 3.5)
     waits = start_moved(parked, marks["parked"])
+    # The same in the hands of a tracer: it is in no stop that one sees.
+    tracer = subprocess.Popen(["strace", "-f", "-o", f"{WORK}/strace", ODD, "moved", parked, marks["traced"]],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    tracer.stdout.readline()
+    with open(f"/proc/{tracer.pid}/task/{tracer.pid}/children") as file:
+        child = file.read().strip()
+    with open(f"{BOX}/cgroup.procs", "w") as file:
+        file.write(child)
+    tracer.stdin.write(b"\n")
+    tracer.stdin.flush()
     if not OFF:
         until(lambda: state(waits.pid) == "T", f"without an agent it is in state {state(waits.pid)}", 10)
         PROBES.append(again())
@@ -165,7 +175,9 @@ def upgrade_keeps_every_label(probe):
         until(lambda: "v0" not in versions(), f"the old programs stay\n{new.text()}", 60)
         check(re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
         output(waits)
-        check(os.path.exists(marks["parked"]), f"what the old programs had parked did not run\n{new.text()[-3000:]}")
+        output(tracer)
+        for name in ("parked", "traced"):
+            check(os.path.exists(marks[name]), f"{name}: what the old programs had parked did not run\n{new.text()[-3000:]}")
     run(moved, f"{denied} {marks['moved']}")
     run(left, f"{denied} {marks['gone']}")
     run(moved, f"/bin/sh -c '{denied} {marks['child']}; true'")
@@ -181,7 +193,7 @@ def upgrade_keeps_every_label(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
 @limit(400)
 def killed_while_it_replaces_another_version(probe):
     """kill -9 at each point of the removal of old programs: the next agent ends it; an image that nobody compared is killed."""
@@ -211,7 +223,35 @@ def killed_while_it_replaces_another_version(probe):
 
 
 @case
-@one_kernel
+@one_kernel("6.18")
+@limit(200)
+def old_programs_that_cannot_be_read_stay(probe):
+    """Nobody knows whom programs of another layout label: they stay in force, until root takes them away."""
+    mark, denied = marker("unreadable"), program("fast-deny-unreadable")
+    if not OFF:
+        away("stopped")
+        PROBES.append(of_version(9))
+        until(lambda: versions() == ["v9"], f"{versions()} are in force", 60)
+        away("killed")
+        os.unlink(f"{PINS}/v9/maps/ORIGINS")
+        PROBES.append(again())
+        check("stay in force" in PROBES[-1].text(), f"it does not say so\n{PROBES[-1].text()}")
+    process = start_moved(denied, mark)
+    time.sleep(0 if OFF else 7)
+    absent(mark, "what is denied ran")
+    check(len(versions()) == 2, f"{versions()} are in force")
+    waits = start_moved(program("checked-unreadable"), mark)
+    time.sleep(1)
+    check(not os.path.exists(mark), "the old programs let it through, whom nobody answers")
+    shutil.rmtree(f"{PINS}/v9")
+    os.kill(waits.pid, signal.SIGCONT)
+    output(process)
+    output(waits)
+    check(os.path.exists(mark), f"it did not run\n{PROBES[-1].text()[-3000:]}")
+
+
+@case
+@one_kernel("6.12")
 def the_number_of_a_dead_agent_is_worth_nothing(probe):
     """Whoever gets the process id of an agent that died is not the agent."""
     mark, denied = marker("number"), program("fast-deny-number")
@@ -263,7 +303,7 @@ def crash_points(needs):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""
@@ -309,7 +349,7 @@ def many_processes(probe, count):
 
 
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def many_processes_held_cost_nothing(probe):
     """200 processes held at once (40 in short), a minute (10 s) without CPU for them or the agent."""
@@ -333,16 +373,8 @@ def many_processes_held_cost_nothing(probe):
     until(lambda: len(re.findall(r"^withdrawn .*why=Died", probe.since(), re.M)) >= count, "not all were withdrawn", 30)
 
 
-def holder_ticks(probe):
-    for task in os.listdir(f"/proc/{probe.process.pid}/task"):
-        with open(f"/proc/{probe.process.pid}/task/{task}/comm") as file:
-            if file.read().strip() == "guard-holder":
-                return ticks(f"{probe.process.pid}/task/{task}")
-    raise Failed("no thread is called guard-holder")
-
-
 @case
-@one_kernel
+@one_kernel("6.12")
 @limit(600)
 def many_threads_of_one_process(probe):
     """100 threads (20 in short) call exec at once: few loop, beyond them the whole process is parked; one runs, the others die with it.
@@ -364,8 +396,23 @@ def many_threads_of_one_process(probe):
     process.wait()
     asked = set(re.findall(r"^asked seq=(\d+) .*path=\S*hold-wait-threads", probe.since(), re.M))
     until(lambda: asked <= set(re.findall(r"^withdrawn seq=(\d+) ", probe.since(), re.M)), "not all were withdrawn", 30)
+    # An exec that goes on waits until all other threads are reaped, the traced ones by the agent, while the agent cannot
+    # trace another of them: neither may wait for the other for ever.
+    for _ in range(20 if FULL else 4):
+        probe.start_case()
+        mark = marker("threads")
+        process = start(AWKWARD, "threads", str(count), program("hold-second-threads"), mark)
+        output(process, 60 + count)
+        check(os.path.exists(mark), f"none ran\n{probe.since()[-3000:]}")
+    # Denied, each of the others asks in its turn, those too that the parked process hid.
     probe.start_case()
-    mark = marker("threads")
-    process = start(AWKWARD, "threads", str(count), program("hold-second-threads"), mark)
-    output(process, 60 + count)
-    check(os.path.exists(mark), f"none ran\n{probe.since()[-3000:]}")
+    no = marker("threads-no")
+    process = start(AWKWARD, "threads", str(count), program("hold-deny-threads"), no)
+    denied = lambda: len(re.findall(r"^enforced .*outcome=Denied", probe.since(), re.M))
+    until(lambda: "ManyThreads" in probe.since(), "it was not parked", 30 + count)
+    asked = len(re.findall(r"^asked .*path=\S*hold-deny-threads", probe.since(), re.M))
+    print(f"   {count} threads: {asked} had asked when the process was parked")
+    until(lambda: denied() >= count, f"only {denied()} of {count} were asked and denied", 60 + 2 * count)
+    check(not os.path.exists(no), "one ran")
+    process.kill()
+    process.wait()

@@ -431,9 +431,15 @@ theft("end", lambda: os.kill(pid, signal.SIGTERM))
         os.unlink("/usr/bin/guard-console")
 
 
+def has_content(block):
+    """Whether there is something to read: a loop device without a file has nothing."""
+    with open(f"/sys/block/{block}/size") as file:
+        return int(file.read()) > 0 and os.path.exists(f"/dev/{block}")
+
+
 @case
 def theft_past_the_file_system(probe):
-    disk = next((f"/dev/{name}" for name in sorted(os.listdir("/sys/block")) if os.path.exists(f"/dev/{name}")), None)
+    disk = next((f"/dev/{name}" for name in sorted(os.listdir("/sys/block")) if has_content(name)), None)
     if not disk:
         raise Skipped("no disk in the guest")
     old = "/proc/sys/dev/tty/legacy_tiocsti"

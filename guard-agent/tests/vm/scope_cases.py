@@ -248,6 +248,7 @@ def afresh(*more):
 
 
 @case
+@one_kernel("6.1")
 def one_label_cannot_take_the_questions_of_others(probe):
     idle()
     probe = afresh("--pending", "3")
@@ -273,6 +274,7 @@ def one_label_cannot_take_the_questions_of_others(probe):
 
 
 @case
+@one_kernel("6.1")
 def one_label_cannot_take_the_forks_of_others(probe):
     idle()
     afresh("--tasks", "20")

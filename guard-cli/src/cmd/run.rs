@@ -73,9 +73,16 @@ pub(super) async fn run(args: Run) -> Result<ExitCode, Failure> {
         }
     };
     // The command may end faster than the news of its last action arrives.
-    let patience = Duration::from_millis(if waiting.is_empty() { 50 } else { 500 });
+    // What could not be executed, or was killed, has a reason that somebody wants to read.
+    let refused = status.code() == Some(126) || status.signal().is_some();
+    let mut patience = Duration::from_millis(match (refused, waiting.is_empty()) {
+        (true, _) => 2_000,
+        (false, false) => 500,
+        (false, true) => 50,
+    });
     while let Ok(Some(last)) = timeout(patience, told.recv()).await {
         tell(last, &mut waiting);
+        patience = Duration::from_millis(if waiting.is_empty() { 50 } else { 500 });
     }
     Ok(code_of(status))
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use guard_evidence::dsse;
 use guard_evidence::key::{PublicKey, SigningKey};
 use guard_evidence::record::{Predicate, RequestRecord, Statement};
-use guard_evidence::statement::{sha256_hex, what};
+use guard_evidence::statement::{action_word, sha256_hex, what};
 use guard_evidence::text::visible_fold;
 use guard_proto::limits::{NAME_BYTES, PENDING_PER_HOST, RECORD_BYTES};
 use guard_proto::rest::RequestState;
@@ -188,7 +188,7 @@ impl App {
             id: &ask.request_id,
             host_id: &host.id,
             label: &record.workload.label,
-            action: "exec",
+            action: action_word(&record.action),
             program_key: &card::program_key(record),
             action_key: &card::action_key(record),
             digest: &checked.digest,

@@ -6,8 +6,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_evidence::dsse;
-use guard_evidence::record::{Action, ExecAction, Predicate, RequestRecord, Statement};
-use guard_evidence::statement::{plain_sentence, sentence, sha256_hex};
+use guard_evidence::record::{
+    Action, ConnectAction, ConnectHow, ExecAction, Peer, Predicate, RequestRecord, Statement,
+};
+use guard_evidence::statement::{action_word, plain_sentence, sentence, sha256_hex};
 use guard_evidence::text::Text;
 
 use super::{Error, Result};
@@ -45,12 +47,6 @@ impl Card {
         })
     }
 
-    #[must_use]
-    pub fn exec(&self) -> &ExecAction {
-        let Action::Exec(exec) = &self.record.action;
-        exec
-    }
-
     /// What could go wrong: the policy's words first, then what anybody can see in the facts.
     #[must_use]
     pub fn risks(&self) -> Vec<String> {
@@ -61,21 +57,48 @@ impl Card {
             .iter()
             .map(|r| guard_evidence::text::visible_fold(r, 200))
             .collect();
-        let exec = self.exec();
-        if exec.unlinked {
-            risks.push("The program's file was deleted: nobody can look at it later.".to_owned());
-        }
-        if exec.path.is_none() {
-            risks.push("The program's path is too long to be shown in full.".to_owned());
-        }
-        if exec.sha256.is_none() {
-            risks.push("The program's content could not be hashed in time.".to_owned());
-        }
-        if exec.argv_truncated {
-            risks.push("Not every argument is shown.".to_owned());
-        }
+        let seen = match &self.record.action {
+            Action::Exec(exec) => exec_risks(exec),
+            Action::Connect(connect) => connect_risks(connect),
+        };
+        risks.extend(seen.into_iter().map(str::to_owned));
         risks
     }
+}
+
+fn exec_risks(exec: &ExecAction) -> Vec<&'static str> {
+    let mut risks = Vec::new();
+    if exec.unlinked {
+        risks.push("The program's file was deleted: nobody can look at it later.");
+    }
+    if exec.path.is_none() {
+        risks.push(
+            "The program has no path of this host: it is in another mount namespace, or the path is too long to be read whole.",
+        );
+    }
+    if exec.sha256.is_none() {
+        risks.push("The program's content could not be hashed in time.");
+    }
+    if exec.argv_truncated {
+        risks.push("Not every argument is shown.");
+    }
+    risks
+}
+
+fn connect_risks(connect: &ConnectAction) -> Vec<&'static str> {
+    let mut risks = Vec::new();
+    if connect.how == ConnectHow::ConnectedBefore {
+        risks.push("It did not make this connection itself under this label: what was sent on it before is not known.");
+    }
+    match &connect.peer {
+        Peer::Unix { path: None } => risks.push(
+            "The socket has no path of this host: it is in another mount namespace, or the path is too long to be read whole.",
+        ),
+        Peer::Abstract { .. } => risks.push("Any program of the host can have taken this name."),
+        Peer::Nameless => risks.push("The socket has no name: nothing says who is at its other end."),
+        Peer::Unix { path: Some(_) } | Peer::Ip { .. } => {}
+    }
+    risks
 }
 
 fn payload(envelope: &[u8]) -> std::result::Result<Vec<u8>, String> {
@@ -83,23 +106,49 @@ fn payload(envelope: &[u8]) -> std::result::Result<Vec<u8>, String> {
     STANDARD.decode(envelope.payload).map_err(|e| e.to_string())
 }
 
-/// Same label and program, by its path as the kernel walked it.
+/// Same label and program, by its path as the kernel walked it; or same label and peer, whatever the port.
 pub(crate) fn program_key(record: &RequestRecord) -> String {
-    let Action::Exec(exec) = &record.action;
-    key(&[record.workload.label.as_bytes(), b"exec", &program(exec)])
+    let label = record.workload.label.as_bytes();
+    match &record.action {
+        Action::Exec(exec) => key(&[label, b"exec", &program(exec)]),
+        Action::Connect(connect) => key(&[label, action_word(&record.action).as_bytes(), &peer(connect).0]),
+    }
 }
 
-/// Same label, program with the same content, arguments and directory.
+/// Same label, program with the same content, arguments and directory; or same label, peer, port and protocol.
 pub(crate) fn action_key(record: &RequestRecord) -> String {
-    let Action::Exec(exec) = &record.action;
-    key(&[
-        record.workload.label.as_bytes(),
-        b"exec",
-        &program(exec),
-        exec.sha256.as_deref().unwrap_or_default().as_bytes(),
-        exec.argv_sha256.as_bytes(),
-        exec.cwd.as_bytes(),
-    ])
+    let label = record.workload.label.as_bytes();
+    match &record.action {
+        Action::Exec(exec) => key(&[
+            label,
+            b"exec",
+            &program(exec),
+            exec.sha256.as_deref().unwrap_or_default().as_bytes(),
+            exec.argv_sha256.as_bytes(),
+            exec.cwd.as_bytes(),
+        ]),
+        Action::Connect(connect) => {
+            let (peer, port) = peer(connect);
+            key(&[
+                label,
+                action_word(&record.action).as_bytes(),
+                &peer,
+                &port.to_be_bytes(),
+                connect.protocol.as_bytes(),
+            ])
+        }
+    }
+}
+
+/// Who is reached, and the port; a name outside the file system never reads as a path.
+fn peer(connect: &ConnectAction) -> (Vec<u8>, u16) {
+    match &connect.peer {
+        Peer::Ip { address, port, scope } => (format!("{address}%{}", scope.unwrap_or(0)).into_bytes(), *port),
+        Peer::Unix { path: Some(path) } => (path.as_bytes().to_vec(), 0),
+        Peer::Unix { path: None } => (b"?".to_vec(), 0),
+        Peer::Abstract { name } => ([b"@", name.as_bytes()].concat(), 0),
+        Peer::Nameless => (Vec::new(), 0),
+    }
 }
 
 /// Never the name that the workload gave: it could name a program that was approved often.

@@ -6,6 +6,7 @@
 use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, LabelFacts, UserFacts};
 use guard_evidence::dsse;
+use guard_evidence::key::PublicKey;
 use guard_evidence::merkle::leaf_hash;
 use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
@@ -93,24 +94,7 @@ impl App {
         let Some(envelope) = store::last_envelope(&mut tx, &signer).await? else {
             self.begin_chain(&mut tx, 1, "the console began to record changes")
                 .await?;
-            for user in self.store.users().await? {
-                let found = Change::UserCreated {
-                    user: user_facts(&user),
-                };
-                self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
-                if user.disabled_at.is_some() {
-                    let found = Change::UserDisabled {
-                        user: user_facts(&user),
-                    };
-                    self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
-                }
-            }
-            for label in self.store.labels().await? {
-                let found = Change::Label {
-                    label: label.name.clone(),
-                    before: None,
-                    after: Some(label.facts()),
-                };
+            for found in self.found().await? {
                 self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
             }
             tx.commit().await?;
@@ -124,6 +108,48 @@ impl App {
             tx.commit().await?;
         }
         Ok(())
+    }
+
+    /// What there is of people, labels, hosts and tokens, as if it were made now.
+    async fn found(&self) -> Result<Vec<Change>> {
+        let mut found = Vec::new();
+        for row in self.store.users().await? {
+            let user = user_facts(&row);
+            found.push(Change::UserCreated { user: user.clone() });
+            if row.disabled_at.is_some() {
+                found.push(Change::UserDisabled { user });
+            }
+        }
+        for label in self.store.labels().await? {
+            found.push(Change::Label {
+                label: label.name.clone(),
+                before: None,
+                after: Some(label.facts()),
+            });
+        }
+        for host in self.store.hosts().await? {
+            let key = PublicKey::from_der(&host.evidence_key).map_err(|e| damaged(&e))?;
+            found.push(Change::HostJoined {
+                host_id: host.id.clone(),
+                name: host.name.clone(),
+                evidence_key: key.id(),
+            });
+            if host.revoked_at.is_some() {
+                found.push(Change::HostRevoked {
+                    host_id: host.id,
+                    name: host.name,
+                });
+            }
+        }
+        // Without them a host that joins with one would have joined with a token that nobody made.
+        for token in self.store.open_tokens(self.now()).await? {
+            found.push(Change::TokenCreated {
+                token: token_name(&token.digest),
+                description: token.description,
+                expires_at: rfc3339(token.expires_at),
+            });
+        }
+        Ok(found)
     }
 
     async fn chain_on_disk(&self, tx: &mut store::Change) -> Result<Option<Chain>> {

@@ -67,7 +67,31 @@ fn host(row: &Row) -> Result<HostRow> {
     })
 }
 
+/// A token with which a host may still join.
+#[derive(Debug, Clone)]
+pub struct TokenRow {
+    /// SHA-256 of its secret, hex.
+    pub digest: String,
+    pub description: String,
+    pub expires_at: Millis,
+}
+
 impl Store {
+    /// Tokens that nobody has used and that have not expired at `at`.
+    pub async fn open_tokens(&self, at: Millis) -> Result<Vec<TokenRow>> {
+        let sql = "SELECT digest, description, expires_at FROM enrolment_tokens
+                   WHERE used_at IS NULL AND expires_at > $1 ORDER BY created_at";
+        let rows = sqlx::query(sql).bind(at).fetch_all(&mut *self.reader().await?).await?;
+        let token = |row: &Row| {
+            Ok(TokenRow {
+                digest: row.try_get("digest")?,
+                description: row.try_get("description")?,
+                expires_at: row.try_get("expires_at")?,
+            })
+        };
+        rows.iter().map(token).collect()
+    }
+
     pub async fn hosts(&self) -> Result<Vec<HostRow>> {
         let rows = sqlx::query(select_host!("ORDER BY name"))
             .fetch_all(&mut *self.reader().await?)

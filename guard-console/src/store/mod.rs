@@ -21,7 +21,7 @@ pub(crate) use changes::last_envelope;
 pub use changes::{ChangeFilter, StoredChange};
 pub use evidence::{Alarm, Head, Leaf, NewRecord, RecordFilter, StoredRecord};
 pub(crate) use evidence::{add_alarm, add_record, head, stored_digest};
-pub use hosts::{HostHello, HostRow, NewHost};
+pub use hosts::{HostHello, HostRow, NewHost, TokenRow};
 pub(crate) use hosts::{
     add_host, add_token, host_in, host_name_taken, revoke_host, set_certificate_expiry, set_hello, set_seen,
     spend_token,

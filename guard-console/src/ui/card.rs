@@ -5,8 +5,8 @@
 
 use askama::Template;
 use guard_evidence::context;
-use guard_evidence::record::Claims;
-use guard_evidence::statement::sentence;
+use guard_evidence::record::{Action, Claims, ConnectAction, ConnectHow, ExecAction, Peer};
+use guard_evidence::statement::{sentence, unix_name};
 use guard_evidence::text::{Text, shell_words, visible, visible_fold};
 use guard_proto::rest::RequestState;
 
@@ -30,15 +30,9 @@ struct CardView {
     groups: String,
     quorum: u32,
     claims: Vec<Claim>,
-    path: String,
-    given: Option<String>,
-    sha256: Option<Sha256View>,
-    size: Option<String>,
-    argv: Vec<Argument>,
-    argv_note: Option<String>,
-    cwd: String,
-    environment: Vec<String>,
-    environment_count: u64,
+    /// One of the two.
+    exec: Option<ExecView>,
+    connect: Vec<(&'static str, String)>,
     label: String,
     owner: Option<String>,
     host: String,
@@ -53,6 +47,18 @@ struct CardView {
     asked_ms: Millis,
     policy: String,
     answer: AnswerView,
+}
+
+struct ExecView {
+    path: String,
+    given: Option<String>,
+    sha256: Option<Sha256View>,
+    size: Option<String>,
+    argv: Vec<Argument>,
+    argv_note: Option<String>,
+    cwd: String,
+    environment: Vec<String>,
+    environment_count: u64,
 }
 
 #[derive(Template)]
@@ -101,8 +107,6 @@ struct Process {
 
 pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
     let record = &d.card.record;
-    let exec = d.card.exec();
-    let path = exec.path.as_ref().unwrap_or(&exec.given);
     let user = record
         .workload
         .user
@@ -129,26 +133,14 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
             .join(", "),
         quorum: d.row.quorum,
         claims: record.claims.as_ref().map(claims).unwrap_or_default(),
-        path: path.fold(LONG),
-        given: (exec.given != *path).then(|| exec.given.fold(LONG)),
-        sha256: exec.sha256.as_ref().map(|s| Sha256View {
-            full: visible_fold(s, 64),
-            short: format!(
-                "{}…",
-                s.chars().take(16).filter(char::is_ascii_hexdigit).collect::<String>()
-            ),
-        }),
-        size: exec.size.map(size),
-        argv: exec.argv.iter().map(argument).collect(),
-        argv_note: exec.argv_truncated.then(|| {
-            format!(
-                "{} arguments in all; the digest in the record covers every one of them.",
-                exec.argv_count
-            )
-        }),
-        cwd: exec.cwd.fold(LONG),
-        environment: exec.environment.iter().map(|e| e.fold(LONG)).collect(),
-        environment_count: exec.environment_count,
+        exec: match &record.action {
+            Action::Exec(exec) => Some(exec_view(exec)),
+            Action::Connect(_) => None,
+        },
+        connect: match &record.action {
+            Action::Exec(_) => Vec::new(),
+            Action::Connect(connect) => connect_lines(connect),
+        },
         label: visible(&record.workload.label),
         owner: d.owner.clone(),
         host: visible_fold(&d.row.host_name, 100),
@@ -169,6 +161,59 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
         answer: answer_view(d, csrf, Attempt::default()),
     };
     view.render().map_err(Error::from)
+}
+
+fn exec_view(exec: &ExecAction) -> ExecView {
+    let path = exec.path.as_ref().unwrap_or(&exec.given);
+    ExecView {
+        path: path.fold(LONG),
+        given: (exec.given != *path).then(|| exec.given.fold(LONG)),
+        sha256: exec.sha256.as_ref().map(|s| Sha256View {
+            full: visible_fold(s, 64),
+            short: format!(
+                "{}…",
+                s.chars().take(16).filter(char::is_ascii_hexdigit).collect::<String>()
+            ),
+        }),
+        size: exec.size.map(size),
+        argv: exec.argv.iter().map(argument).collect(),
+        argv_note: exec.argv_truncated.then(|| {
+            format!(
+                "{} arguments in all; the digest in the record covers every one of them.",
+                exec.argv_count
+            )
+        }),
+        cwd: exec.cwd.fold(LONG),
+        environment: exec.environment.iter().map(|e| e.fold(LONG)).collect(),
+        environment_count: exec.environment_count,
+    }
+}
+
+fn connect_lines(connect: &ConnectAction) -> Vec<(&'static str, String)> {
+    let mut lines = match &connect.peer {
+        Peer::Ip { address, port, scope } => {
+            let scope = scope
+                .map(|scope| format!(" on network interface {scope}"))
+                .unwrap_or_default();
+            vec![("Address", format!("{address}{scope}")), ("Port", port.to_string())]
+        }
+        peer => vec![("Unix socket", unix_name(peer, LONG))],
+    };
+    lines.push(("Protocol", visible_fold(&connect.protocol, 32)));
+    let how = match connect.how {
+        ConnectHow::Connect => "it connects",
+        ConnectHow::Listen => "it listens for connections from other hosts",
+        ConnectHow::Message => "it sends a message to this destination",
+        ConnectHow::ConnectedBefore => {
+            "it sends on a connection that was made before it was labelled, or by somebody else"
+        }
+    };
+    lines.push(("How", how.to_owned()));
+    lines.push((
+        "An approval",
+        "holds for this one socket and this peer, for as long as the socket is open".to_owned(),
+    ));
+    lines
 }
 
 pub(super) fn row(d: &Details) -> Result<String> {
@@ -218,7 +263,14 @@ fn argument(text: &Text) -> Argument {
 fn risks(d: &Details, earlier: Before) -> Vec<String> {
     let mut risks = d.card.risks();
     if earlier.program == 0 && earlier.label > 0 {
-        risks.push("First time this workload asks for this program.".to_owned());
+        let first = match d.card.record.action {
+            Action::Exec(_) => "First time this workload asks for this program.",
+            Action::Connect(ref connect) if connect.how == ConnectHow::Listen => {
+                "First time this workload asks to listen on this address."
+            }
+            Action::Connect(_) => "First time this workload asks to reach this peer.",
+        };
+        risks.push(first.to_owned());
     }
     risks.truncate(3);
     risks

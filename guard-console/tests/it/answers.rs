@@ -341,8 +341,15 @@ async fn withdrawn_and_timed_out() {
                 why: why.into(),
             }))
             .await;
-        session.silent().await;
-        let (_, request) = ann.get(&format!("/api/v1/requests/{}", ask.request_id)).await;
+        let path = format!("/api/v1/requests/{}", ask.request_id);
+        let mut request = ann.get(&path).await.1;
+        for _ in 0..100 {
+            if request["state"] != "pending" {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            request = ann.get(&path).await.1;
+        }
         assert_eq!(request["state"], state);
         let (status, _) = ann.answer(&ask.request_id, "approve", "").await;
         assert_eq!(status, 409);

@@ -9,3 +9,4 @@ mod ownership;
 mod pages;
 mod records;
 mod support;
+mod upgrades;

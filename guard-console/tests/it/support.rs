@@ -71,6 +71,11 @@ impl Console {
     /// Stops it and starts another one on the same data and ports.
     pub(crate) async fn restart(mut self) -> Self {
         self.server.take().unwrap().stop().await;
+        self.start_again().await
+    }
+
+    /// Starts one on the data and ports of one that has stopped.
+    pub(crate) async fn start_again(self) -> Self {
         Self::start_in(self.dir, self.web, self.hosts).await
     }
 

@@ -21,6 +21,8 @@ const LATELY_MS: i64 = 24 * 3_600_000;
 pub(super) struct Account {
     pub(super) facts: UserFacts,
     pub(super) disabled: bool,
+    /// Who made it, if somebody did who was signed in.
+    pub(super) made_by: Option<PersonId>,
 }
 
 /// Every state that there ever was, by the number of changes before it.
@@ -222,14 +224,18 @@ impl Changes {
         );
         let disabled = matches!(change.change, Change::UserDisabled { .. });
         if let Some(user) = change.change.user() {
+            let history = self.accounts.entry(user.who.clone()).or_default();
+            let made_by = match (history.last(), &change.by) {
+                (Some((_, before)), _) => before.made_by.clone(),
+                (None, ChangedBy::Person { who, .. }) => Some(who.clone()),
+                (None, _) => None,
+            };
             let account = Account {
                 facts: user.clone(),
                 disabled,
+                made_by,
             };
-            self.accounts
-                .entry(user.who.clone())
-                .or_default()
-                .push((number, account));
+            history.push((number, account));
         }
         match &change.change {
             Change::Label { label, after, .. } => self.owners.entry(label.clone()).or_default().push(Owned {

@@ -247,6 +247,17 @@ fn check_people(
         if !known(&answer.roles, &account.facts.roles) || !known(&answer.groups, &account.facts.groups) {
             return invalid(format!("gives {who} roles or groups that the log does not"));
         }
+        if owner.is_some() && account.made_by.as_ref() == owner {
+            section.add(
+                Level::Note,
+                format!(
+                    "was decided by {who}, whose account was made by {}, the owner of {}",
+                    name(owner),
+                    visible_fold(label, 64)
+                ),
+                Some(record),
+            );
+        }
         if time(&answer.at).is_some_and(|at| view.owned_lately(label, &answer.who, at)) {
             section.add(
                 Level::Note,

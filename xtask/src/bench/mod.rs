@@ -173,7 +173,7 @@ const POLICY: &str = r#"
 @id("fast")
 @description("allowed by path")
 permit (principal == Workload::"bench", action == Action::"exec", resource)
-when { ["/run/bench/fast", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/seq", "/usr/bin/sleep"].contains(context.path) };
+when { ["/run/bench/fast", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/seq", "/usr/bin/sleep", "/usr/bin/taskset"].contains(context.path) };
 
 @id("asked")
 @description("asks any approver")

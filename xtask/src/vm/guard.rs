@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -18,6 +18,10 @@ const PROVISION: &str = include_str!("../../guest/provision.sh");
 
 /// Certificates of hosts are short-lived, and people's sessions end.
 const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
+
+/// Images of what is installed that stay: so many, used within a day.
+const IMAGES: usize = 12;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Builds what changed, then boots or restores a guest with Guard enforcing. `change` sees the options first: kernel,
 /// copied files, network. Root's `guard` is signed in as the approver, who owns no label; `guard --as admin` as the administrator.
@@ -129,7 +133,9 @@ fn image(cache: &Path, programs: &Path) -> Result<PathBuf> {
     }
     let path = cache.join("images").join(format!("guard-{}.erofs", run::key(parts)));
     let _lock = run::lock(&cache.join("images/guard.lock"))?;
-    if path.exists() {
+    if let Ok(image) = fs::File::open(&path) {
+        // Says that it is in use: see below.
+        let _ = image.set_modified(SystemTime::now());
         return Ok(path);
     }
     let stage = cache.join("images/guard.stage");
@@ -164,17 +170,26 @@ fn image(cache: &Path, programs: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Every change of a program makes another image; a running guest keeps the one that it opened.
+/// Every change of a program makes another image. Those used lately are kept, but not all of a day: another checkout may be
+/// about to start a guest from one. A running guest keeps the one that it opened.
 fn forget_older(cache: &Path) {
     let Ok(entries) = fs::read_dir(cache.join("images")) else {
         return;
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("guard-") && name.ends_with(".erofs") {
+    let mut images: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("guard-") && name.ends_with(".erofs")
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    images.sort();
+    for (number, (used, path)) in images.iter().rev().enumerate() {
+        if number >= IMAGES || used.elapsed().is_ok_and(|ago| ago > DAY) {
             // What cannot be removed now is tried again at the next change.
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -182,6 +197,31 @@ fn forget_older(cache: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_used_lately_stay() {
+        let cache = std::env::temp_dir().join(format!("guard-images-{}", std::process::id()));
+        fs::create_dir_all(cache.join("images")).unwrap();
+        let make = |name: &str, hours: u64| {
+            let file = fs::File::create(cache.join("images").join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(3600 * hours))
+                .unwrap();
+        };
+        make("guard-old.erofs", 30);
+        make("guard.lock", 30);
+        make("initramfs-x.cpio", 30);
+        for number in 0..IMAGES + 2 {
+            make(&format!("guard-{number}.erofs"), number as u64);
+        }
+        forget_older(&cache);
+        let there = |name: String| cache.join("images").join(name).exists();
+        assert!(!there("guard-old.erofs".into()));
+        assert!(there("guard.lock".into()) && there("initramfs-x.cpio".into()));
+        for number in 0..IMAGES + 2 {
+            assert_eq!(there(format!("guard-{number}.erofs")), number < IMAGES, "{number}");
+        }
+        fs::remove_dir_all(&cache).unwrap();
+    }
 
     #[test]
     fn a_token_for_another_console_is_told() {

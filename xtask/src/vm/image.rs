@@ -36,6 +36,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "iputils-ping",
     "busybox-static",
+    "btrfs-progs",
     "attr",
     "jq",
 ];

@@ -1,6 +1,6 @@
 use super::*;
 use crate::enrich::Enricher;
-use crate::kernel::api::{ActionId, AskedExec, FileKey};
+use crate::kernel::api::{ActionId, AskedExec, FileKey, Peer, ReachHow};
 use crate::policy::{self, Answer, Policy};
 use crate::testing::rig;
 use rand::rngs::StdRng;
@@ -33,15 +33,41 @@ fn question(random: &mut StdRng) -> Asked {
         cgroup: random.gen_range(0..3),
         comm: format!("c{number}").into_bytes(),
         at_ns: random.r#gen(),
-        what: AskedAction::Exec(AskedExec {
-            file: FileKey {
-                device: random.r#gen(),
-                inode: random.r#gen(),
-                generation: random.r#gen(),
-            },
-            path: (!path.is_empty()).then(|| path.into()),
-            unlinked: random.gen_ratio(1, 4),
-        }),
+        what: if random.gen_ratio(1, 3) {
+            AskedAction::Reach(reach(random))
+        } else {
+            AskedAction::Exec(AskedExec {
+                file: FileKey {
+                    device: random.r#gen(),
+                    inode: random.r#gen(),
+                    generation: random.r#gen(),
+                },
+                path: (!path.is_empty()).then(|| path.into()),
+                unlinked: random.gen_ratio(1, 4),
+            })
+        },
+    }
+}
+
+fn reach(random: &mut StdRng) -> AskedReach {
+    let peer = match random.gen_range(0..5) {
+        0 | 1 => Peer::Address {
+            address: pick(random, &["10.0.0.1", "127.0.0.1", "2001:db8::1"]).parse().unwrap(),
+            port: random.gen_range(1..3),
+            scope: 0,
+        },
+        2 => Peer::Unix {
+            path: random.r#gen::<bool>().then(|| "/opt/x/y".into()),
+        },
+        3 => Peer::Abstract(pick(random, &["bus", "x"]).as_bytes().to_vec()),
+        _ => Peer::Nameless,
+    };
+    AskedReach {
+        family: if matches!(peer, Peer::Address { .. }) { 2 } else { 1 },
+        peer,
+        how: ReachHow::Connect,
+        kind: random.gen_range(1..3),
+        protocol: *[6, 17].choose(random).unwrap(),
     }
 }
 
@@ -50,35 +76,62 @@ fn policy(random: &mut StdRng) -> Policy {
     for _ in 0..random.gen_range(1..5) {
         let effect = pick(random, &["permit", "permit", "forbid"]);
         let principal = pick(random, &["principal", "principal == Workload::\"coder\""]);
-        let resource = pick(
-            random,
-            &[
-                "resource",
-                "resource in Directory::\"/usr\"",
-                "resource == Executable::\"/opt/x/y\"",
-            ],
-        );
-        let condition = pick(
-            random,
-            &[
-                "true",
-                "context.uid == 0",
-                "context.gid == 1",
-                "context has login_uid && context.login_uid == 1",
-                "!(context has login_uid)",
-                "context.unlinked",
-                "!context.unlinked",
-                "context.cgroup == \"/coder/inner\"",
-                "context has container",
-                "context has user && context.user == \"root\"",
-                "context has path && context.path like \"/usr/*\"",
-                "context.approved",
-                "context has argv && context.argv.contains(\"x\")",
-                "context has cwd",
-            ],
-        );
+        let (action, resources, conditions): (_, &[&str], &[&str]) = match random.gen_range(0..4) {
+            0 | 1 => (
+                "action == Action::\"exec\"",
+                &[
+                    "resource",
+                    "resource in Directory::\"/usr\"",
+                    "resource == Executable::\"/opt/x/y\"",
+                ],
+                &[
+                    "context.unlinked",
+                    "!context.unlinked",
+                    "context has path && context.path like \"/usr/*\"",
+                    "context has argv && context.argv.contains(\"x\")",
+                    "context has cwd",
+                ],
+            ),
+            2 => (
+                "action == Action::\"connect\"",
+                &["resource", "resource == Address::\"127.0.0.1\""],
+                &[
+                    "context.port == 1",
+                    "context.protocol == \"tcp\"",
+                    "context.loopback",
+                    "context.address.isInRange(ip(\"10.0.0.0/8\"))",
+                ],
+            ),
+            _ => (
+                "action == Action::\"connect_unix\"",
+                &[
+                    "resource",
+                    "resource in Directory::\"/opt\"",
+                    "resource == Socket::\"@bus\"",
+                ],
+                &["context.name like \"@*\"", "context.protocol == \"stream\""],
+            ),
+        };
+        let general = [
+            "true",
+            "context.uid == 0",
+            "context.gid == 1",
+            "context has login_uid && context.login_uid == 1",
+            "!(context has login_uid)",
+            "context.cgroup == \"/coder/inner\"",
+            "context has container",
+            "context has user && context.user == \"root\"",
+            "context.approved",
+        ];
+        let (action, conditions) = match random.gen_range(0..3) {
+            0 => ("action", &general[..]),
+            1 => (action, &general[..]),
+            _ => (action, conditions),
+        };
+        let resource = pick(random, resources);
+        let condition = pick(random, conditions);
         text.push_str(&format!(
-            "{effect} ({principal}, action, {resource}) when {{ {condition} }};\n"
+            "{effect} ({principal}, {action}, {resource}) when {{ {condition} }};\n"
         ));
     }
     policy::parse(&text, "p").unwrap_or_else(|e| panic!("{e}\n{text}"))
@@ -86,10 +139,9 @@ fn policy(random: &mut StdRng) -> Policy {
 
 /// As the engine does it.
 fn first_look(enricher: &Enricher, policy: &Policy, asked: &Asked) -> (String, String, Answer) {
-    let AskedAction::Exec(exec) = &asked.what;
     let label = LABEL_NAMES[asked.label.0 as usize - 1];
     let cgroup = CGROUPS[usize::try_from(asked.cgroup).unwrap()];
-    let (_, facts) = enricher.of_key(asked, exec, label, cgroup);
+    let (_, facts) = enricher.of_key(asked, label, cgroup);
     (label.to_owned(), cgroup.to_owned(), policy.evaluate(&facts))
 }
 

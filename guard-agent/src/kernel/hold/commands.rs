@@ -3,6 +3,7 @@
 //! Owns seizing and the way to a verdict; given commands. It must never write a verdict that was not asked for, and
 //! never let a thread go on whose verdict could not be written.
 
+use std::io;
 use std::time::Instant;
 
 use guard_common::{Verdict, VerdictKey, state, verdict};
@@ -70,15 +71,11 @@ impl Holder {
             self.stage(key, Stage::Seizing);
             return;
         }
-        match sys::seize(tid) {
+        let Some(tgid) = self.questions.get(&key).map(Question::tgid) else {
+            return;
+        };
+        match self.start_tracing(key, tgid, tid) {
             Ok(()) => {
-                self.traced.insert(
-                    tid,
-                    Traced {
-                        question: Some(key),
-                        listening: false,
-                    },
-                );
                 self.stage(key, Stage::Seizing);
                 crash::point("thread-seized");
                 crash::point_when("stop-not-taken", || sys::is_held(tid));
@@ -105,6 +102,23 @@ impl Holder {
                 }
             }
         }
+    }
+
+    /// Traces a thread for its question. May take as long as an exec of another thread of the process, see
+    /// [`super::rescue`].
+    fn start_tracing(&mut self, key: VerdictKey, tgid: Tid, tid: Tid) -> io::Result<()> {
+        let (result, reaped) = self.rescue.seize(tgid, tid, self.traced.keys().copied());
+        for tid in reaped {
+            self.traced.remove(&tid);
+        }
+        if result.is_ok() {
+            let traced = Traced {
+                question: Some(key),
+                listening: false,
+            };
+            self.traced.insert(tid, traced);
+        }
+        result
     }
 
     pub(super) fn stage(&mut self, key: VerdictKey, stage: Stage) {
@@ -149,15 +163,9 @@ impl Holder {
         question.answer = Some(answer);
         question.answered_ns = sys::boot_ns();
         self.stage(key, Stage::Going);
-        if answer == verdict::CHECK && tracee.is_none() && sys::seize(tid).is_ok() {
-            // Parked; traced from here on, so that it stops at its exec event.
-            self.traced.insert(
-                tid,
-                Traced {
-                    question: Some(key),
-                    listening: false,
-                },
-            );
+        if answer == verdict::CHECK && tracee.is_none() {
+            // Parked; traced from here on, so that it stops at its exec event. If that cannot be, the kernel side stops it.
+            let _ = self.start_tracing(key, tgid, tid);
         }
         crash::point("verdict-due");
         if !self.write(key, answer) {

@@ -164,5 +164,25 @@ impl Holder {
         for tid in stopped {
             self.pass(tid, 0);
         }
+        self.signal_for_parked(signal);
+    }
+
+    /// What is parked sees no signal but SIGKILL: it goes on as a whole, sees it, and is parked again should it still ask.
+    fn signal_for_parked(&self, signal: &guard_common::Signal) {
+        if matches!(
+            signal.signal.cast_signed(),
+            libc::SIGCONT | libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        ) {
+            return;
+        }
+        let parked = self.questions.values().any(|question| {
+            question.ask.tgid == signal.tgid
+                && question.parked.is_some()
+                && matches!(question.stage, Stage::Asked | Stage::Reading | Stage::Held)
+        });
+        if parked {
+            // It may be gone already.
+            let _ = sys::kill(signal.tgid.cast_signed(), libc::SIGCONT);
+        }
     }
 }

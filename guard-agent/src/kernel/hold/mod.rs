@@ -8,6 +8,7 @@ mod commands;
 mod events;
 mod question;
 mod read;
+mod rescue;
 mod results;
 mod statuses;
 mod time;
@@ -29,6 +30,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::question::Question;
 use self::read::{Detail, ReadError};
+use self::rescue::Rescue;
 use self::workers::Workers;
 use super::api::{AtOnce, FromKernel, Mismatch, ToKernel};
 use super::load::Loaded;
@@ -78,6 +80,7 @@ struct Holder {
     /// Sequence number to question: answers name a sequence.
     sequences: HashMap<u64, VerdictKey>,
     traced: HashMap<Tid, Traced>,
+    rescue: Rescue,
     /// Ends of actions that were answered at once, not told yet.
     passed: Vec<FromKernel>,
     last_allowed: Option<Instant>,
@@ -119,6 +122,7 @@ pub(crate) fn start(
         questions: HashMap::new(),
         sequences: HashMap::new(),
         traced: HashMap::new(),
+        rescue: Rescue::start()?,
         passed: Vec::new(),
         last_allowed: None,
         last_told: now,
@@ -186,6 +190,7 @@ impl Holder {
             };
             // What was allowed and has happened can wait; whoever asks cannot.
             let mut happened = Vec::new();
+            let allowed_before = self.last_allowed;
             while let Some(item) = ring.next() {
                 match ring::decode(&item) {
                     Ok(Event::Ended(event)) if event.verdict == verdict::ALLOW => happened.push(event),
@@ -195,6 +200,9 @@ impl Holder {
                         tracing::error!(%error, count = self.malformed, "malformed kernel event");
                     }
                 }
+            }
+            if self.last_allowed != allowed_before {
+                self.make_room();
             }
             for event in happened {
                 self.event(Event::Ended(event));
@@ -236,6 +244,18 @@ impl Holder {
         self.last_told = Instant::now();
         for message in std::mem::take(&mut self.passed) {
             self.send(message);
+        }
+    }
+
+    /// A real-time thread that is woken takes the CPU it was on last, also from whoever waits for its answer, while another
+    /// is idle.
+    fn make_room(&self) {
+        if let Some(cpu) = usize::try_from(self.counter(counter::CROWDED))
+            .ok()
+            .and_then(|cpu| cpu.checked_sub(1))
+        {
+            // It may be allowed this one only.
+            let _ = sys::leave_cpu(cpu);
         }
     }
 

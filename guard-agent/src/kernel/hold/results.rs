@@ -20,10 +20,14 @@ use crate::kernel::{crash, next_sequence};
 
 impl Holder {
     pub(super) fn start_reading(&mut self, key: VerdictKey) {
+        let pending = self.pending(&key);
         let Some(question) = self.questions.get_mut(&key) else {
             return;
         };
         let Some(path) = question.exec_path() else {
+            if let Some(pending) = pending {
+                question.rounds = pending.rounds;
+            }
             return self.tell(key);
         };
         question.stage = Stage::Reading;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::change::{Change, ChangedBy};
+use crate::testing::{at, enforcement_on as on};
 
 impl World {
     /// Minutes after ten o'clock, by the host's clock.
@@ -13,18 +14,6 @@ impl World {
         self.clock(minute);
         self.lifecycle(event);
         self.log.len() as u64 - 1
-    }
-}
-
-fn at(minute: u32) -> String {
-    format!("2026-11-21T10:{minute:02}:00.000Z")
-}
-
-fn on() -> Lifecycle {
-    Lifecycle::EnforcementOn {
-        kernel: "6.12.0".to_owned(),
-        agent_version: "0.1.0".to_owned(),
-        programs: vec![],
     }
 }
 

@@ -277,6 +277,22 @@ fn a_missing_change_is_not_taken_for_none() {
 }
 
 #[test]
+fn an_approver_whom_the_owner_made_is_noted() {
+    let (mut world, _) = World::staffed();
+    let head = world.change(by("admin"), owner("coder", Some("owner"), Some("admin")));
+    let index = world.approve(|s| {
+        s.changes = Some(head);
+        s.owner = Some(person("admin"));
+    });
+    let words = "was decided by alice, whose account was made by admin, the owner of coder";
+    world.wrong(Status::Valid, "decisions", words, index);
+    // Somebody else owns it: nothing to say.
+    let (mut world, head) = World::staffed();
+    world.approve(|s| s.changes = Some(head));
+    assert!(!format!("{:?}", world.report()).contains("whose account was made"));
+}
+
+#[test]
 fn who_owned_it_yesterday_is_noted() {
     let (mut world, _) = World::staffed();
     world.change(

@@ -1,0 +1,95 @@
+//! Connections of labelled workloads, asked about and decided.
+
+use anyhow::Result;
+use guard_tests::policies::{self, POLICED};
+use guard_tests::scene::{Scene, end, expect_error_says};
+use guard_tests::{Case, case, check};
+use xtask::stage::Request;
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case(
+            "egress::curl_is_held_at_connect",
+            "curl under a label waits in connect until people approve, and then works; denied, it fails as connect does with EPERM",
+            curl,
+        ),
+        case(
+            "egress::policy_decides_connections",
+            "what the policy permits is reached unasked, what it forbids is denied at once; each is a record",
+            by_policy,
+        ),
+    ]
+}
+
+/// A web server outside any label. The first answer to a request is a line of it in its log.
+const SERVER: &str = "mkdir -p /run/egress && cd /run/egress && echo from the server > page && \
+    systemd-run --quiet --unit=egress --working-directory=/run/egress python3 -m http.server --bind 127.0.0.1 8099 && \
+    until curl --silent --output /dev/null http://127.0.0.1:8099/page; do sleep 0.2; done";
+
+const CURL: &[&str] = &[
+    "/usr/bin/curl",
+    "--silent",
+    "--show-error",
+    "http://127.0.0.1:8099/page",
+];
+
+fn scene_with(policy: &str) -> Result<Scene> {
+    let scene = Scene::new()?;
+    scene.vm.sh(SERVER)?.success()?;
+    scene.set_policy(policy.as_bytes())?;
+    Ok(scene)
+}
+
+fn curl() -> Result<()> {
+    let scene = scene_with(policies::ASK_CONNECTIONS)?;
+    let running = scene.start_labelled(POLICED, CURL)?;
+    let request = scene.held(POLICED, "127.0.0.1:8099")?;
+    check!(request.action == "connect", "{request:?}");
+    let shown = scene
+        .guard(scene.admin(), &["requests", "show", &request.id])?
+        .success()?;
+    for words in ["policed wants to connect to", "127.0.0.1 port 8099 (TCP)", "curl"] {
+        check!(shown.text().contains(words), "{words:?} is not on the card: {shown}");
+    }
+    scene.approve(&request)?;
+    let output = end(running)?;
+    check!(output.text() == "from the server" && output.status == 0, "{output}");
+    let request = scene.follow(&request.id, "ended", Request::settled)?;
+    check!(request.outcome.as_deref() == Some("ran"), "{request:?}");
+
+    let running = scene.start_labelled(POLICED, CURL)?;
+    let request = scene.held(POLICED, "127.0.0.1:8099")?;
+    scene.deny(&request, "not today")?;
+    let output = end(running)?;
+    check!(
+        output.stdout.is_empty() && output.status == 7,
+        "curl's status of a connect that failed is 7: {output}"
+    );
+    expect_error_says(&output, &["denied", "not today"])
+}
+
+fn by_policy() -> Result<()> {
+    let scene = scene_with(policies::CONNECT_TO_8099)?;
+    let output = end(scene.start_labelled(POLICED, CURL)?)?;
+    check!(output.text() == "from the server" && output.status == 0, "{output}");
+    let output = end(scene.start_labelled(POLICED, &["/usr/bin/curl", "--silent", "http://127.0.0.2:8099/page"])?)?;
+    check!(output.stdout.is_empty() && output.status == 7, "{output}");
+    expect_error_says(&output, &["127.0.0.2:8099", "no rule permits it"])?;
+    check!(scene.request_count()? == 0, "somebody was asked: {:?}", scene.seen());
+    scene.agent_until(|agent| agent.unshipped_records == 0)?;
+    let page = scene
+        .call(
+            Some(scene.admin()),
+            "GET",
+            "/evidence?kind=enforcement&label=policed",
+            None,
+        )?
+        .success()?
+        .json()?
+        .to_string();
+    check!(
+        page.contains("connection to `127.0.0.1:8099 (tcp)` by policy"),
+        "{page}"
+    );
+    Ok(())
+}
