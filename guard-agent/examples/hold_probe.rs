@@ -5,7 +5,8 @@
 //! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--run SECONDS]
 //!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or peer counts; without any: hold:0:check
-//! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | ignore
+//! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | late:MS | ignore
+//!        late:MS: hold, but wanted MS after it asked only
 //! ```
 
 #![expect(
@@ -42,6 +43,7 @@ enum Answer {
     Now(Verdict),
     After(Duration, Verdict),
     HoldForEver,
+    HoldLate(Duration),
     Ignore,
 }
 
@@ -66,6 +68,9 @@ fn answer(text: &str) -> Result<Answer, Box<dyn Error>> {
         let then = verdict(then).ok_or("hold:MS:allow|deny|check")?;
         return Ok(Answer::After(Duration::from_millis(time.parse()?), then));
     }
+    if let Some(time) = text.strip_prefix("late:") {
+        return Ok(Answer::HoldLate(Duration::from_millis(time.parse()?)));
+    }
     let now = verdict(text).ok_or_else(|| format!("unknown answer {text}"))?;
     Ok(if now == Verdict::Check {
         Answer::After(Duration::ZERO, now)
@@ -81,6 +86,8 @@ struct Probe {
     held: HashMap<ActionId, Arc<ExecExpectation>>,
     /// What is to be released, and when.
     due: Vec<(Instant, ActionId, Verdict)>,
+    /// What is to be held, and when.
+    wanted: Vec<(Instant, ActionId)>,
 }
 
 /// What rules look at: the path of an exec; `192.0.2.1:80`, `[2001:db8::1]:80`, `unix:/path`, `unix:@name`, `unix:` of a peer.
@@ -141,6 +148,7 @@ impl Probe {
                 match self.rule(&text) {
                     Answer::Now(verdict) => self.release(asked.id, verdict),
                     Answer::Ignore => {}
+                    Answer::HoldLate(time) => self.wanted.push((Instant::now() + time, asked.id)),
                     Answer::After(..) | Answer::HoldForEver => self.handle.send(ToKernel::Hold(asked.id)),
                 }
             }
@@ -205,7 +213,7 @@ impl Probe {
         match self.rule(&text) {
             Answer::Now(verdict) => self.release(held.id, verdict),
             Answer::After(time, verdict) => self.due.push((Instant::now() + time, held.id, verdict)),
-            Answer::HoldForEver | Answer::Ignore => {}
+            Answer::HoldForEver | Answer::HoldLate(_) | Answer::Ignore => {}
         }
         Ok(())
     }
@@ -380,6 +388,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         asked: HashMap::new(),
         held: HashMap::new(),
         due: Vec::new(),
+        wanted: Vec::new(),
     };
     let terminated = Arc::new(AtomicBool::new(false));
     on_sigterm(Arc::clone(&terminated))?;
@@ -406,6 +415,11 @@ fn run() -> Result<(), Box<dyn Error>> {
                     );
                 }
             }
+        }
+        for (_, id) in probe.wanted.extract_if(.., |(at, _)| *at <= now) {
+            // Said first: when the holder begins with it is known then.
+            println!("wanted seq={} tid={}", id.sequence, id.tid);
+            probe.handle.send(ToKernel::Hold(id));
         }
         let (due, later) = std::mem::take(&mut probe.due)
             .into_iter()

@@ -269,13 +269,14 @@ fn unlabelled() -> Result<()> {
 fn signal_while_held() -> Result<()> {
     let scene = Scene::new()?;
     // One thread is held in execve; a handler of the same process must still run, by another thread or by this one.
-    // By ctypes, which lets go of the interpreter's lock; os.execv does not.
-    let program = "import ctypes, signal, sys, threading\n\
+    // By ctypes, which lets go of the interpreter's lock; os.execv does not. The main thread looks again and again: it alone runs
+    // handlers of Python, but the kernel may give the signal to the other one.
+    let program = "import ctypes, signal, sys, threading, time\n\
         signal.signal(signal.SIGUSR1, lambda *_: (sys.stdout.write('handled\\n'), sys.stdout.flush()))\n\
         argv = (ctypes.c_char_p * 4)(b'echo', b'went', b'on', None)\n\
         threading.Thread(target=lambda: ctypes.CDLL(None).execv(b'/bin/echo', argv)).start()\n\
         sys.stdout.write('up\\n'); sys.stdout.flush()\n\
-        while True: signal.pause()\n";
+        while True: time.sleep(0.1)\n";
     scene.vm.write(program.as_bytes(), "/root/held.py", 0o644)?;
     let mut running = scene.start_labelled(CODER, &["/usr/bin/python3", "/root/held.py"])?;
     scene.approve_next(CODER, "held.py")?;

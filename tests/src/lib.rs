@@ -5,7 +5,11 @@
 pub mod policies;
 pub mod scene;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -66,19 +70,54 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
                     );
                     return Ok(Completion::ignored_with(why));
                 }
-                let result = std::panic::catch_unwind(case.run).unwrap_or_else(|panic| {
-                    let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                    Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("no text")))
-                });
-                match result {
-                    Ok(()) => Ok(Completion::Completed),
-                    Err(error) => Err(Failed::from(format!("proves: {}\n{}", case.proves, causes(&error)))),
+                let begun = Instant::now();
+                let result = attempt(case.run);
+                if let Ok(mut times) = TIMES.lock() {
+                    times.push((begun.elapsed(), case.name));
                 }
+                let Err(error) = result else {
+                    return Ok(Completion::Completed);
+                };
+                let said = format!("proves: {}\n{}", case.proves, causes(&error));
+                // Emulated machines are slow at times. What passes the second time is said and counted; a full run has no second time.
+                if !full() && RETRIED.fetch_add(1, Ordering::Relaxed) < TRIED_AGAIN && attempt(case.run).is_ok() {
+                    let why = causes(&error).replace('\n', " ");
+                    writeln!(io::stdout(), "{}{}: {why}", xtask::test::UNSTEADY, case.name)?;
+                    return Ok(Completion::Completed);
+                }
+                Err(Failed::from(said))
             })
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Standard output may be gone by now, which changes nothing about the result.
+    let _ = slowest();
+    conclusion.exit_code()
+}
+
+/// So many failures of a run may be bad luck of a slow machine; more are not tried again.
+const TRIED_AGAIN: usize = 3;
+
+static RETRIED: AtomicUsize = AtomicUsize::new(0);
+
+static TIMES: Mutex<Vec<(Duration, &str)>> = Mutex::new(Vec::new());
+
+/// Says which tests took longest: two cores have a limited time for all of them.
+fn slowest() -> io::Result<()> {
+    let mut times = TIMES.lock().map(|times| times.clone()).unwrap_or_default();
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    for (time, name) in times.iter().take(12) {
+        writeln!(io::stdout(), "{:6.1} s  {name}", time.as_secs_f64())?;
+    }
+    Ok(())
+}
+
+fn attempt(run: fn() -> Result<()>) -> Result<()> {
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(anyhow::anyhow!("panicked: {}", text.unwrap_or("no text")))
+    })
 }
 
 /// Whether the long forms are wanted: `cargo xtask test --full`.

@@ -31,6 +31,8 @@ pub struct Cases {
     pub proven: u64,
     /// Names of those that did not pass, each with what was said.
     pub troubles: Vec<String>,
+    /// The first failures of those that passed when tried again.
+    pub unsteady: Vec<String>,
     /// What the probe said of the kernel: `started kernel=… programs=… absent=[…]`, `offsets Offsets { … }`.
     pub facts: Vec<String>,
 }
@@ -68,13 +70,17 @@ impl std::fmt::Display for Report {
         match &self.outcome {
             Outcome::Ran(cases) => write!(
                 f,
-                ": {} cases, {} passed, {} failed, {} skipped, {} proven with enforcement off; {:.0} s",
+                ": {} cases, {} passed, {} failed, {} skipped, {} proven with enforcement off; {:.0} s{}",
                 cases.passed + cases.skipped + cases.failed_on,
                 cases.passed,
                 cases.failed,
                 cases.skipped,
                 cases.proven,
-                self.time.as_secs_f64()
+                self.time.as_secs_f64(),
+                match cases.unsteady.len() {
+                    0 => String::new(),
+                    number => format!("; {number} passed only when tried again"),
+                }
             ),
             Outcome::Gone => write!(f, ": skipped: gone from the archive"),
             Outcome::Broken(error) => write!(f, ": FAILED: {error:#}"),
@@ -162,32 +168,68 @@ fn guest(kernel: Kernel, helpers: &Path, slow: usize, names: &[&str], full: bool
     options.kernel = kernel;
     options.copy = vec![helpers.to_owned()];
     let vm = Vm::boot(&options)?;
-    let mut cases = Cases::default();
+    // Never with the full run: that is where the unsteady are looked for.
+    let again = |first: &mut Cases, arguments: &[&str]| -> Result<()> {
+        let failed = first.failed_names();
+        if full || failed.is_empty() || failed.len() > TRIED_AGAIN {
+            return Ok(());
+        }
+        let names: Vec<&str> = failed.iter().map(String::as_str).collect();
+        let second = count(&command(&Vm::boot(&options)?, kernel, slow, &names, arguments, full)?);
+        first.tried_again(&second);
+        Ok(())
+    };
     let off = command(&vm, kernel, slow, names, &["--off"], full)?;
-    let counted = count(&off);
     if !off.lines().any(|line| line.starts_with("end: ")) {
         bail!("the run with enforcement off did not come to its end");
     }
-    cases.proven = counted.proven;
-    cases.failed = counted.failed;
-    cases.troubles.extend(
-        counted
-            .troubles
-            .into_iter()
-            .map(|text| format!("with enforcement off: {text}")),
-    );
-    let counted = count(&command(&vm, kernel, slow, names, &[], full)?);
-    let reported = counted.passed + counted.failed + counted.skipped;
+    let mut off = count(&off);
+    again(&mut off, &["--off"])?;
+    let mut cases = count(&command(&vm, kernel, slow, names, &[], full)?);
+    let reported = cases.passed + cases.failed + cases.skipped;
     if reported != names.len() as u64 {
         bail!("{reported} of {} cases were reported", names.len());
     }
-    cases.passed = counted.passed;
-    cases.failed += counted.failed;
-    cases.failed_on = counted.failed;
-    cases.skipped = counted.skipped;
-    cases.troubles.extend(counted.troubles);
-    cases.facts = counted.facts;
+    again(&mut cases, &[])?;
+    cases.failed_on = cases.failed;
+    cases.failed += off.failed;
+    cases.proven = off.proven;
+    let said = |texts: Vec<String>| texts.into_iter().map(|text| format!("with enforcement off: {text}"));
+    cases.troubles.splice(0..0, said(off.troubles));
+    cases.unsteady.splice(0..0, said(off.unsteady));
     Ok(cases)
+}
+
+/// So many failures of a run may be bad luck of a slow machine; more are not tried again.
+const TRIED_AGAIN: usize = 3;
+
+impl Cases {
+    fn failed_names(&self) -> Vec<String> {
+        let name = |line: &String| Some(line.strip_prefix("FAILED ")?.split_once(':')?.0.to_owned());
+        self.troubles.iter().filter_map(name).collect()
+    }
+
+    /// Those that failed were run a second time: whatever passed then counts as passed, and as unsteady.
+    fn tried_again(&mut self, second: &Self) {
+        let still = second.failed_names();
+        let failed = self.failed_names();
+        if second.passed + second.proven + second.failed != failed.len() as u64 {
+            return;
+        }
+        let (steady, unsteady) = std::mem::take(&mut self.troubles)
+            .into_iter()
+            .partition(|line| !line.starts_with("FAILED ") || still.iter().any(|name| names_case(line, name)));
+        (self.troubles, self.unsteady) = (steady, unsteady);
+        self.failed = still.len() as u64;
+        self.passed += second.passed;
+        self.proven += second.proven;
+    }
+}
+
+fn names_case(line: &str, name: &str) -> bool {
+    line.strip_prefix("FAILED ")
+        .and_then(|rest| rest.strip_prefix(name))
+        .is_some_and(|rest| rest.starts_with(':'))
 }
 
 /// Runs cases.py once; its standard output is shown as it comes, and given.
@@ -424,6 +466,19 @@ mod tests {
     fn the_cases_of_the_tree_are_found() {
         let cases = cases().unwrap();
         assert!(cases.iter().any(|case| case.name == "held_then_denied"), "{cases:?}");
+    }
+
+    #[test]
+    fn what_passes_when_tried_again_is_unsteady() {
+        let mut first = count("ok one 1.2s\nFAILED two: slow\nFAILED two_more: wrong\nskipped three: no io_uring\n");
+        first.tried_again(&count("FAILED two_more: wrong\nok two 1.0s\n"));
+        assert_eq!((first.passed, first.failed, first.skipped), (2, 1, 1), "{first:?}");
+        assert_eq!(first.unsteady, ["FAILED two: slow"]);
+        assert_eq!(first.troubles, ["FAILED two_more: wrong", "skipped three: no io_uring"]);
+        // A second run that did not come to its end proves nothing.
+        let before = first.clone();
+        first.tried_again(&count(""));
+        assert_eq!(first, before);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! To add a check, add a line to [`STEPS`]. A test target of the `guard-tests` package is a line with [`cargo_test`].
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -17,6 +18,9 @@ use crate::fuzz::{self, FuzzOptions};
 use crate::kernel_tests::{self, Outcome, Report};
 use crate::vm::Kernel;
 use crate::{full, kernels, paths, run, setup};
+
+/// Begins a line about a test that passed only when it was tried again; the rest is its name and the first failure.
+pub const UNSTEADY: &str = "unsteady: ";
 
 /// What `cargo xtask test` is asked.
 #[derive(Debug)]
@@ -97,6 +101,8 @@ struct With<'a> {
     kernels: &'a [Kernel],
     /// Only tests whose name contains one of these; none: all.
     names: &'a [&'a str],
+    /// What failed and what was unsteady, to be said again at the end.
+    troubles: RefCell<Vec<String>>,
 }
 
 const STEPS: &[Step] = &[
@@ -196,6 +202,7 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         full: options.full,
         kernels,
         names: &names,
+        troubles: RefCell::default(),
     };
     let asked_for = |step: &Step| match (named.is_empty(), names.is_empty()) {
         (true, true) => true,
@@ -246,6 +253,13 @@ pub fn test(options: &TestOptions) -> Result<bool> {
     if options.full && names.is_empty() {
         full::write(&lines)?;
     }
+    let troubles = with.troubles.into_inner();
+    if !troubles.is_empty() {
+        writeln!(out, "\n{}", bold("== troubles"))?;
+        for trouble in &troubles {
+            writeln!(out, "{}", shortened(trouble))?;
+        }
+    }
     writeln!(out, "\n{}", bold("== results"))?;
     write!(out, "{table}")?;
     if total.failed == 0 && !selected.any() {
@@ -255,6 +269,10 @@ pub fn test(options: &TestOptions) -> Result<bool> {
             options.names.join(", ")
         )?;
         total.failed += 1;
+    }
+    let unsteady = troubles.iter().filter(|text| text.starts_with(UNSTEADY)).count();
+    if unsteady > 0 {
+        writeln!(out, "{unsteady} passed only when tried again: see the troubles above")?;
     }
     writeln!(
         out,
@@ -445,6 +463,7 @@ fn fuzz(full: bool) -> Result<Done> {
 fn kernel(with: &With<'_>) -> Result<Done> {
     let reports = kernel_tests::run(with.kernels, with.names, with.full)?;
     let mut counts = reported(&reports)?;
+    with.troubles.borrow_mut().extend(reports.iter().flat_map(troubles_of));
     if with.full && with.names.is_empty() && with.kernels == Kernel::all() {
         counts.add(boots_and_document(&reports)?);
     }
@@ -459,6 +478,23 @@ fn reported(reports: &[Report]) -> Result<Counts> {
         writeln!(std::io::stdout(), "{report}")?;
     }
     Ok(counts)
+}
+
+/// What went wrong on a kernel, a text for each case.
+fn troubles_of(report: &Report) -> Vec<String> {
+    let series = report.kernel.series;
+    match &report.outcome {
+        Outcome::Ran(cases) => {
+            let failed = cases.troubles.iter().filter(|text| !text.starts_with("skipped "));
+            let failed = failed.map(|text| format!("kernel {series}: {text}"));
+            let unsteady = cases.unsteady.iter();
+            failed
+                .chain(unsteady.map(|text| format!("{UNSTEADY}kernel {series}: {text}")))
+                .collect()
+        }
+        Outcome::Gone => Vec::new(),
+        Outcome::Broken(error) => vec![format!("kernel {series}: {error:#}")],
+    }
 }
 
 /// Boots with the security modules of distributions and writes docs/kernel-support.md; each boot is a check.
@@ -540,16 +576,61 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
         }
     }
     let mut counts = Counts::default();
+    let mut failures = Failures::default();
     let well = stream(&mut command, |line| {
         if let Some(more) = result_line(line) {
             counts.add(more);
         }
+        failures.line(line);
     })?;
+    with.troubles.borrow_mut().extend(failures.texts);
     if !well && counts.failed == 0 {
         // It did not compile, or a test process ended without a result.
         counts.failed = 1;
     }
     Ok(Done::Counts(counts))
+}
+
+/// Collects what tests say of their failures: the part below `---- NAME ----`, and lines about unsteady ones.
+#[derive(Debug, Default)]
+struct Failures {
+    texts: Vec<String>,
+    /// Lines belong to the last text.
+    open: bool,
+}
+
+impl Failures {
+    fn line(&mut self, line: &str) {
+        if line.starts_with(UNSTEADY) {
+            self.texts.push(line.to_owned());
+        } else if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.texts.push(line.trim_matches(['-', ' ']).to_owned());
+            self.open = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.open = false;
+        } else if self.open
+            && !line.trim().is_empty()
+            && let Some(text) = self.texts.last_mut()
+        {
+            text.push_str("\n    ");
+            text.push_str(line);
+        }
+    }
+}
+
+/// The first lines of a text, none of them endless.
+fn shortened(text: &str) -> String {
+    const LINES: usize = 8;
+    const CHARACTERS: usize = 400;
+    let mut lines: Vec<String> = text
+        .lines()
+        .take(LINES)
+        .map(|line| line.chars().take(CHARACTERS).collect())
+        .collect();
+    if text.lines().count() > LINES {
+        lines.push("    …".to_owned());
+    }
+    lines.join("\n")
 }
 
 /// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
@@ -585,6 +666,22 @@ mod tests {
         );
         assert_eq!(result_line("test result: nonsense"), None);
         assert_eq!(result_line("running 5 tests"), None);
+    }
+
+    #[test]
+    fn failures_are_collected() {
+        let mut failures = Failures::default();
+        let output = "test a ... FAILED\nunsteady: b::c: too slow\n\nfailures:\n\n---- a ----\nproves: x\n\nleft 1\n---- d stdout ----\nno\n\n\
+                      failures:\n    a\n    d\n\ntest result: FAILED. 0 passed";
+        output.lines().for_each(|line| failures.line(line));
+        assert_eq!(
+            failures.texts,
+            [
+                "unsteady: b::c: too slow",
+                "a\n    proves: x\n    left 1",
+                "d stdout\n    no"
+            ]
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! System calls of the holder that no crate wraps as needed: any signal number, any wait status.
 //!
-//! Owns the unsafe calls; given thread ids. It must never block.
+//! Owns the unsafe calls; given thread ids. It must never block, but for [`seize`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 /// A thread id as the kernel's ABI has it.
@@ -34,8 +35,56 @@ fn request(request: libc::c_uint, tid: Tid, data: usize) -> io::Result<()> {
 }
 
 /// Traces a thread without stopping it. Asks for the exec event; never for the tracees' death with the tracer.
+/// The one call here that may block: as long as another thread of that process is in an exec. [`end_seize`] ends it.
+///
+/// # Errors
+/// What ptrace says; EINTR after [`end_seize`].
 pub(crate) fn seize(tid: Tid) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, libc::PTRACE_O_TRACEEXEC as usize)
+}
+
+/// Means nothing to anybody else here.
+const END_SEIZE: Signal = Signal::SIGALRM;
+
+/// Makes the calling thread's [`seize`] one that [`end_seize`] ends.
+pub(crate) fn let_seizes_end() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigAction(skip_seize), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler changes two saved registers of the thread it interrupts, and nothing else.
+    unsafe { sigaction(END_SEIZE, &action) }?;
+    unblock(END_SEIZE)
+}
+
+/// Ends a [`seize`] of that thread of this process, if it is in one.
+pub(crate) fn end_seize(thread: Tid) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, Pid::this().as_raw(), thread, END_SEIZE as libc::c_int) })
+}
+
+/// The kernel restarts a PTRACE_SEIZE that a signal interrupts, whatever the handler's flags say: by then the thread stands
+/// before its system call again. It goes on behind it, as if the call had failed with EINTR.
+extern "C" fn skip_seize(_signal: libc::c_int, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    // SAFETY: a handler with SA_SIGINFO, as nix sets it, is given the interrupted thread's ucontext_t, and nobody else has it.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let at = |register: libc::c_int| usize::try_from(register).unwrap_or_default();
+    let seizes = registers[at(libc::REG_RAX)] == libc::SYS_ptrace
+        && registers[at(libc::REG_RDI)] == i64::from(libc::PTRACE_SEIZE);
+    if !seizes {
+        return;
+    }
+    let next =
+        std::ptr::with_exposed_provenance::<[u8; 2]>(usize::try_from(registers[at(libc::REG_RIP)]).unwrap_or_default());
+    // SAFETY: the address of an instruction of this program, none of which is the last byte that is mapped there.
+    if unsafe { next.read_unaligned() } == SYSCALL {
+        registers[at(libc::REG_RIP)] += 2;
+        registers[at(libc::REG_RAX)] = -i64::from(libc::EINTR);
+    }
+}
+
+fn unblock(signal: Signal) -> nix::Result<()> {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set.thread_unblock()
 }
 
 /// How the calling thread goes before others.
@@ -143,23 +192,6 @@ pub(crate) fn wait() -> Option<(Tid, i32)> {
     // SAFETY: the kernel writes one int to `status`.
     let tid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD) };
     (tid > 0).then_some((tid, status))
-}
-
-/// Takes the end of a thread that another thread of this process traces; false as long as it has not ended.
-pub(crate) fn reap(tid: Tid) -> bool {
-    let ended = |flags| {
-        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
-        // SAFETY: the kernel writes one siginfo_t to `info`, or leaves it as it is, zeros.
-        let result = unsafe { libc::waitid(libc::P_PID, tid.unsigned_abs(), info.as_mut_ptr(), options) };
-        // SAFETY: all of it was zeroed above.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: zero, or of a child's event, the only kind that waitid gives.
-        let pid = unsafe { info.si_pid() };
-        result == 0 && pid == tid && matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED)
-    };
-    // Looked at first: a stop that waits to be seen is its tracer's.
-    ended(libc::WNOWAIT) && ended(0)
 }
 
 /// A signal for a whole process.
@@ -283,8 +315,6 @@ pub(crate) fn poll<const N: usize>(descriptors: [BorrowedFd<'_>; N], millisecond
 pub(crate) fn wake_on_child_events(waker: std::sync::Arc<Waker>) -> io::Result<()> {
     // SAFETY: the action does one write(2), which is async-signal-safe, and neither allocates nor locks.
     unsafe { signal_hook_registry::register(libc::SIGCHLD, move || waker.wake()) }?;
-    let mut set = nix::sys::signal::SigSet::empty();
-    set.add(nix::sys::signal::Signal::SIGCHLD);
-    set.thread_unblock()?;
+    unblock(Signal::SIGCHLD)?;
     Ok(())
 }

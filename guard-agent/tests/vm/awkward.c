@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -39,6 +40,28 @@ static void *run_thread(void *argv)
 	pthread_barrier_wait(&together);
 	run(argv);
 	return NULL;
+}
+
+// A thread that calls exec of its program with its file, when it is its turn.
+static struct turn {
+	sem_t come;
+	char *program, file[256];
+} turns[8];
+
+static void *run_in_turn(void *argument)
+{
+	struct turn *turn = argument;
+	while (sem_wait(&turn->come)) ;
+	run((char *[]){ turn->program, turn->file, NULL });
+	return NULL;
+}
+
+static void *take_turns(void *unused)
+{
+	char byte;
+	for (int i = 0; i < 8 && read(0, &byte, 1) == 1; i++) sem_post(&turns[i].come);
+	for (;;) pause();
+	return unused;
 }
 
 // A tracer that hides every stop signal from its tracee: what runs is never stopped by SIGSTOP.
@@ -190,6 +213,22 @@ int main(int argc, char **argv)
 			pthread_t made;
 			if (pthread_create(&made, &small, run_thread, argv + 3)) return 9;
 		}
+		for (;;) pause();
+	}
+	// turns FILE PROGRAM...: a thread for each program, the first thread for the second one, calls exec of it with FILE-0,
+	// FILE-1 and so on: one after another, as bytes come on the standard input.
+	if (!strcmp(mode, "turns")) {
+		int number = argc - 3;
+		pthread_t made;
+		if (number < 2 || number > 8) return 9;
+		for (int i = 0; i < number; i++) {
+			turns[i].program = argv[3 + i];
+			snprintf(turns[i].file, sizeof turns[i].file, "%s-%d", argv[2], i);
+			sem_init(&turns[i].come, 0, 0);
+			if (i != 1 && pthread_create(&made, NULL, run_in_turn, &turns[i])) return 9;
+		}
+		if (pthread_create(&made, NULL, take_turns, NULL)) return 9;
+		run_in_turn(&turns[1]);
 		for (;;) pause();
 	}
 	// at FOLDER NAME...: execveat with a folder's descriptor.

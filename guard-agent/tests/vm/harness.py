@@ -178,11 +178,12 @@ def ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
-def holder_ticks(probe):
+def holder(probe):
+    """The holder's thread, as a folder below /proc."""
     for task in os.listdir(f"/proc/{probe.process.pid}/task"):
         with open(f"/proc/{probe.process.pid}/task/{task}/comm") as file:
             if file.read().strip() == "guard-holder":
-                return ticks(f"{probe.process.pid}/task/{task}")
+                return f"{probe.process.pid}/task/{task}"
     raise Failed("no thread is called guard-holder")
 
 
@@ -215,6 +216,7 @@ def marker(name):
 RULES = [
     "fast-allow=allow", "fast-deny=deny", "hold-deny=hold:300:deny", "hold-second=hold:1000:check",
     "hold-allow=hold:300:allow", "hold-wait=hold", "unanswered=ignore", "hold-long=hold:4000:check",
+    "hold-late=late:1500",
 ]
 
 CASES = []

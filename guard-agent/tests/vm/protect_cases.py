@@ -204,6 +204,7 @@ theft("write", lambda: os.write(fds[1], b"x"))
 
 
 @case
+@one_kernel("7.2")
 def theft_as_it_comes_into_being(probe):
     """Names count before anything has them: neither first in making it nor first in opening it helps."""
     new, early, links, profile, plain = home("new", False), home("early", False), home("links", False), home("profile", False), home("plain", False)

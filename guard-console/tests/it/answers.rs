@@ -24,8 +24,7 @@ async fn asked_approved_delivered_and_ran() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &["code"]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
 
     let (ask, sealed) = host.ask(&Question::new("coder", &["git", "push", "--force"]).groups(&["code"]));
     session.ask(&ask).await;
@@ -98,8 +97,7 @@ async fn who_may_not_answer() {
     let ann = console.user(&admin, "ann", &["approver"], &["code"]).await;
     let (status, label) = admin.put("/api/v1/labels/coder", &json!({"owner": "owner"})).await;
     assert_eq!((status, &label["owner"]), (200, &json!("owner")));
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make"]).groups(&["code", "ops"]));
     session.ask(&ask).await;
     let id = &ask.request_id;
@@ -149,8 +147,7 @@ async fn a_quorum_is_of_distinct_people_and_one_denial_ends_it() {
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &["code", "ops"]).await;
     let bob = console.user(&admin, "bob", &["approver"], &["code"]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let question = Question::new("coder", &["make", "deploy"])
         .groups(&["code", "ops"])
         .quorum(2);
@@ -180,15 +177,12 @@ async fn a_quorum_is_of_distinct_people_and_one_denial_ends_it() {
 async fn who_became_the_owner_no_longer_counts() {
     let console = Console::start().await;
     let admin = console.set_up().await;
-    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
-    let carol = console.user(&admin, "carol", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let [ann, bob, carol] = console.approvers(&admin, ["ann", "bob", "carol"]).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make"]).quorum(2));
     session.ask(&ask).await;
     ann.answer(&ask.request_id, "approve", "").await;
-    admin.put("/api/v1/labels/coder", &json!({"owner": "ann"})).await;
+    admin.give("coder", Some("ann")).await;
     let (_, second) = bob.answer(&ask.request_id, "approve", "").await;
     assert_eq!((&second["state"], &second["approvals"]), (&json!("pending"), &json!(1)));
     session.silent().await;
@@ -204,8 +198,7 @@ async fn a_host_whose_clock_is_ahead_can_use_its_decision() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let ahead = 3_600_000;
     let at_ms = guard_console::time::now() + ahead;
     session
@@ -232,8 +225,7 @@ async fn racing_answers_have_one_outcome() {
     for n in 0..6 {
         people.push(console.user(&admin, &format!("p{n}"), &["approver"], &[]).await);
     }
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     for round in 0..4 {
         let (ask, _) = host.ask(&Question::new("coder", &["make", &round.to_string()]));
         session.ask(&ask).await;
@@ -327,8 +319,7 @@ async fn withdrawn_and_timed_out() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     for (why, state) in [
         (withdraw::Why::Died, "withdrawn"),
         (withdraw::Why::TimedOut, "timed_out"),

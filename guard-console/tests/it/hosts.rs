@@ -8,7 +8,7 @@ use serde_json::json;
 use tonic::Code;
 use tonic::transport::Identity;
 
-use crate::support::{Console, Question};
+use crate::support::{Console, Question, certificate_request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_works_once_and_not_for_ever() {
@@ -75,12 +75,7 @@ async fn renewed_seen_and_revoked() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     let mut host = console.host(&admin, "build-7").await;
-    let key = KeyPair::generate().unwrap();
-    let csr = CertificateParams::default()
-        .serialize_request(&key)
-        .unwrap()
-        .pem()
-        .unwrap();
+    let (key, csr) = certificate_request();
     let mut client = ApprovalClient::new(console.channel(Some(&host.identity)).await);
     let bad = client
         .renew(RenewRequest {

@@ -1,15 +1,8 @@
 //! People who try to answer for their own workload by changing who owns it, or who they are.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Console, PASSWORD, Person, Question};
-
-async fn own(admin: &Person, label: &str, owner: Option<&str>) {
-    let (status, answer) = admin
-        .put(&format!("/api/v1/labels/{label}"), &json!({"owner": owner}))
-        .await;
-    assert_eq!(status, 200, "{answer}");
-}
+use crate::support::{Console, PASSWORD, Person, Question, whats};
 
 async fn refused(person: &Person, id: &str, words: &str) {
     let (_, request) = person.get(&format!("/api/v1/requests/{id}")).await;
@@ -24,40 +17,32 @@ async fn refused(person: &Person, id: &str, words: &str) {
     }
 }
 
-fn whats(request: &Value) -> Vec<&str> {
-    let marks = request["recent_changes"].as_array().unwrap();
-    marks.iter().map(|mark| mark["what"].as_str().unwrap()).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn giving_a_label_away_for_a_moment_makes_nobody_eligible() {
     let console = Console::start().await;
     let admin = console.set_up().await;
-    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
-    let cid = console.user(&admin, "cid", &["approver"], &[]).await;
-    own(&admin, "coder", Some("ann")).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let [ann, bob, cid] = console.approvers(&admin, ["ann", "bob", "cid"]).await;
+    admin.give("coder", Some("ann")).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make"]));
     session.ask(&ask).await;
     refused(&ann, &ask.request_id, "You own the workload coder").await;
     // A second before the answer: to nobody, to somebody else, deleted, made again.
-    own(&admin, "coder", None).await;
+    admin.give("coder", None).await;
     refused(&ann, &ask.request_id, "when this was asked").await;
-    own(&admin, "coder", Some("bob")).await;
+    admin.give("coder", Some("bob")).await;
     refused(&ann, &ask.request_id, "when this was asked").await;
     refused(&bob, &ask.request_id, "You own the workload coder").await;
     assert_eq!(admin.delete("/api/v1/labels/coder").await.0, 204);
     refused(&ann, &ask.request_id, "when this was asked").await;
     // Who became the owner only after it was asked, and is not any more.
     refused(&bob, &ask.request_id, "or since").await;
-    own(&admin, "coder", Some("ann")).await;
+    admin.give("coder", Some("ann")).await;
     let (status, answered) = cid.answer(&ask.request_id, "approve", "").await;
     assert_eq!((status, &answered["state"]), (200, &json!("approved")));
     // What changed while it waited stands on the request.
     assert_eq!(
-        whats(&answered)[..4],
+        whats(answered["recent_changes"].as_array().unwrap())[..4],
         [
             "the label coder was made, owned by ann",
             "the label coder, owned by bob, was deleted",
@@ -67,7 +52,7 @@ async fn giving_a_label_away_for_a_moment_makes_nobody_eligible() {
     );
 
     // What is asked after the label was handed over is the new owner's alone to leave to others.
-    own(&admin, "coder", Some("bob")).await;
+    admin.give("coder", Some("bob")).await;
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make", "again"]));
     session.decision().await;
@@ -81,17 +66,14 @@ async fn giving_a_label_away_for_a_moment_makes_nobody_eligible() {
 async fn an_approval_is_void_once_its_giver_owned_the_label() {
     let console = Console::start().await;
     let admin = console.set_up().await;
-    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
-    let cid = console.user(&admin, "cid", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let [ann, bob, cid] = console.approvers(&admin, ["ann", "bob", "cid"]).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make"]).quorum(2));
     session.ask(&ask).await;
     assert_eq!(ann.answer(&ask.request_id, "approve", "").await.0, 200);
-    own(&admin, "coder", Some("ann")).await;
+    admin.give("coder", Some("ann")).await;
     // Handing it on does not bring the approval back.
-    own(&admin, "coder", None).await;
+    admin.give("coder", None).await;
     let path = format!("/api/v1/requests/{}", ask.request_id);
     let (_, request) = bob.get(&path).await;
     assert_eq!(request["approvals"], 0, "{request}");
@@ -109,13 +91,12 @@ async fn administrators_are_no_approvers_and_what_they_make_of_themselves_is_see
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    own(&admin, "coder", Some("admin")).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    admin.give("coder", Some("admin")).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, _) = host.ask(&Question::new("coder", &["make"]).groups(&["code"]));
     session.ask(&ask).await;
     for owner in [Some("admin"), None] {
-        own(&admin, "coder", owner).await;
+        admin.give("coder", owner).await;
         let (status, problem) = admin.answer(&ask.request_id, "approve", "").await;
         assert_eq!(status, 403, "{problem}");
     }

@@ -165,8 +165,7 @@ async fn another_site_changes_nothing() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     console.user(&admin, "ann", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, sealed) = host.ask(&Question::new("coder", &["make"]));
     session.ask(&ask).await;
     let ann = Browser::sign_in(&console, "ann").await;
@@ -218,9 +217,8 @@ async fn a_card_is_answered_in_place() {
     let admin = console.set_up().await;
     console.user(&admin, "ann", &["approver"], &[]).await;
     console.user(&admin, "bob", &["approver"], &[]).await;
-    admin.put("/api/v1/labels/coder", &json!({"owner": "bob"})).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    admin.give("coder", Some("bob")).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, sealed) = host.ask(&Question::new("coder", &["git", "push", "--force"]));
     session.ask(&ask).await;
     let ann = Browser::sign_in(&console, "ann").await;
@@ -285,8 +283,7 @@ async fn what_a_workload_writes_is_never_markup() {
     let console = Console::start().await;
     let admin = console.set_up().await;
     console.user(&admin, "ann", &["approver", "operator"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let mut question = Question::new("coder", &[evil, evil]);
     question.evil = Some(Text::from(evil));
     question.claims = Some(Claims {
@@ -296,17 +293,7 @@ async fn what_a_workload_writes_is_never_markup() {
     });
     let (ask, sealed) = host.ask(&question);
     session.ask(&ask).await;
-    let frame = guard_proto::v1::RecordFrame {
-        sequence: 1,
-        envelope: sealed.envelope.clone(),
-    };
-    let batch = guard_proto::v1::RecordBatch {
-        epoch: 1,
-        records: vec![frame],
-    };
-    let mut evidence = host.evidence(&console).await;
-    let mut stored = evidence.append(tokio_stream::iter([batch])).await.unwrap().into_inner();
-    stored.message().await.unwrap().unwrap();
+    host.ship(&console, &[&sealed]).await;
     let ann = Browser::sign_in(&console, "ann").await;
     let mut events = ann.events("/ui/events").await;
     let row = events.next("request").await["row"].as_str().unwrap().to_owned();
@@ -458,10 +445,8 @@ impl Events {
 async fn events_tell_every_change_and_go_on_where_they_broke_off() {
     let console = Console::start().await;
     let admin = console.set_up().await;
-    let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let bob = console.user(&admin, "bob", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let [ann, bob] = console.approvers(&admin, ["ann", "bob"]).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (first, _) = host.ask(&Question::new("coder", &["make", "first"]));
     session.ask(&first).await;
     let listen = |last: Option<&str>| {
@@ -485,7 +470,7 @@ async fn events_tell_every_change_and_go_on_where_they_broke_off() {
         (&json!(second.request_id), &json!(true))
     );
     // Another owner changes what people may, without the request having changed.
-    admin.put("/api/v1/labels/coder", &json!({"owner": "ann"})).await;
+    admin.give("coder", Some("ann")).await;
     assert_eq!(events.next("request").await["may_answer"], false);
     admin.delete("/api/v1/labels/coder").await;
     drop(events);

@@ -1,34 +1,12 @@
 //! Evidence comes in unbroken, once, and goes out as it came.
 
-use guard_evidence::bundle::{Bundle, unpack};
 use guard_evidence::chain::Sealed;
-use guard_evidence::verify::{Asked, Status as Verdict, TrustSource, verify};
-use guard_proto::v1::{RecordBatch, RecordFrame};
+use guard_evidence::record::Lifecycle;
+use guard_evidence::verify::{Asked, Status};
 use serde_json::json;
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::support::{Console, Host, Question};
-
-fn batch(records: &[&Sealed]) -> RecordBatch {
-    let frame = |r: &&Sealed| RecordFrame {
-        sequence: r.header.sequence,
-        envelope: r.envelope.clone(),
-    };
-    RecordBatch {
-        epoch: records[0].header.epoch,
-        records: records.iter().map(frame).collect(),
-    }
-}
-
-async fn append(console: &Console, host: &Host, batches: Vec<RecordBatch>) -> Result<Vec<u64>, Status> {
-    let mut client = host.evidence(console).await;
-    let mut stored = client.append(tokio_stream::iter(batches)).await?.into_inner();
-    let mut through = Vec::new();
-    while let Some(reply) = stored.message().await? {
-        through.push(reply.through_sequence);
-    }
-    Ok(through)
-}
+use crate::support::{Console, Question, batch};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_once_and_given_out_exactly() {
@@ -38,18 +16,16 @@ async fn stored_once_and_given_out_exactly() {
     let first = host.lifecycle();
     let (ask, request) = host.ask(&Question::new("coder", &["make", "\u{1b}[31m"]));
     let last = host.lifecycle();
-    let through = append(&console, &host, vec![batch(&[&first, &request]), batch(&[&last])])
+    let through = host
+        .append(&console, vec![batch(&[&first, &request]), batch(&[&last])])
         .await
         .unwrap();
     assert_eq!(through, [2, 3]);
     // Again, overlapping: nothing new.
-    let through = append(
-        &console,
-        &host,
-        vec![batch(&[&first, &request, &last]), batch(&[&last])],
-    )
-    .await
-    .unwrap();
+    let through = host
+        .append(&console, vec![batch(&[&first, &request, &last]), batch(&[&last])])
+        .await
+        .unwrap();
     assert_eq!(through, [3, 3]);
     let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
     let items = list["items"].as_array().unwrap();
@@ -84,7 +60,7 @@ async fn stored_once_and_given_out_exactly() {
     // The next epoch.
     host.chain = guard_evidence::chain::Chain::begin(format!("host:{}", host.id()), 2);
     let next = host.lifecycle();
-    assert_eq!(append(&console, &host, vec![batch(&[&next])]).await.unwrap(), [1]);
+    assert_eq!(host.append(&console, vec![batch(&[&next])]).await.unwrap(), [1]);
     let console = console.restart().await;
     let admin = console.sign_in("admin").await;
     let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
@@ -100,33 +76,33 @@ async fn what_does_not_fit_is_refused_and_nothing_of_it_stored() {
     let fork_point = host.chain.clone();
     let two = host.lifecycle();
     let three = host.lifecycle();
-    append(&console, &host, vec![batch(&[&one])]).await.unwrap();
+    host.ship(&console, &[&one]).await;
 
-    let gap = append(&console, &host, vec![batch(&[&three])]).await.unwrap_err();
+    let gap = host.append(&console, vec![batch(&[&three])]).await.unwrap_err();
     assert_eq!(gap.code(), Code::FailedPrecondition);
     assert!(gap.message().contains("records 2 to 2 are missing"), "{gap}");
-    append(&console, &host, vec![batch(&[&two])]).await.unwrap();
+    host.ship(&console, &[&two]).await;
     // Another record in a place that is filled, and one that follows it.
     host.chain = fork_point;
     let (_, other_two) = host.ask(&Question::new("coder", &["evil"]));
     let other_three = host.lifecycle();
     for wrong in [&other_two, &other_three] {
-        let fork = append(&console, &host, vec![batch(&[wrong])]).await.unwrap_err();
+        let fork = host.append(&console, vec![batch(&[wrong])]).await.unwrap_err();
         assert_eq!(fork.code(), Code::FailedPrecondition, "{fork}");
     }
     // Another host's record; a damaged one; one that claims another place.
     let mut stranger = console.host(&admin, "other").await;
     let foreign = stranger.lifecycle();
-    append(&console, &host, vec![batch(&[&foreign])]).await.unwrap_err();
+    host.append(&console, vec![batch(&[&foreign])]).await.unwrap_err();
     let mut damaged = batch(&[&three]);
     let middle = damaged.records[0].envelope.len() / 2;
     damaged.records[0].envelope[middle] ^= 1;
-    append(&console, &host, vec![damaged]).await.unwrap_err();
+    host.append(&console, vec![damaged]).await.unwrap_err();
     let mut moved = batch(&[&three]);
     moved.records[0].sequence = 4;
-    append(&console, &host, vec![moved]).await.unwrap_err();
+    host.append(&console, vec![moved]).await.unwrap_err();
 
-    append(&console, &host, vec![batch(&[&three])]).await.unwrap();
+    host.ship(&console, &[&three]).await;
     let (_, list) = admin.get("/api/v1/evidence?host=build-7").await;
     assert_eq!(list["items"].as_array().unwrap().len(), 3);
     // The alarms, each once, for approvers too.
@@ -168,47 +144,31 @@ async fn an_export_verifies() {
     for host in [&mut a, &mut b] {
         for _ in 0..3 {
             let records = [host.lifecycle(), host.lifecycle()];
-            append(&console, host, vec![batch(&[&records[0], &records[1]])])
-                .await
-                .unwrap();
+            host.ship(&console, &[&records[0], &records[1]]).await;
         }
     }
-    let trust = admin
-        .request("GET", "/api/v1/trust")
-        .send()
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap();
-    let trust = guard_evidence::trust::Trust::parse(&trust).unwrap();
+    let response = admin.request("GET", "/api/v1/evidence/bundle").send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/x-tar");
     // The console's own records belong to every bundle: itself, the set-up, two tokens, two hosts.
     for (query, records, asked) in [
         ("", 18, Asked::WholeLog),
         ("?host=a", 12, Asked::Part),
         ("?label=x", 6, Asked::Part),
     ] {
-        let response = admin
-            .request("GET", &format!("/api/v1/evidence/bundle{query}"))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(response.headers()["content-type"], "application/x-tar");
-        let tar = response.bytes().await.unwrap();
-        let dir = console.dir.path().join(format!("bundle{records}"));
-        unpack(&tar[..], &dir).unwrap();
-        let report = verify(&Bundle::open(&dir).unwrap(), &trust, TrustSource::Given, asked);
-        assert_ne!(report.status, Verdict::Invalid, "{report:#?}");
+        let (dir, report) = admin.export(query, asked).await;
+        assert_ne!(report.status, Status::Invalid, "{report:#?}");
         if asked == Asked::WholeLog {
-            assert_eq!(report.status, Verdict::Valid, "{report:#?}");
+            assert_eq!(report.status, Status::Valid, "{report:#?}");
         }
-        assert_eq!(std::fs::read_dir(dir.join("records")).unwrap().count(), records);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("bundle/records")).unwrap().count(),
+            records
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hosts_report_is_an_alarm_and_a_time_line() {
-    use guard_evidence::record::{Lifecycle, LifecycleRecord, Predicate};
     let console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
@@ -234,14 +194,11 @@ async fn what_hosts_report_is_an_alarm_and_a_time_line() {
         },
         on(),
     ];
-    let records: Vec<Sealed> = events
-        .into_iter()
-        .map(|event| host.seal(|header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))))
-        .collect();
+    let records: Vec<Sealed> = events.into_iter().map(|event| host.tells(event)).collect();
     let records: Vec<&Sealed> = records.iter().collect();
     // Sent twice: raised once.
     for _ in 0..2 {
-        append(&console, &host, vec![batch(&records)]).await.unwrap();
+        host.ship(&console, &records).await;
     }
     let (_, alarms) = ann.get("/api/v1/alarms").await;
     let items = alarms["items"].as_array().unwrap();

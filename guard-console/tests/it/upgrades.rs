@@ -4,63 +4,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use guard_evidence::bundle::{Bundle, unpack};
-use guard_evidence::chain::Sealed;
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
-use guard_evidence::record::{
-    DecidedBy, DecisionRecord, Effect, EnforcementRecord, Lifecycle, LifecycleRecord, Predicate, Statement, Verdict,
-};
+use guard_evidence::record::{Lifecycle, Predicate, Statement};
 use guard_evidence::text::Text;
-use guard_evidence::trust::Trust;
-use guard_evidence::verify::{Asked, Report, Status, TrustSource, verify};
-use guard_proto::v1::{RecordBatch, RecordFrame};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
 
-use crate::support::{Console, Host, Person, Question};
-
-async fn ship(console: &Console, host: &Host, sealed: &[&Sealed]) {
-    let records = sealed
-        .iter()
-        .map(|s| RecordFrame {
-            sequence: s.header.sequence,
-            envelope: s.envelope.clone(),
-        })
-        .collect();
-    let mut client = host.evidence(console).await;
-    let batch = RecordBatch { epoch: 1, records };
-    let mut stored = client.append(tokio_stream::iter([batch])).await.unwrap().into_inner();
-    while stored.message().await.unwrap().is_some() {}
-}
-
-async fn judged(console: &Console, person: &Person) -> Report {
-    let bytes = |path: &'static str| async move {
-        let response = person.request("GET", path).send().await.unwrap();
-        assert_eq!(response.status(), 200, "{path}");
-        response.bytes().await.unwrap()
-    };
-    let trust = Trust::parse(&bytes("/api/v1/trust").await).unwrap();
-    let dir = tempfile::tempdir_in(console.dir.path()).unwrap();
-    let dir = dir.path().join("bundle");
-    unpack(&bytes("/api/v1/evidence/bundle").await[..], &dir).unwrap();
-    verify(
-        &Bundle::open(&dir).unwrap(),
-        &trust,
-        TrustSource::Given,
-        Asked::WholeLog,
-    )
-}
-
-async fn list(person: &Person, path: &str) -> Vec<Value> {
-    let (status, page) = person.get(path).await;
-    assert_eq!(status, 200, "{path}: {page}");
-    page["items"].as_array().unwrap().clone()
-}
+use crate::support::{Console, Question};
 
 async fn database(path: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
@@ -78,35 +31,6 @@ fn without_changes(console: &Console, envelope: &[u8]) -> Vec<u8> {
     let pem = std::fs::read_to_string(console.file("decision.key")).unwrap();
     let key = SigningKey::from_pkcs8_pem(&pem).unwrap();
     dsse::sign(&statement.to_payload().unwrap(), &key).unwrap()
-}
-
-fn carried_out(host: &mut Host, id: &str, digest: &str, envelope: &[u8]) -> [Sealed; 2] {
-    let decided = host.seal(|header| {
-        Predicate::Decision(Box::new(DecisionRecord {
-            header,
-            request_id: id.to_owned(),
-            request_digest: digest.to_owned(),
-            verdict: Verdict::Allow,
-            by: DecidedBy::People {
-                envelope: STANDARD.encode(envelope),
-            },
-            received_at: guard_console::time::rfc3339(guard_console::time::now()),
-        }))
-    });
-    let ran = host.seal(|header| {
-        Predicate::Enforcement(Box::new(EnforcementRecord {
-            header,
-            label: "coder".to_owned(),
-            request_id: Some(id.to_owned()),
-            request_digest: Some(digest.to_owned()),
-            decision_digest: Some(decided.payload_digest.clone()),
-            by_policy: None,
-            verdict: Verdict::Allow,
-            effect: Effect::Ran,
-            resume_ns: 1,
-        }))
-    });
-    [decided, ran]
 }
 
 /// Columns that both schemas have, as text that can be compared.
@@ -231,21 +155,16 @@ async fn a_database_of_the_first_schema_loses_nothing() {
     session.ask(&ran).await;
     assert_eq!(ann.answer(&ran.request_id, "approve", "well\u{1b}").await.0, 200);
     let decision = without_changes(&console, &session.decision().await.envelope);
-    let theft = host.seal(|header| {
-        Predicate::Lifecycle(Box::new(LifecycleRecord {
-            header,
-            event: Lifecycle::TheftRefused {
-                label: "coder".to_owned(),
-                object: "sign-in".to_owned(),
-                count: 2,
-                pid: 7,
-                uid: 1000,
-                comm: Text::from("cat"),
-            },
-        }))
+    let theft = host.tells(Lifecycle::TheftRefused {
+        label: "coder".to_owned(),
+        object: "sign-in".to_owned(),
+        count: 2,
+        pid: 7,
+        uid: 1000,
+        comm: Text::from("cat"),
     });
-    let [decided, enforced] = carried_out(&mut host, &ran.request_id, &ran_record.payload_digest, &decision);
-    ship(&console, &host, &[&ran_record, &theft, &decided, &enforced]).await;
+    let [decided, enforced] = host.carried_out(&ran.request_id, &ran_record.payload_digest, &decision);
+    host.ship(&console, &[&ran_record, &theft, &decided, &enforced]).await;
     let (denied, denied_record) = host.ask(&Question::new("coder", &["rm"]));
     session.ask(&denied).await;
     assert_eq!(ann.answer(&denied.request_id, "deny", "no").await.0, 200);
@@ -253,9 +172,9 @@ async fn a_database_of_the_first_schema_loses_nothing() {
     session.decision().await;
     session.ask(&waits).await;
     assert_eq!(ann.answer(&waits.request_id, "approve", "").await.0, 200);
-    ship(&console, &host, &[&denied_record, &waits_record]).await;
+    host.ship(&console, &[&denied_record, &waits_record]).await;
     let other_record = other.lifecycle();
-    ship(&console, &other, &[&other_record]).await;
+    other.ship(&console, &[&other_record]).await;
     drop(session);
     console.server.take().unwrap().stop().await;
 
@@ -276,12 +195,13 @@ async fn a_database_of_the_first_schema_loses_nothing() {
     // Sessions go on; so do lists.
     let (status, me) = ann.get("/api/v1/me").await;
     assert_eq!(status, 200, "{me}");
-    assert_eq!(list(&admin, "/api/v1/hosts").await.len(), 3);
-    assert_eq!(list(&admin, "/api/v1/requests").await.len(), 3);
-    let alarms = list(&admin, "/api/v1/alarms").await;
+    assert_eq!(admin.list("/api/v1/hosts").await.len(), 3);
+    assert_eq!(admin.list("/api/v1/requests").await.len(), 3);
+    let alarms = admin.list("/api/v1/alarms").await;
     assert!(alarms.iter().any(|alarm| alarm["kind"] == "theft"), "{alarms:?}");
     // What it found is written down before anything else is.
-    let found: Vec<String> = list(&ann, "/api/v1/changes")
+    let found: Vec<String> = ann
+        .list("/api/v1/changes")
         .await
         .iter()
         .map(|change| {
@@ -302,8 +222,7 @@ async fn a_database_of_the_first_schema_loses_nothing() {
         let line = format!("{what} before changes were recorded");
         assert!(found.contains(&line), "{line:?} is not in {found:#?}");
     }
-    let report = judged(&console, &admin).await;
-    assert_eq!(report.status, Status::Valid, "{report:#?}");
+    let report = admin.valid_log().await;
     let decisions = report.sections.iter().find(|s| s.name == "decisions").unwrap();
     assert!(decisions.summary.starts_with("1 allowed by people"), "{report:#?}");
 
@@ -323,21 +242,15 @@ async fn a_database_of_the_first_schema_loses_nothing() {
     assert_eq!(answered["state"], "approved", "{answered}");
     let decision = session.decision().await;
     assert_eq!(decision.request_id, waits.request_id);
-    let [decided, enforced] = carried_out(
-        &mut host,
-        &waits.request_id,
-        &waits_record.payload_digest,
-        &decision.envelope,
-    );
-    ship(&console, &host, &[&decided, &enforced]).await;
+    let [decided, enforced] = host.carried_out(&waits.request_id, &waits_record.payload_digest, &decision.envelope);
+    host.ship(&console, &[&decided, &enforced]).await;
     console.enroll(&unused, "late-1").await.unwrap();
-    let report = judged(&console, &admin).await;
-    assert_eq!(report.status, Status::Valid, "{report:#?}");
+    admin.valid_log().await;
     // Once more: nothing is found twice.
-    let count = list(&ann, "/api/v1/changes?limit=200").await.len();
+    let count = ann.list("/api/v1/changes?limit=200").await.len();
     console = console.restart().await;
     let admin = console.sign_in("admin").await;
-    assert_eq!(list(&admin, "/api/v1/changes?limit=200").await.len(), count);
+    assert_eq!(admin.list("/api/v1/changes?limit=200").await.len(), count);
 }
 
 fn backup(console: &Console, to: &Path) -> std::process::Output {
@@ -355,12 +268,11 @@ async fn a_backup_of_a_running_console_is_a_console() {
     let mut console = Console::start().await;
     let admin = console.set_up().await;
     let ann = console.user(&admin, "ann", &["approver"], &[]).await;
-    let mut host = console.host(&admin, "build-7").await;
-    let mut session = host.connect(&console).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
     let (ask, asked) = host.ask(&Question::new("coder", &["make"]));
     session.ask(&ask).await;
     let [first, second] = [host.lifecycle(), host.lifecycle()];
-    ship(&console, &host, &[&asked, &first]).await;
+    host.ship(&console, &[&asked, &first]).await;
 
     let to = console.dir.path().join("copy");
     let output = backup(&console, &to);
@@ -378,22 +290,21 @@ async fn a_backup_of_a_running_console_is_a_console() {
         assert_eq!(mode(&path), if public { 0o644 } else { 0o600 }, "{}", path.display());
     }
     // The copy is of that moment, whatever comes after it.
-    ship(&console, &host, &[&second]).await;
+    host.ship(&console, &[&second]).await;
     drop(session);
     console.server.take().unwrap().stop().await;
     std::fs::remove_dir_all(console.file("")).unwrap();
     std::fs::rename(&to, console.file("")).unwrap();
 
     let console = console.start_again().await;
-    assert_eq!(judged(&console, &admin).await.status, Status::Valid);
-    assert_eq!(list(&admin, "/api/v1/evidence?host=build-7").await.len(), 2);
+    admin.valid_log().await;
+    assert_eq!(admin.list("/api/v1/evidence?host=build-7").await.len(), 2);
     // The host has shipped more than the copy has: it does so again, and its question is answered.
-    ship(&console, &host, &[&asked, &first, &second]).await;
+    host.ship(&console, &[&asked, &first, &second]).await;
     let mut session = host.connect(&console).await;
     assert_eq!(ann.answer(&ask.request_id, "approve", "").await.0, 200);
     let decision = session.decision().await;
-    let [decided, enforced] = carried_out(&mut host, &ask.request_id, &asked.payload_digest, &decision.envelope);
-    ship(&console, &host, &[&decided, &enforced]).await;
-    let report = judged(&console, &admin).await;
-    assert_eq!(report.status, Status::Valid, "{report:#?}");
+    let [decided, enforced] = host.carried_out(&ask.request_id, &asked.payload_digest, &decision.envelope);
+    host.ship(&console, &[&decided, &enforced]).await;
+    admin.valid_log().await;
 }

@@ -48,6 +48,13 @@ impl Holder {
         let Some(key) = self.find(id) else {
             return;
         };
+        let Some(tgid) = self.questions.get(&key).map(Question::tgid) else {
+            return;
+        };
+        let blocked = self
+            .questions
+            .values()
+            .any(|other| other.tgid() == tgid && other.is_blocked());
         let Some(question) = self.questions.get_mut(&key) else {
             return;
         };
@@ -58,6 +65,8 @@ impl Holder {
         let tid = question.tid();
         match question.stage {
             Stage::Asked if question.parked.is_some() => self.start_reading(key),
+            // Tried when its turn comes: each attempt costs all others time.
+            Stage::Asked if blocked => {}
             Stage::Asked => self.seize(key, tid),
             Stage::Stopped if question.detail.is_some() => self.tell(key),
             Stage::Stopped => self.start_reading(key),
@@ -71,10 +80,7 @@ impl Holder {
             self.stage(key, Stage::Seizing);
             return;
         }
-        let Some(tgid) = self.questions.get(&key).map(Question::tgid) else {
-            return;
-        };
-        match self.start_tracing(key, tgid, tid) {
+        match self.start_tracing(key, tid) {
             Ok(()) => {
                 self.stage(key, Stage::Seizing);
                 crash::point("thread-seized");
@@ -91,6 +97,11 @@ impl Holder {
             }
             // Gone: its end is in the ring.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            // Neither can it go on before the other thread's exec has ended. Tried again later.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.stage(key, Stage::Asked);
+                self.last_blocked = Instant::now();
+            }
             Err(_) => {
                 let why = if read::tracer(tid).is_some() {
                     ParkedWhy::AlreadyTraced
@@ -104,21 +115,18 @@ impl Holder {
         }
     }
 
-    /// Traces a thread for its question. May take as long as an exec of another thread of the process, see
-    /// [`super::rescue`].
-    fn start_tracing(&mut self, key: VerdictKey, tgid: Tid, tid: Tid) -> io::Result<()> {
-        let (result, reaped) = self.rescue.seize(tgid, tid, self.traced.keys().copied());
-        for tid in reaped {
-            self.traced.remove(&tid);
-        }
-        if result.is_ok() {
-            let traced = Traced {
-                question: Some(key),
-                listening: false,
-            };
-            self.traced.insert(tid, traced);
-        }
-        result
+    /// Traces a thread for its question.
+    ///
+    /// # Errors
+    /// What ptrace says; EINTR while another thread of the process is in an exec, see [`super::rescue`].
+    fn start_tracing(&mut self, key: VerdictKey, tid: Tid) -> io::Result<()> {
+        self.rescue.seize(tid)?;
+        let traced = Traced {
+            question: Some(key),
+            listening: false,
+        };
+        self.traced.insert(tid, traced);
+        Ok(())
     }
 
     pub(super) fn stage(&mut self, key: VerdictKey, stage: Stage) {
@@ -165,7 +173,7 @@ impl Holder {
         self.stage(key, Stage::Going);
         if answer == verdict::CHECK && tracee.is_none() {
             // Parked; traced from here on, so that it stops at its exec event. If that cannot be, the kernel side stops it.
-            let _ = self.start_tracing(key, tgid, tid);
+            let _ = self.start_tracing(key, tid);
         }
         crash::point("verdict-due");
         if !self.write(key, answer) {

@@ -89,6 +89,8 @@ struct Holder {
     malformed: u64,
     last_beat: Instant,
     last_sweep: Instant,
+    /// A thread could not be traced because of another thread's exec.
+    last_blocked: Instant,
     /// Sets of other versions, in force until their labels are ours and the agent has settled.
     others: Vec<Other>,
     /// Our pin directory.
@@ -130,6 +132,7 @@ pub(crate) fn start(
         malformed: 0,
         last_beat: now,
         last_sweep: now,
+        last_blocked: now,
         others: loaded.others,
         pins: loaded.pins,
         settled: false,
@@ -140,8 +143,9 @@ pub(crate) fn start(
     let ring = loaded.ring;
     let (ready, started) = mpsc::channel();
     thread::Builder::new().name("guard-holder".into()).spawn(move || {
-        // Here, because it unblocks the signal for this thread.
-        let listening = sys::wake_on_child_events(Arc::clone(&waker));
+        // Here, because they unblock signals for this thread.
+        let listening =
+            sys::wake_on_child_events(Arc::clone(&waker)).and_then(|()| sys::let_seizes_end().map_err(io::Error::from));
         let go_on = listening.is_ok();
         let _ = ready.send(listening);
         if go_on {

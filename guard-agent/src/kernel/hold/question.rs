@@ -107,6 +107,11 @@ impl Question {
         self.ask.tgid.cast_signed()
     }
 
+    /// It is to be traced, and could not be yet: another thread of its process is in an exec.
+    pub(crate) const fn is_blocked(&self) -> bool {
+        matches!(self.stage, Stage::Asked) && self.wanted && self.parked.is_none() && self.cannot_trace.is_none()
+    }
+
     /// An answer to this question and no other.
     pub(crate) const fn verdict(&self, answer: u32) -> Verdict {
         Verdict {

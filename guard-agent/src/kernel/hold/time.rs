@@ -18,6 +18,9 @@ use crate::kernel::sys::{self, Tid};
 const READ_FOR: Duration = Duration::from_secs(10);
 /// A thread that went on for a signal and did not come back asks anew when it does.
 const SIGNAL_FOR: Duration = Duration::from_secs(3);
+/// After a thread could not be traced because of another thread's exec nobody is tried again for so long: an attempt takes
+/// the time of all who ask.
+const BLOCKED_FOR: Duration = Duration::from_millis(250);
 /// Questions older than this are compared with the kernel's table, should an event have been lost.
 const SWEEP_AFTER: Duration = Duration::from_secs(3);
 
@@ -29,10 +32,12 @@ impl Holder {
         let mut refuse = Vec::new();
         let mut unchecked = Vec::new();
         let mut wandered = Vec::new();
+        let mut blocked = Vec::new();
         for (key, question) in &self.questions {
             let waited = now.duration_since(question.since);
             match question.stage {
                 Stage::Asked if question.wanted && question.parked.is_some() => reread.push(*key),
+                Stage::Asked if question.is_blocked() => blocked.push((question.since, *key, question.tid())),
                 Stage::Reading if waited > READ_FOR => refuse.push(*key),
                 Stage::Checking if waited > check::HASH_FOR + READ_FOR => unchecked.push(*key),
                 Stage::Passing if waited > SIGNAL_FOR => wandered.push(*key),
@@ -56,6 +61,13 @@ impl Holder {
         }
         for key in wandered {
             self.wandered(key);
+        }
+        blocked.sort_unstable_by_key(|(since, _, _)| *since);
+        for (_, key, tid) in blocked {
+            if self.last_blocked.elapsed() < BLOCKED_FOR {
+                break;
+            }
+            self.seize(key, tid);
         }
         if now.duration_since(self.last_sweep) > SWEEP_AFTER {
             self.last_sweep = now;
