@@ -241,8 +241,9 @@ pub struct Filter {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flow {
-    /// The peer, as in [`AskAddress`]; zero for a unix peer, a listener, or an accepted connection.
-    pub address: [u8; 16],
+    /// The peer, as in [`AskAddress`], eight bytes each in memory order; zero for a unix peer, a listener, or an accepted
+    /// connection.
+    pub address: [u64; 2],
     /// Of the peer; of a unix socket the address of the peer's `struct sock`.
     pub port: u64,
     pub scope: u32,

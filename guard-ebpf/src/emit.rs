@@ -103,12 +103,8 @@ impl Subject for ExecOf {
     }
 }
 
-/// Reaching an address.
+/// Reaching an address: the key of the question says which.
 pub struct AddressOf {
-    pub sock: u64,
-    pub address: [u8; 16],
-    pub port: u32,
-    pub scope: u32,
     /// Of `ask_flag`.
     pub flags: u32,
 }
@@ -120,7 +116,8 @@ impl Subject for AddressOf {
             return false;
         };
         let out = entry.as_mut_ptr();
-        // SAFETY: as above.
+        let key = &pending.key;
+        // SAFETY: as above; the address is aligned to 8.
         unsafe {
             head(
                 &raw mut (*out).head,
@@ -129,12 +126,15 @@ impl Subject for AddressOf {
                 pending,
             );
             (*out).head.flags = self.flags;
-            (*out).address = self.address;
-            (*out).port = self.port;
-            (*out).scope = self.scope;
-            (*out).family = kernel::sock_family(self.sock);
-            (*out).kind = kernel::sock_type(self.sock);
-            (*out).protocol = kernel::sock_protocol(self.sock);
+            (&raw mut (*out).address)
+                .cast::<[u64; 2]>()
+                .write([key.extra[0], key.extra[1]]);
+            (*out).port = key.device;
+            (*out).scope = key.generation;
+            let sock = key.inode;
+            (*out).family = kernel::sock_family(sock);
+            (*out).kind = kernel::sock_type(sock);
+            (*out).protocol = kernel::sock_protocol(sock);
             (*out).reserved = 0;
         }
         entry.submit(WAKE);
@@ -142,9 +142,8 @@ impl Subject for AddressOf {
     }
 }
 
-/// Reaching this `struct sock` of the unix family.
+/// Reaching a `struct sock` of the unix family: the key of the question says which.
 pub struct UnixOf {
-    pub peer: u64,
     /// Of `ask_flag`.
     pub flags: u32,
 }
@@ -160,13 +159,14 @@ impl Subject for UnixOf {
         unsafe {
             head(&raw mut (*out).head, header::<AskUnix>(event::ASK_UNIX), task, pending);
             let mut flags = self.flags;
+            let peer = pending.key.extra[0];
             (*out).mount_namespace = 0;
-            if kernel::unix_dentry(self.peer) == 0 {
+            if kernel::unix_dentry(peer) == 0 {
                 flags |= ask_flag::ABSTRACT;
-                (*out).path_len = kernel::unix_abstract(self.peer, (&raw mut (*out).path).cast());
+                (*out).path_len = kernel::unix_abstract(peer, (&raw mut (*out).path).cast());
             } else {
                 let path = (&raw mut (*out).path).cast();
-                let walked = kernel::walk(kernel::unix_path(self.peer), path, &raw mut (*out).path_len);
+                let walked = kernel::walk(kernel::unix_path(peer), path, &raw mut (*out).path_len);
                 if walked.whole {
                     flags |= ask_flag::PATH_WHOLE;
                 }

@@ -4,6 +4,8 @@
 //! Owns the offsets, which the agent takes from the running kernel's BTF and writes here before load. Given addresses
 //! of kernel objects; every read goes through bpf_probe_read_kernel, so a wrong address gives an error, not an oops.
 
+use core::arch::asm;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::task_struct;
 use aya_ebpf::helpers::generated::{
@@ -596,25 +598,61 @@ pub fn sock_state(sock: u64) -> u8 {
     read_or_zero(sock + offset!(sock_state))
 }
 
-/// The peer that a socket is connected to: IPv4 address, IPv6 address, port in host order.
+/// The IPv4 address that a socket is connected to, in memory order.
 #[inline(always)]
-pub fn sock_peer(sock: u64) -> ([u8; 4], [u8; 16], u16) {
-    let port: u16 = read_or_zero(sock + offset!(sock_dport));
-    (
-        read_or_zero(sock + offset!(sock_daddr)),
-        read_or_zero(sock + offset!(sock_v6_daddr)),
-        u16::from_be(port),
-    )
+pub fn sock_peer_v4(sock: u64) -> u32 {
+    read_or_zero(sock + offset!(sock_daddr))
 }
 
-/// The address that a socket is bound to, as [`sock_peer`]; zero for any.
 #[inline(always)]
-pub fn sock_own(sock: u64) -> ([u8; 4], [u8; 16], u16) {
-    (
-        read_or_zero(sock + offset!(sock_rcv_saddr)),
-        read_or_zero(sock + offset!(sock_v6_rcv_saddr)),
-        read_or_zero(sock + offset!(sock_num)),
-    )
+pub fn sock_peer_v6(sock: u64) -> [u64; 2] {
+    read_or_zero(sock + offset!(sock_v6_daddr))
+}
+
+/// In host order.
+#[inline(always)]
+pub fn sock_peer_port(sock: u64) -> u16 {
+    u16::from_be(read_or_zero(sock + offset!(sock_dport)))
+}
+
+/// The IPv4 address that a socket is bound to; 0 for any.
+#[inline(always)]
+pub fn sock_own_v4(sock: u64) -> u32 {
+    read_or_zero(sock + offset!(sock_rcv_saddr))
+}
+
+#[inline(always)]
+pub fn sock_own_v6(sock: u64) -> [u64; 2] {
+    read_or_zero(sock + offset!(sock_v6_rcv_saddr))
+}
+
+/// In host order.
+#[inline(always)]
+pub fn sock_own_port(sock: u64) -> u16 {
+    read_or_zero(sock + offset!(sock_num))
+}
+
+/// Port, in host order, of a socket address of either family in kernel memory.
+#[inline(always)]
+pub fn address_port(address: u64) -> u16 {
+    u16::from_be(read_or_zero(address + 2))
+}
+
+/// Of a `sockaddr_in`, in memory order.
+#[inline(always)]
+pub fn address_v4(address: u64) -> u32 {
+    read_or_zero(address + 4)
+}
+
+/// Of a `sockaddr_in6`.
+#[inline(always)]
+pub fn address_v6(address: u64) -> [u64; 2] {
+    read_or_zero(address + 8)
+}
+
+#[inline(always)]
+pub fn address_scope(address: u64) -> u32 {
+    read_or_zero(address + 24)
 }
 
 /// The listener of a `struct request_sock`.
@@ -647,16 +685,19 @@ pub unsafe fn unix_abstract(sock: u64, out: *mut u8) -> u32 {
     }
     let length: u32 = read_or_zero(address + offset!(unix_address_len));
     // The family and the NUL.
-    let name = length.wrapping_sub(3);
-    if name == 0 || name > ABSTRACT_ROOM as u32 {
+    let mut name = u64::from(length.wrapping_sub(3));
+    // So that the verifier knows a bound of this very register; a longer name there is not.
+    // SAFETY: changes the register alone.
+    unsafe { asm!("{name} &= 127", name = inout(reg) name) };
+    if name == 0 || name > ABSTRACT_ROOM as u64 {
         return 0;
     }
     let from = address + offset!(unix_address_name) + 3;
     // SAFETY: by contract of this function; the helper checks the source.
-    if unsafe { bpf_probe_read_kernel(out.cast(), name, from as *const _) } != 0 {
+    if unsafe { bpf_probe_read_kernel(out.cast(), name as u32, from as *const _) } != 0 {
         return 0;
     }
-    name
+    name as u32
 }
 
 /// AF_* of a socket address in kernel memory; 0 for none.

@@ -9,7 +9,7 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use guard_common::protect::kind as protected;
 use guard_common::{
-    ActionKey, FLOW_SLOTS, Flow, FlowFilter, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
+    ActionKey, FLOW_SLOTS, Flow, FlowFilter, Pending, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
 };
 
 use crate::emit::{AddressOf, UnixOf};
@@ -50,20 +50,19 @@ macro_rules! answer {
 /// Where something is sent.
 #[derive(Clone, Copy)]
 struct Peer {
-    address: [u8; 16],
+    /// The address as in `AskAddress`, eight bytes each in memory order.
+    address: [u64; 2],
     port: u32,
     scope: u32,
 }
 
 impl Peer {
     #[inline(always)]
-    fn v4(bytes: [u8; 4], port: u16) -> Self {
-        let mut address = [0; 16];
-        address[10] = 0xff;
-        address[11] = 0xff;
-        address[12..].copy_from_slice(&bytes);
+    fn v4(address: u32, port: u16) -> Self {
+        const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+        // Both targets are little endian.
         Self {
-            address,
+            address: [0, MAPPED | (address as u64) << 32],
             port: port.into(),
             scope: 0,
         }
@@ -72,42 +71,45 @@ impl Peer {
     /// What a socket is connected to.
     #[inline(always)]
     fn of(sock: u64) -> Self {
-        Self::either(sock, kernel::sock_peer(sock))
+        if kernel::sock_family(sock) == AF_INET {
+            return Self::v4(kernel::sock_peer_v4(sock), kernel::sock_peer_port(sock));
+        }
+        Self {
+            address: kernel::sock_peer_v6(sock),
+            port: kernel::sock_peer_port(sock).into(),
+            scope: 0,
+        }
     }
 
     /// What a socket is bound to.
     #[inline(always)]
     fn own(sock: u64) -> Self {
-        Self::either(sock, kernel::sock_own(sock))
-    }
-
-    #[inline(always)]
-    fn either(sock: u64, (v4, v6, port): ([u8; 4], [u8; 16], u16)) -> Self {
         if kernel::sock_family(sock) == AF_INET {
-            Self::v4(v4, port)
-        } else {
-            Self {
-                address: v6,
-                port: port.into(),
-                scope: 0,
-            }
+            return Self::v4(kernel::sock_own_v4(sock), kernel::sock_own_port(sock));
+        }
+        Self {
+            address: kernel::sock_own_v6(sock),
+            port: kernel::sock_own_port(sock).into(),
+            scope: 0,
         }
     }
 
-    /// A `sockaddr_in` or `sockaddr_in6` in kernel memory.
+    /// A `sockaddr_in` or `sockaddr_in6` in kernel memory. The kernel itself refuses one that is too short.
     #[inline(always)]
     fn read(address: u64, length: u32, v6: bool) -> Self {
-        let bytes = kernel::socket_address(address, length);
-        let port = u16::from_be_bytes([bytes[2], bytes[3]]);
+        let port = kernel::address_port(address);
         if !v6 {
-            return Self::v4([bytes[4], bytes[5], bytes[6], bytes[7]], port);
+            return Self::v4(kernel::address_v4(address), port);
         }
-        let mut address = [0; 16];
-        address.copy_from_slice(&bytes[8..24]);
         Self {
-            address,
+            address: kernel::address_v6(address),
             port: port.into(),
-            scope: u32::from_ne_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]),
+            // A shorter one is allowed, without this.
+            scope: if length >= 28 {
+                kernel::address_scope(address)
+            } else {
+                0
+            },
         }
     }
 
@@ -116,26 +118,8 @@ impl Peer {
         const ONE: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
         const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 127, 0, 0, 0]);
         const MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
-        let (first, second) = self.halves();
+        let [first, second] = self.address;
         first == 0 && (second == ONE || second & MASK == MAPPED)
-    }
-
-    #[inline(always)]
-    fn halves(&self) -> (u64, u64) {
-        let half = |at: usize| {
-            let a = &self.address;
-            u64::from_ne_bytes([
-                a[at],
-                a[at + 1],
-                a[at + 2],
-                a[at + 3],
-                a[at + 4],
-                a[at + 5],
-                a[at + 6],
-                a[at + 7],
-            ])
-        };
-        (half(0), half(8))
     }
 }
 
@@ -194,7 +178,7 @@ fn forget(sock: u64) {
 
 /// Nothing is known.
 const NOTHING: Flow = Flow {
-    address: [0; 16],
+    address: [0; 2],
     port: 0,
     scope: 0,
     label: 0,
@@ -203,11 +187,26 @@ const NOTHING: Flow = Flow {
 };
 
 #[inline(always)]
-fn known(sock: u64) -> Flow {
-    // SAFETY: copied at once.
-    match unsafe { FLOWS.get(sock) } {
-        Some(found) => *found,
-        None => NOTHING,
+fn known(sock: u64) -> Option<&'static Flow> {
+    // SAFETY: read at once.
+    unsafe { FLOWS.get(sock) }
+}
+
+/// The label of the task that made the socket; 0 for others.
+#[inline(always)]
+fn owner(sock: u64) -> u32 {
+    match known(sock) {
+        Some(found) => found.owner,
+        None => 0,
+    }
+}
+
+/// Whether the socket is of this sort, for this label.
+#[inline(always)]
+fn is(sock: u64, sort: u32, label: &Label) -> bool {
+    match known(sock) {
+        Some(found) => found.sort == sort && found.label == label.label,
+        None => false,
     }
 }
 
@@ -239,21 +238,20 @@ pub fn guard_reach_listen(context: LsmContext) -> i32 {
     if family != AF_INET && family != AF_INET6 {
         return 0;
     }
-    let found = known(sock);
-    if found.sort == flow::LISTENER && found.label == label.label {
+    if is(sock, flow::LISTENER, &label) {
         return 0;
     }
-    let listener = Flow {
-        label: label.label,
-        sort: flow::LISTENER,
-        owner: found.owner,
-        ..NOTHING
-    };
     let own = Peer::own(sock);
     if own.is_loopback() {
+        let listener = Flow {
+            label: label.label,
+            sort: flow::LISTENER,
+            owner: owner(sock),
+            ..NOTHING
+        };
         return if remember(sock, &listener) { 0 } else { -errno::EPERM };
     }
-    answer!(ask(sock, &own, ask_flag::LISTEN, &listener))
+    answer!(ask(sock, &own, ask_flag::LISTEN))
 }
 
 /// fn(newsk, req): a connection came in; not in the context of the task that will accept it.
@@ -263,11 +261,12 @@ pub fn guard_reach_accepted(context: LsmContext) -> i32 {
     if !maybe(listener) {
         return 0;
     }
-    let found = known(listener);
-    if found.sort == flow::LISTENER {
+    if let Some(found) = known(listener)
+        && found.sort == flow::LISTENER
+    {
         let accepted = Flow {
             sort: flow::ACCEPTED,
-            ..found
+            ..*found
         };
         // No room: its first message is asked.
         let _ = remember(kernel::argument(&context, 0), &accepted);
@@ -280,36 +279,21 @@ pub fn guard_reach_accepted(context: LsmContext) -> i32 {
 /// Asks whether this socket may reach this peer, and remembers that it may.
 #[inline(always)]
 fn reach(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
-    let found = known(sock);
-    let new = Flow {
-        address: peer.address,
-        port: peer.port.into(),
-        scope: peer.scope,
-        label: label.label,
-        sort: flow::ALLOWED,
-        owner: found.owner,
-    };
-    let (first, second) = peer.halves();
-    if found.sort == flow::ALLOWED
-        && found.label == new.label
-        && found.port == new.port
-        && found.scope == new.scope
-        && (Peer {
-            address: found.address,
-            ..*peer
-        })
-        .halves()
-            == (first, second)
+    if let Some(found) = known(sock)
+        && found.sort == flow::ALLOWED
+        && found.label == label.label
+        && found.port == peer.port as u64
+        && found.scope == peer.scope
+        && found.address[0] == peer.address[0]
+        && found.address[1] == peer.address[1]
     {
         return Answer::Pass;
     }
-    ask(sock, peer, flags, &new)
+    ask(sock, peer, flags)
 }
 
-/// Asks for what `new` will say.
 #[inline(always)]
-fn ask(sock: u64, peer: &Peer, flags: u32, new: &Flow) -> Answer {
-    let (first, second) = peer.halves();
+fn ask(sock: u64, peer: &Peer, flags: u32) -> Answer {
     let key = ActionKey {
         kind: action::REACH,
         op: peer_op(
@@ -320,35 +304,55 @@ fn ask(sock: u64, peer: &Peer, flags: u32, new: &Flow) -> Answer {
         device: peer.port,
         generation: peer.scope,
         inode: sock,
-        extra: [first, second, u64::from(flags & ask_flag::LISTEN != 0)],
+        extra: [
+            peer.address[0],
+            peer.address[1],
+            u64::from(flags & ask_flag::LISTEN != 0),
+        ],
     };
-    let subject = AddressOf {
-        sock,
-        address: peer.address,
-        port: peer.port,
-        scope: peer.scope,
-        flags,
-    };
-    let answer = gate(Some(key), &subject);
-    through(answer, sock, new)
+    through(gate(Some(key), &AddressOf { flags }))
 }
 
 /// An answer was used. What it was for is remembered first, so that it holds although the question is over.
 #[inline(always)]
-fn through(answer: Answer, sock: u64, new: &Flow) -> Answer {
+fn through(answer: Answer) -> Answer {
     if answer != Answer::Pass {
         return answer;
     }
     let task = kernel::current();
-    let room = remember(sock, new);
-    let mut checked = false;
-    if let Some(pending) = PENDING.get_ptr_mut(task) {
-        // SAFETY: only this task's own hooks write or remove this entry.
-        let pending = unsafe { &*pending };
-        checked = pending.verdict == verdict::CHECK;
-        finish(task, pending, ended::COMMITTED, 0);
-    }
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        // Nobody was to be asked.
+        return Answer::Pass;
+    };
+    // SAFETY: only this task's own hooks write or remove this entry.
+    let pending = unsafe { &*pending };
+    let checked = pending.verdict == verdict::CHECK;
+    let room = remember_answer(pending);
+    finish(task, pending, ended::COMMITTED, 0);
     if room && !checked { Answer::Pass } else { Answer::Refuse }
+}
+
+/// What the key of an answered question says, for its socket. A function of its own: the stack is short.
+#[inline(never)]
+fn remember_answer(pending: &Pending) -> bool {
+    let key = &pending.key;
+    let sock = key.inode;
+    let mut new = Flow {
+        label: pending.label,
+        sort: flow::ALLOWED,
+        owner: owner(sock),
+        ..NOTHING
+    };
+    if key.kind == action::REACH_UNIX {
+        new.port = key.extra[0];
+    } else if key.extra[2] != 0 {
+        new.sort = flow::LISTENER;
+    } else {
+        new.address = [key.extra[0], key.extra[1]];
+        new.port = key.device as u64;
+        new.scope = key.generation;
+    }
+    remember(sock, &new)
 }
 
 /// Nobody is asked about a socket of this kind.
@@ -463,8 +467,7 @@ fn send(label: &Label, sock: u64) -> Answer {
         // Nowhere to go: the kernel says so itself.
         return Answer::Pass;
     }
-    let found = known(sock);
-    if found.sort == flow::ACCEPTED && found.label == label.label {
+    if is(sock, flow::ACCEPTED, label) {
         return Answer::Pass;
     }
     reach(label, sock, &Peer::of(sock), ask_flag::CONNECTED_BEFORE)
@@ -617,20 +620,16 @@ fn reach_unix(label: &Label, sock: u64, peer: u64, flags: u32) -> Answer {
         return Answer::Refuse;
     }
     // Inside the workload.
-    if known(peer).owner == label.label {
+    if owner(peer) == label.label {
         return Answer::Pass;
     }
-    let found = known(sock);
-    if found.sort == flow::ALLOWED && found.label == label.label && found.port == peer {
+    if let Some(found) = known(sock)
+        && found.sort == flow::ALLOWED
+        && found.label == label.label
+        && found.port == peer
+    {
         return Answer::Pass;
     }
-    let new = Flow {
-        port: peer,
-        label: label.label,
-        sort: flow::ALLOWED,
-        owner: found.owner,
-        ..NOTHING
-    };
     let named = kernel::file_id(kernel::dentry_inode(kernel::unix_dentry(peer)));
     let key = ActionKey {
         kind: action::REACH_UNIX,
@@ -644,8 +643,7 @@ fn reach_unix(label: &Label, sock: u64, peer: u64, flags: u32) -> Answer {
             u64::from(named.device) << 32 | u64::from(named.generation),
         ],
     };
-    let answer = gate(Some(key), &UnixOf { peer, flags });
-    through(answer, sock, &new)
+    through(gate(Some(key), &UnixOf { flags }))
 }
 
 /// fn(sock, other, newsk)
@@ -654,7 +652,7 @@ pub fn guard_reach_stream(context: LsmContext) -> i32 {
     let peer = kernel::argument(&context, 1);
     if maybe(peer) {
         // The other end belongs to whom the listener belongs to: what is sent back on it is no egress.
-        let owner = known(peer).owner;
+        let owner = owner(peer);
         if owner != 0 {
             let _ = remember(kernel::argument(&context, 2), &Flow { owner, ..NOTHING });
         }
@@ -683,8 +681,7 @@ fn connected_unix(label: &Label, sock: u64) -> Answer {
     if kind != SOCK_STREAM && kind != SOCK_SEQPACKET {
         return Answer::Pass;
     }
-    let found = known(sock);
-    if found.owner == label.label || found.sort == flow::ALLOWED && found.label == label.label {
+    if owner(sock) == label.label || is(sock, flow::ALLOWED, label) {
         return Answer::Pass;
     }
     let peer = kernel::unix_peer(sock);
