@@ -532,27 +532,6 @@ pub fn netlink_head(address: u64) -> (u32, u16) {
     (read_or_zero(address), read_or_zero(address + 4))
 }
 
-/// The first bytes of a socket address in kernel memory: as much as IPv6 needs. What is beyond `length` is zero.
-#[inline(always)]
-pub fn socket_address(address: u64, length: u32) -> [u8; 28] {
-    if length >= 28 {
-        read_or_zero_28(address)
-    } else {
-        let short: [u8; 16] = read_or_zero(address);
-        let mut all = [0; 28];
-        all[..16].copy_from_slice(&short);
-        all
-    }
-}
-
-#[inline(always)]
-fn read_or_zero_28(address: u64) -> [u8; 28] {
-    let mut value = [0; 28];
-    // SAFETY: the destination has room for 28 bytes; the helper checks the source.
-    unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), 28, address as *const _) };
-    value
-}
-
 /// The inode of the executable that a process runs; 0 for a kernel thread.
 #[inline(always)]
 pub fn executable_inode(task: u64) -> u64 {

@@ -377,51 +377,37 @@ pub fn guard_protect_ftruncate(context: LsmContext) -> i32 {
 
 // ---- addresses and sockets ----
 
-/// The console's address, whichever way it is written; 0 for any other.
-#[inline(always)]
+/// The console's address, whichever way it is written; 0 for any other. A function of its own: the stack is short.
+#[inline(never)]
 pub fn address(address: u64, length: u32, message: bool) -> u32 {
     if address == 0 || length < 16 {
         return 0;
     }
-    let bytes = kernel::socket_address(address, length);
-    let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
-    let mut key = AddressKey {
-        address: [0; 16],
-        port: u16::from_be_bytes([bytes[2], bytes[3]]) as u32,
-        reserved: 0,
-    };
-    let v4 = |key: &mut AddressKey, a: u8, b: u8, c: u8, d: u8| {
-        if a == 127 || a | b | c | d == 0 {
-            return;
-        }
-        key.address[10] = 0xff;
-        key.address[11] = 0xff;
-        key.address[12] = a;
-        key.address[13] = b;
-        key.address[14] = c;
-        key.address[15] = d;
-    };
-    // sendmsg(2) without a family means IPv4 to some.
-    if family == AF_INET || message && family == AF_UNSPEC {
-        v4(&mut key, bytes[4], bytes[5], bytes[6], bytes[7]);
+    const ONE: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
+    const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    // Both targets are little endian.
+    const V4: u64 = 0xffff_ffff << 32;
+    let family = kernel::address_family(address, length);
+    let mut halves = if family == AF_INET || message && family == AF_UNSPEC {
+        // sendmsg(2) without a family means IPv4 to some.
+        [0, MAPPED | (kernel::address_v4(address) as u64) << 32]
     } else if family == AF_INET6 && length >= 24 {
-        let mut head = 0u8;
-        for at in 8..18 {
-            head |= bytes[at];
-        }
-        let mapped = head == 0 && bytes[18] == 0xff && bytes[19] == 0xff;
-        let mut middle = 0u8;
-        for at in 18..23 {
-            middle |= bytes[at];
-        }
-        if mapped {
-            v4(&mut key, bytes[20], bytes[21], bytes[22], bytes[23]);
-        } else if head | middle != 0 || bytes[23] > 1 {
-            key.address.copy_from_slice(&bytes[8..24]);
-        }
+        kernel::address_v6(address)
     } else {
         return 0;
+    };
+    let [first, second] = halves;
+    let here = if second & !V4 == MAPPED {
+        second & V4 == 0 || second >> 32 & 0xff == 127
+    } else {
+        second == 0 || second == ONE
+    };
+    if first == 0 && here {
+        halves = [0, 0];
     }
+    let whole = [halves[0], halves[1], kernel::address_port(address) as u64];
+    // SAFETY: of the same size; every bit pattern is a key: an address, the port and four zeros.
+    let key: AddressKey = unsafe { core::mem::transmute(whole) };
     // SAFETY: copied at once.
     match unsafe { ADDRESSES.get(key) } {
         Some(found) => *found,
