@@ -7,6 +7,7 @@ use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::Statement;
 
+use crate::config::LabelPattern;
 use crate::evidence::{Evidence, EvidenceConfig};
 
 pub(crate) const HOST: &str = "01J00000000000000000000000";
@@ -41,6 +42,15 @@ pub(crate) fn rig() -> Rig {
         cgroups,
         evidence,
     }
+}
+
+/// Patterns of labels: each a name and a cgroup.
+pub(crate) fn patterns(named: &[(&str, &str)]) -> Vec<LabelPattern> {
+    let pattern = |(name, cgroup): &(&str, &str)| LabelPattern {
+        name: (*name).to_owned(),
+        cgroup: (*cgroup).to_owned(),
+    };
+    named.iter().map(pattern).collect()
 }
 
 /// Everything in the spool, checked as a chain.

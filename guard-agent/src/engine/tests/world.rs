@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::approval::open::{OpenQuestion, OpenQuestions};
-use crate::config::{LabelPattern, LabelRules};
+use crate::config::LabelRules;
 use crate::enforce::{Pass, Remembered};
 use crate::engine::{Engine, Event, FromConsole, Parts, Stats};
 use crate::enrich::Enricher;
@@ -26,7 +26,7 @@ use crate::kernel::api::{
 use crate::kernel::{KernelHandle, LabelSettings};
 use crate::labels::Labels;
 use crate::policy;
-use crate::testing::{HOST, Rig, records, rig};
+use crate::testing::{self, HOST, Rig, records, rig};
 use crate::watch::Watchers;
 
 pub(super) struct World {
@@ -52,15 +52,11 @@ pub(super) fn world_with(policy: &str, pending_per_label: u32, left: Vec<OpenQue
     let rig = rig();
     let (kernel, to_kernel) = KernelHandle::pair_for_tests();
     std::fs::create_dir(rig.cgroups.join("coder")).unwrap();
-    let pattern = LabelPattern {
-        name: "coder".to_owned(),
-        cgroup: "/coder".to_owned(),
-    };
     let labels = Labels::at(
         &rig.cgroups,
         &rig.state,
         LabelRules {
-            patterns: vec![pattern],
+            patterns: testing::patterns(&[("coder", "/coder")]),
             default: LabelSettings {
                 pending: pending_per_label,
                 ..LabelSettings::default()
@@ -297,7 +293,7 @@ impl World {
     ) -> v1::Decision {
         let verified = dsse::parse(&ask.record)
             .unwrap()
-            .verify(&crate::testing::key().public())
+            .verify(&testing::key().public())
             .unwrap();
         let digest = guard_evidence::statement::sha256_hex(&verified.payload);
         let now = Timestamp::now();
