@@ -187,6 +187,19 @@ def holder(probe):
     raise Failed("no thread is called guard-holder")
 
 
+def idle(probe):
+    """The holder uses next to no CPU. Ticks also count what a busy machine takes from its guest: one calm window of some is enough,
+    and a holder that is busy has none."""
+    used = []
+    for _ in range(5):
+        before = ticks(holder(probe))
+        time.sleep(2)
+        used.append(ticks(holder(probe)) - before)
+        if used[-1] <= 2:
+            return
+    raise Failed(f"the holder is busy: {used} ticks in two seconds each")
+
+
 def until(what, text, seconds=10):
     # Without a probe most of what is waited for never comes; what is attempted after it still must be.
     end = time.monotonic() + (1 if OFF else seconds * SLOW)
