@@ -178,7 +178,7 @@ pub(crate) mod fake_console {
 
         /// Comes back at the same address.
         pub(crate) async fn restart(&mut self) {
-            for _ in 0..100 {
+            for _ in 0..1_200 {
                 if let Ok(listener) = TcpListener::bind(self.address).await {
                     self.server = serve(listener, self.tls.clone(), Arc::clone(&self.shared));
                     return;
@@ -199,7 +199,7 @@ pub(crate) mod fake_console {
 
         /// Waits until the host has said something of the kind.
         pub(crate) async fn heard<T>(&self, wanted: impl Fn(&v1::host_message::Kind) -> Option<T>) -> T {
-            for _ in 0..500 {
+            for _ in 0..3_000 {
                 if let Some(found) = self.shared.from_host.lock().iter().find_map(&wanted) {
                     return found;
                 }

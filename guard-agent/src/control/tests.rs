@@ -270,7 +270,7 @@ async fn a_flood_of_connections_is_bounded() {
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     drop(held);
-    for _ in 0..100 {
+    for _ in 0..1_200 {
         let mut stream = world.connect();
         say(&mut stream, br#"{"do":"status"}"#);
         if matches!(hear(&mut stream), Some(ControlReply::Status(_))) {

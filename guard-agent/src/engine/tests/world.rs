@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
@@ -43,6 +43,9 @@ pub(super) struct World {
 }
 
 pub(super) const ASK_ALL: &str = r#"permit(principal, action, resource) when { context.approved };"#;
+
+/// How long anything may take on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn world(policy: &str) -> World {
     world_with(policy, 1_000, Vec::new())
@@ -236,8 +239,21 @@ impl World {
 
     pub(super) fn sent(&self) -> ToKernel {
         self.to_kernel
-            .recv_timeout(Duration::from_secs(10))
+            .recv_timeout(PATIENCE)
             .expect("nothing was sent to the kernel side")
+    }
+
+    /// Questions that an agent after this one would find; waits until there are so many.
+    pub(super) async fn left_open(&self, wanted: usize) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = std::fs::read_dir(self.rig.state.join("open")).unwrap().count();
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "{found} questions are left open, not {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(super) fn nothing_sent(&self) {
@@ -245,7 +261,7 @@ impl World {
     }
 
     pub(super) async fn message(&mut self) -> Kind {
-        let message = tokio::time::timeout(Duration::from_secs(10), self.host.recv());
+        let message = tokio::time::timeout(PATIENCE, self.host.recv());
         message
             .await
             .expect("nothing was sent to the console")
@@ -357,7 +373,8 @@ impl World {
 
     /// Waits until a record is there.
     pub(super) async fn record(&self, wanted: impl Fn(&Predicate) -> bool) -> Predicate {
-        for _ in 0..200 {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
             if let Some(found) = records(&self.rig.evidence)
                 .into_iter()
                 .map(|s| s.predicate)
