@@ -315,6 +315,19 @@ signal.signal(signal.SIGALRM, too_late)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def stacks():
+    """Where the threads of all programs stand."""
+    said = ""
+    for folder in glob.glob("/proc/[0-9]*/task/*"):
+        try:
+            os.readlink(f"{folder}/exe")
+            read = lambda name: open(f"{folder}/{name}").read().strip()
+            said += f"{folder} {read('comm')} {read('syscall')} {read('stack').replace(chr(10), ' < ')}\n"
+        except OSError:
+            pass
+    return said
+
+
 def run(function):
     """Runs one case; gives the first word of its line and the line."""
     name, began = function.__name__, time.monotonic()
@@ -332,7 +345,7 @@ def run(function):
     except Skipped as why:
         return "skipped", f"{name}: {why}"
     except Failed as why:
-        log = "\n   | ".join(probe.since()[-4000:].splitlines())
+        log = "\n   | ".join((stacks() + probe.since()[-4000:]).splitlines())
         return "FAILED", f"{name}: {why}\n   | {log}"
     except Exception:
         return "FAILED", f"{name}: {traceback.format_exc()}"

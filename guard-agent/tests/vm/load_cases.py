@@ -173,7 +173,7 @@ def upgrade_keeps_every_label(probe):
         PROBES.append(again())
         new = PROBES[-1]
         until(lambda: "v0" not in versions(), f"the old programs stay\n{new.text()}", 60)
-        check(re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
+        until(lambda: re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
         output(waits)
         output(tracer)
         for name in ("parked", "traced"):
