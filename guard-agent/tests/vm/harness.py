@@ -100,7 +100,9 @@ class Probe:
         if OFF:
             raise Failed("no probe is to run with enforcement off")
         self.log = tempfile.NamedTemporaryFile("w+", dir=WORK, prefix="probe-", delete=False)
-        self.process = subprocess.Popen([PROBE, *arguments], stdout=self.log, stderr=self.log)
+        # A slow guest needs longer to be traced; the default is 500 ms.
+        patience = ["--park-after", str(int(500 * SLOW))]
+        self.process = subprocess.Popen([PROBE, *patience, *arguments], stdout=self.log, stderr=self.log)
         self.mark = 0
         self.expect(r"^ready$", 120)
 
