@@ -140,6 +140,7 @@ fn returned(result: i64) {
 /// workload can swallow the signal: the image then runs, and none of its gated actions works until it is compared.
 #[inline(always)]
 fn stop_for_check(task: u64, pending: &guard_common::Pending) {
+    // Again: a SIGCONT of the kernel's own (a terminal, an orphaned group), which asks no program, takes back an earlier one.
     // SAFETY: no pointers.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
         unchecked(task, pending);
