@@ -7,6 +7,7 @@ use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::Statement;
 
+use crate::config::LabelPattern;
 use crate::evidence::{Evidence, EvidenceConfig};
 
 pub(crate) const HOST: &str = "01J00000000000000000000000";
@@ -41,6 +42,15 @@ pub(crate) fn rig() -> Rig {
         cgroups,
         evidence,
     }
+}
+
+/// Patterns of labels: each a name and a cgroup.
+pub(crate) fn patterns(named: &[(&str, &str)]) -> Vec<LabelPattern> {
+    let pattern = |(name, cgroup): &(&str, &str)| LabelPattern {
+        name: (*name).to_owned(),
+        cgroup: (*cgroup).to_owned(),
+    };
+    named.iter().map(pattern).collect()
 }
 
 /// Everything in the spool, checked as a chain.
@@ -168,7 +178,7 @@ pub(crate) mod fake_console {
 
         /// Comes back at the same address.
         pub(crate) async fn restart(&mut self) {
-            for _ in 0..100 {
+            for _ in 0..1_200 {
                 if let Ok(listener) = TcpListener::bind(self.address).await {
                     self.server = serve(listener, self.tls.clone(), Arc::clone(&self.shared));
                     return;
@@ -189,7 +199,7 @@ pub(crate) mod fake_console {
 
         /// Waits until the host has said something of the kind.
         pub(crate) async fn heard<T>(&self, wanted: impl Fn(&v1::host_message::Kind) -> Option<T>) -> T {
-            for _ in 0..500 {
+            for _ in 0..3_000 {
                 if let Some(found) = self.shared.from_host.lock().iter().find_map(&wanted) {
                     return found;
                 }

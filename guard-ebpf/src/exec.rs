@@ -91,8 +91,13 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
         return 0;
     }
     if pending.epoch == config.epoch && config.agent_tgid != 0 {
-        // Somebody else traces it, or nobody may.
+        // Somebody else traces it, or nobody may. Stopped from here: the kernel leaves out a program at the syscall's end that
+        // another task was preempted in on the same CPU.
         pending.state = state::AWAITS_CHECK;
+        // SAFETY: no pointers.
+        if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
+            unchecked(task, pending);
+        }
     } else {
         // The agent that knew what was approved is gone.
         unchecked(task, pending);
@@ -132,10 +137,11 @@ fn returned(result: i64) {
     finish(task, pending, ended::RETURNED, code as u32);
 }
 
-/// Stops the new image before its first instruction, for an agent that cannot trace it. A tracer inside the workload can
-/// swallow the signal: the image then runs, and none of its gated actions works until it is compared.
+/// Tells an agent that cannot trace it that the new image is complete, and stops before its first instruction. A tracer inside the
+/// workload can swallow the signal: the image then runs, and none of its gated actions works until it is compared.
 #[inline(always)]
 fn stop_for_check(task: u64, pending: &guard_common::Pending) {
+    // Again: a SIGCONT of the kernel's own (a terminal, an orphaned group), which asks no program, takes back an earlier one.
     // SAFETY: no pointers.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
         unchecked(task, pending);

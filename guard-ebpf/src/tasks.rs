@@ -47,9 +47,19 @@ pub fn guard_fork_end(context: BtfTracePointContext) -> i32 {
 }
 
 /// The address may be given to another task from here on.
+///
+/// A tracing program, as [`guard_exit`], is left out by the kernel while another task that was preempted in it on the same
+/// CPU has not finished it; a program of the security module never is. What that one missed is told here.
 #[lsm(hook = "task_free")]
 pub fn guard_task_free(context: LsmContext) -> i32 {
-    scope::take(kernel::argument(&context, 0));
+    let task = kernel::argument(&context, 0);
+    if scope::maybe(task)
+        && let Some(pending) = PENDING.get_ptr_mut(task)
+    {
+        // SAFETY: the task is gone, and with it all else that would write or remove this entry.
+        finish(task, unsafe { &*pending }, ended::DIED, 0);
+    }
+    scope::take(task);
     0
 }
 

@@ -102,6 +102,8 @@ pub struct Reader {
     counted: u64,
     /// Since when it is off or not known, and why.
     off: Option<(String, String)>,
+    /// An absence was told, and the start that ended it was not yet. Each covers one start alone.
+    before_start: bool,
 }
 
 impl Reader {
@@ -148,7 +150,8 @@ impl Reader {
             }
             Lifecycle::AgentAway { from, to } => self.away(header, from, to, same_boot)?,
             Lifecycle::EnforcementOn { .. } => {
-                if self.is_on() && !self.goes_on(&header.at) {
+                let told = std::mem::take(&mut self.before_start);
+                if self.is_on() && !(told && self.goes_on(&header.at)) {
                     let last = self.told.until.clone().unwrap_or_default();
                     self.close(
                         &last,
@@ -160,6 +163,7 @@ impl Reader {
                 }
             }
             Lifecycle::Enforcing { since, counters, .. } => {
+                self.before_start = false;
                 let doubt = self.claims(header, since);
                 if !self.is_on() {
                     // It may reach back over the time for which there is no record in this part of the log.
@@ -224,6 +228,7 @@ impl Reader {
         });
         // The next start goes on from here.
         self.told.until = Some(to.to_owned());
+        self.before_start = true;
         Ok(())
     }
 
@@ -299,6 +304,14 @@ mod tests {
         Lifecycle::AgentAway {
             from: at(from),
             to: at(to),
+        }
+    }
+
+    fn enforcing(since: u32) -> Lifecycle {
+        Lifecycle::Enforcing {
+            since: at(since),
+            stopping: false,
+            counters: crate::record::KernelCounters::default(),
         }
     }
 
@@ -383,6 +396,16 @@ mod tests {
         assert!(told.away.is_empty());
         // An absence of long ago does not cover a later start.
         let told = read(&[(1, "a", on()), (4, "a", away(2, 4)), (4, "a", on()), (20, "a", on())]);
+        assert_eq!(told.gaps.len(), 1, "{told:?}");
+        // Nor does one that another start ended, however short a while ago.
+        let told = read(&[(3, "a", on()), (4, "a", away(3, 4)), (4, "a", on()), (4, "a", on())]);
+        assert_eq!(told.gaps.len(), 1, "{told:?}");
+        let told = read(&[
+            (3, "a", on()),
+            (4, "a", away(3, 4)),
+            (4, "a", enforcing(3)),
+            (4, "a", on()),
+        ]);
         assert_eq!(told.gaps.len(), 1, "{told:?}");
     }
 }

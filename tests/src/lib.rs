@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use xtask::test::{TRIED_AGAIN, UNSTEADY};
 
 /// One test.
 #[derive(Debug)]
@@ -82,7 +83,7 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
                 // Emulated machines are slow at times. What passes the second time is said and counted; a full run has no second time.
                 if !full() && RETRIED.fetch_add(1, Ordering::Relaxed) < TRIED_AGAIN && attempt(case.run).is_ok() {
                     let why = causes(&error).replace('\n', " ");
-                    writeln!(io::stdout(), "{}{}: {why}", xtask::test::UNSTEADY, case.name)?;
+                    writeln!(io::stdout(), "{}{}: {why}", UNSTEADY, case.name)?;
                     return Ok(Completion::Completed);
                 }
                 Err(Failed::from(said))
@@ -94,9 +95,6 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
     let _ = slowest();
     conclusion.exit_code()
 }
-
-/// So many failures of a run may be bad luck of a slow machine; more are not tried again.
-const TRIED_AGAIN: usize = 3;
 
 static RETRIED: AtomicUsize = AtomicUsize::new(0);
 

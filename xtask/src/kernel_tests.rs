@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::build::cargo;
+use crate::test::TRIED_AGAIN;
 use crate::vm::{Event, Kernel, Vm, VmOptions};
 use crate::{paths, run};
 
@@ -200,13 +201,10 @@ fn guest(kernel: Kernel, helpers: &Path, slow: usize, names: &[&str], full: bool
     Ok(cases)
 }
 
-/// So many failures of a run may be bad luck of a slow machine; more are not tried again.
-const TRIED_AGAIN: usize = 3;
-
 impl Cases {
     fn failed_names(&self) -> Vec<String> {
-        let name = |line: &String| Some(line.strip_prefix("FAILED ")?.split_once(':')?.0.to_owned());
-        self.troubles.iter().filter_map(name).collect()
+        let names = self.troubles.iter().filter_map(|line| failed_name(line));
+        names.map(str::to_owned).collect()
     }
 
     /// Those that failed were run a second time: whatever passed then counts as passed, and as unsteady.
@@ -218,7 +216,7 @@ impl Cases {
         }
         let (steady, unsteady) = std::mem::take(&mut self.troubles)
             .into_iter()
-            .partition(|line| !line.starts_with("FAILED ") || still.iter().any(|name| names_case(line, name)));
+            .partition(|line| failed_name(line).is_none_or(|name| still.iter().any(|other| other == name)));
         (self.troubles, self.unsteady) = (steady, unsteady);
         self.failed = still.len() as u64;
         self.passed += second.passed;
@@ -226,10 +224,9 @@ impl Cases {
     }
 }
 
-fn names_case(line: &str, name: &str) -> bool {
-    line.strip_prefix("FAILED ")
-        .and_then(|rest| rest.strip_prefix(name))
-        .is_some_and(|rest| rest.starts_with(':'))
+/// Of a line `FAILED NAME: why`.
+fn failed_name(line: &str) -> Option<&str> {
+    Some(line.strip_prefix("FAILED ")?.split_once(':')?.0)
 }
 
 /// Runs cases.py once; its standard output is shown as it comes, and given.

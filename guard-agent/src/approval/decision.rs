@@ -212,6 +212,18 @@ mod tests {
         }
     }
 
+    fn expected(groups: &[String], quorum: u32) -> Expected<'_> {
+        Expected {
+            console: "c",
+            host_id: "h",
+            request_id: "r",
+            request_digest: "d",
+            nonce: "n",
+            groups,
+            quorum,
+        }
+    }
+
     fn run_with(
         change: impl FnOnce(&mut SignedDecision),
         groups: &[String],
@@ -224,19 +236,10 @@ mod tests {
             .to_payload()
             .unwrap();
         let envelope = dsse::sign(&payload, &key).unwrap();
-        let expected = Expected {
-            console: "c",
-            host_id: "h",
-            request_id: "r",
-            request_digest: "d",
-            nonce: "n",
-            groups,
-            quorum,
-        };
         check(
             &envelope,
             &key.public(),
-            &expected,
+            &expected(groups, quorum),
             "2026-11-21T10:01:00Z".parse().unwrap(),
         )
     }
@@ -327,15 +330,7 @@ mod tests {
 
     #[test]
     fn only_the_pinned_key_counts() {
-        let expected = Expected {
-            console: "c",
-            host_id: "h",
-            request_id: "r",
-            request_digest: "d",
-            nonce: "n",
-            groups: &[],
-            quorum: 1,
-        };
+        let expected = expected(&[], 1);
         let now = "2026-11-21T10:01:00Z".parse().unwrap();
         let payload = Statement::new(Predicate::SignedDecision(Box::new(decision(&["ann"]))))
             .to_payload()

@@ -1,8 +1,7 @@
 use super::*;
-use crate::config::LabelPattern;
 use crate::kernel::KernelHandle;
 use crate::kernel::api::ToKernel;
-use crate::testing::{HOST, Rig, rig};
+use crate::testing::{self, HOST, Rig, rig};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as StdStream;
 
@@ -18,18 +17,11 @@ struct World {
 fn world(patterns: &[(&str, &str)]) -> World {
     let rig = rig();
     let (kernel, sent) = KernelHandle::pair_for_tests();
-    let patterns = patterns
-        .iter()
-        .map(|(n, c)| LabelPattern {
-            name: (*n).to_owned(),
-            cgroup: (*c).to_owned(),
-        })
-        .collect();
     let labels = Labels::at(
         &rig.cgroups,
         &rig.state,
         crate::config::LabelRules {
-            patterns,
+            patterns: testing::patterns(patterns),
             ..Default::default()
         },
         "/agent",
@@ -278,7 +270,7 @@ async fn a_flood_of_connections_is_bounded() {
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     drop(held);
-    for _ in 0..100 {
+    for _ in 0..1_200 {
         let mut stream = world.connect();
         say(&mut stream, br#"{"do":"status"}"#);
         if matches!(hear(&mut stream), Some(ControlReply::Status(_))) {

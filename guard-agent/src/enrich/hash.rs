@@ -237,6 +237,8 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::OwnedSemaphorePermit;
+
     use super::*;
 
     const KEY: FileKey = FileKey {
@@ -297,18 +299,22 @@ mod tests {
         assert!(patient.hash("l", KEY, small).await.is_ok());
     }
 
+    /// Takes every lane of a label.
+    async fn all_lanes(hasher: &Hasher, label: &str) -> OwnedSemaphorePermit {
+        let lane = {
+            let mut lanes = hasher.lanes.lock();
+            let lane = lanes.entry(label.to_owned());
+            Arc::clone(lane.or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))))
+        };
+        lane.acquire_many_owned(u32::try_from(PER_LABEL).unwrap())
+            .await
+            .unwrap()
+    }
+
     #[tokio::test]
     async fn one_label_does_not_take_the_others_lanes() {
         let hasher = Hasher::new(Duration::from_secs(60));
-        let lane = {
-            let mut lanes = hasher.lanes.lock();
-            Arc::clone(
-                lanes
-                    .entry("slow".to_owned())
-                    .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
-            )
-        };
-        let _all = lane.acquire_many(u32::try_from(PER_LABEL).unwrap()).await.unwrap();
+        let _all = all_lanes(&hasher, "slow").await;
         let file = File::open("/proc/self/exe").unwrap().into();
         assert!(hasher.hash("other", KEY, file).await.is_ok());
     }
@@ -316,15 +322,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_never_answers_is_given_up() {
         let hasher = Hasher::new(Duration::from_millis(50));
-        let lane = {
-            let mut lanes = hasher.lanes.lock();
-            Arc::clone(
-                lanes
-                    .entry("slow".to_owned())
-                    .or_insert_with(|| Arc::new(Semaphore::new(PER_LABEL))),
-            )
-        };
-        let _all = lane.acquire_many(u32::try_from(PER_LABEL).unwrap()).await.unwrap();
+        let _all = all_lanes(&hasher, "slow").await;
         let file = || File::open("/proc/self/exe").unwrap().into();
         assert_eq!(
             hasher.hash("slow", KEY, file()).await,

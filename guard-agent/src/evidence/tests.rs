@@ -15,7 +15,7 @@ fn start(state: &Path) -> Evidence {
 }
 
 fn wait_for(evidence: &Evidence, count: u64) {
-    for _ in 0..200 {
+    for _ in 0..6_000 {
         if *evidence.durable().borrow() >= count {
             return;
         }
@@ -134,13 +134,13 @@ fn a_full_disk_denies_and_recovers() {
         max_bytes: 40_000,
     })
     .unwrap();
-    for _ in 0..200 {
+    for _ in 0..6_000 {
         evidence.lifecycle(Lifecycle::EnforcementOff {
             why: "x".repeat(500),
             last_on: None,
         });
     }
-    for _ in 0..300 {
+    for _ in 0..6_000 {
         if evidence.reserve().is_none() {
             break;
         }

@@ -1,22 +1,15 @@
 use super::*;
 use crate::config::LabelPattern;
-use crate::testing::{Rig, rig};
+use crate::testing::{self, Rig, rig};
 use std::sync::mpsc;
 
 fn labels(rig: &Rig, own: &str, patterns: &[(&str, &str)]) -> (Labels, mpsc::Receiver<ToKernel>) {
     let (kernel, sent) = KernelHandle::pair_for_tests();
-    let patterns = patterns
-        .iter()
-        .map(|(n, c)| LabelPattern {
-            name: (*n).to_owned(),
-            cgroup: (*c).to_owned(),
-        })
-        .collect();
     (
         Labels::at(
             &rig.cgroups,
             &rig.state,
-            rules(patterns),
+            rules(testing::patterns(patterns)),
             own,
             kernel,
             rig.evidence.clone(),

@@ -209,14 +209,14 @@ mod tests {
             assert_eq!(patient.waiting.len(), 1, "one worker for one place");
         }
         open.send(()).unwrap();
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
         loop {
             let seen = patient.look(vec![place("/a")], false);
-            if seen.found.consoles.contains(&"/stuck".to_owned()) {
+            // A busy machine may keep the other place waiting too, for a while.
+            if seen.found.consoles.contains(&"/stuck".to_owned()) && patient.waiting.is_empty() {
                 break;
             }
             assert!(std::time::Instant::now() < end, "never heard");
         }
-        assert!(patient.waiting.is_empty());
     }
 }

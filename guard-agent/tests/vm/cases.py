@@ -69,9 +69,7 @@ def costs_nothing_while_held(probe):
     time.sleep(2)
     check(ticks(process.pid) == before, "the held thread used CPU")
     # The test agent itself looks for messages every millisecond; the holder's thread is what counts.
-    before = ticks(holder(probe))
-    time.sleep(2)
-    check(ticks(holder(probe)) - before <= 2, "the holder is busy")
+    idle(probe)
     check(output(process) == "", "it failed")
 
 

@@ -173,7 +173,7 @@ def upgrade_keeps_every_label(probe):
         PROBES.append(again())
         new = PROBES[-1]
         until(lambda: "v0" not in versions(), f"the old programs stay\n{new.text()}", 60)
-        check(re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
+        until(lambda: re.search(r"continued=[1-9]", new.text()), f"nothing was continued\n{new.text()}")
         output(waits)
         output(tracer)
         for name in ("parked", "traced"):
@@ -314,15 +314,26 @@ def killed_at_every_point_of_a_decision(probe):
         # Starting an agent takes seconds in an emulated guest: those where another agent finds another state.
         points = [point for point in points if point in ("question-seen", "stop-not-taken", "verdict-written", "comparison-written")]
     for point in points:
-        mark, no = marker(point), marker(f"{point}-no")
+        no = marker(f"{point}-no")
         if not OFF:
             PROBES[-1].kill()
             os.environ["GUARD_TEST_CRASH"] = point
             crashing = again()
             del os.environ["GUARD_TEST_CRASH"]
-        process = start_moved(program(f"hold-allow-not-checked-{point}".replace("hold-allow", "hold-second")), mark)
-        if not OFF:
-            until(lambda: crashing.process.poll() is not None, f"{point} was not reached\n{crashing.text()}", 30)
+        # A busy machine parks a thread before the agent can trace it: then the points of tracing are not on its way, and it runs.
+        for attempt in range(10):
+            mark = marker(f"{point}-{attempt}")
+            process = start_moved(program(f"hold-second-not-checked-{point}"), mark)
+            if OFF:
+                break
+            until(lambda: crashing.process.poll() is not None or process.poll() is not None, "nothing happens", 30)
+            # The process may be seen to end before the agent that was killed earlier.
+            time.sleep(0 if crashing.process.poll() is not None else 2)
+            if crashing.process.poll() is not None:
+                break
+        else:
+            crashing.kill()
+            raise Failed(f"{point} was not reached\n{crashing.text()}")
         late = start_moved(program("hold-deny-late"), no)
         time.sleep(0.7)
         absent(lambda: os.path.exists(no) or os.path.exists(mark) and point not in compared, f"{point}: it ran without an agent")
@@ -362,9 +373,7 @@ def many_processes_held_cost_nothing(probe):
     check(before == after, "held threads used CPU")
     # The test agent itself looks for messages every millisecond; the holder's thread is what counts.
     print(f"   in {seconds} s: 0 ticks of {count} held threads, {used} of the test agent")
-    before = ticks(holder(probe))
-    time.sleep(2)
-    check(ticks(holder(probe)) - before <= 2, "the holder is busy")
+    idle(probe)
     check(not any(os.path.exists(f"{mark}-{number}") for number in range(count)), "one ran")
     for process in processes:
         process.kill()

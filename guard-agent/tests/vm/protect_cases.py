@@ -103,8 +103,11 @@ def theft_of_a_sign_in(probe):
     holder = subprocess.Popen([sys.executable, "-c", "import sys, time; f = open(sys.argv[1]); time.sleep(1000)",
                                f"{victim}/.config/guard/credentials.json"], cwd=f"{victim}/.config/guard")
     token = f"{victim}/.config/guard/credentials.json"
-    until(lambda: any(os.path.realpath(f"/proc/{holder.pid}/fd/{fd}") == token for fd in os.listdir(f"/proc/{holder.pid}/fd")), "no holder")
-    number = next(fd for fd in os.listdir(f"/proc/{holder.pid}/fd") if os.path.realpath(f"/proc/{holder.pid}/fd/{fd}") == token)
+    number, end = None, time.monotonic() + 60
+    while number is None and time.monotonic() < end:
+        time.sleep(0.05)
+        number = next((fd for fd in os.listdir(f"/proc/{holder.pid}/fd") if os.path.realpath(f"/proc/{holder.pid}/fd/{fd}") == token), None)
+    check(number is not None, "the holder does not hold it")
     seen()
     try:
         thefts(probe, [1], '''

@@ -77,7 +77,7 @@ impl Console {
                     .unwrap();
             });
         });
-        let address = receive.recv_timeout(Duration::from_secs(20)).unwrap();
+        let address = receive.recv_timeout(Duration::from_secs(60)).unwrap();
         Self {
             url: format!("https://localhost:{}", address.port()),
             ca,

@@ -28,24 +28,19 @@ pub struct Details {
 
 impl App {
     pub async fn request(&self, actor: &Actor, id: &str) -> Result<Details> {
-        actor.require(Permission::SeeRequests)?;
-        let row = self
-            .store
-            .request(id)
-            .await?
-            .ok_or_else(|| Error::not_found("request", id))?;
+        let row = self.request_row(actor, id).await?;
         self.details(actor, row).await
+    }
+
+    async fn request_row(&self, actor: &Actor, id: &str) -> Result<RequestRow> {
+        actor.require(Permission::SeeRequests)?;
+        let row = self.store.request(id).await?;
+        row.ok_or_else(|| Error::not_found("request", id))
     }
 
     /// The request record's envelope, exact bytes.
     pub async fn request_record(&self, actor: &Actor, id: &str) -> Result<Vec<u8>> {
-        actor.require(Permission::SeeRequests)?;
-        let row = self
-            .store
-            .request(id)
-            .await?
-            .ok_or_else(|| Error::not_found("request", id))?;
-        Ok(row.record)
+        Ok(self.request_row(actor, id).await?.record)
     }
 
     /// Pending: oldest first; others: newest first.

@@ -430,7 +430,7 @@ impl Events {
                     return serde_json::from_str(data).unwrap_or(Value::Null);
                 }
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(10), self.body.next())
+            let chunk = tokio::time::timeout(Duration::from_secs(60), self.body.next())
                 .await
                 .expect("an event");
             match chunk {
@@ -487,7 +487,7 @@ async fn events_tell_every_change_and_go_on_where_they_broke_off() {
     assert_eq!(hosts.next("host").await["state"], "offline");
     // A session that ends takes its stream with it, at the next look at the latest.
     admin.send(admin.request("POST", "/api/v1/users/ann/disable")).await;
-    let end = tokio::time::timeout(Duration::from_secs(20), async {
+    let end = tokio::time::timeout(Duration::from_secs(60), async {
         while !events.next("request").await.is_null() {}
     });
     end.await.expect("the stream of a disabled user ends");

@@ -75,6 +75,12 @@ async fn what_is_not_whole_is_refused_and_the_thread_goes_on_waiting() {
         second.who.subject = "ben".to_owned();
         decision.answers.push(second);
     };
+    let two_but = |change: fn(&mut SignedDecision)| {
+        world.answer(&ask, &world.key, |d| {
+            two(d);
+            change(d);
+        })
+    };
     let other_key = SigningKey::from_seed(&[1; 32]);
     let bad: Vec<(v1::Decision, &str)> = vec![
         (world.answer(&ask, &other_key, two), "not trusted"),
@@ -85,34 +91,10 @@ async fn what_is_not_whole_is_refused_and_the_thread_goes_on_waiting() {
             }),
             "twice",
         ),
-        (
-            world.answer(&ask, &world.key, |d| {
-                two(d);
-                d.request_digest = "0".repeat(64);
-            }),
-            "digest differs",
-        ),
-        (
-            world.answer(&ask, &world.key, |d| {
-                two(d);
-                d.expires_at = "2020-01-01T00:00:00Z".to_owned();
-            }),
-            "expired",
-        ),
-        (
-            world.answer(&ask, &world.key, |d| {
-                two(d);
-                d.nonce = "0".repeat(64);
-            }),
-            "nonce",
-        ),
-        (
-            world.answer(&ask, &world.key, |d| {
-                two(d);
-                d.owner = Some(d.answers[1].who.clone());
-            }),
-            "owns",
-        ),
+        (two_but(|d| d.request_digest = "0".repeat(64)), "digest differs"),
+        (two_but(|d| d.expires_at = "2020-01-01T00:00:00Z".to_owned()), "expired"),
+        (two_but(|d| d.nonce = "0".repeat(64)), "nonce"),
+        (two_but(|d| d.owner = Some(d.answers[1].who.clone())), "owns"),
         (
             v1::Decision {
                 request_id: ask.request_id.clone(),

@@ -86,7 +86,7 @@ async fn what_the_policy_allowed_is_answered_at_once_until_it_changes() {
     let again = world.question("/usr/bin/git");
     // Remembered once the verdict is on its way.
     let mut pass = world.remembered.allows(&again);
-    for _ in 0..200 {
+    for _ in 0..6_000 {
         if pass.is_some() {
             break;
         }
@@ -120,7 +120,7 @@ async fn what_the_policy_allowed_is_answered_at_once_until_it_changes() {
 
     world.loads(ASK_ALL);
     // Two queues: what the kernel asks may overtake the policy.
-    for _ in 0..200 {
+    for _ in 0..6_000 {
         if world.at_once("/usr/bin/git").is_none() {
             break;
         }

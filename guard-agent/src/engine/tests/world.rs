@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::approval::open::{OpenQuestion, OpenQuestions};
-use crate::config::{LabelPattern, LabelRules};
+use crate::config::LabelRules;
 use crate::enforce::{Pass, Remembered};
 use crate::engine::{Engine, Event, FromConsole, Parts, Stats};
 use crate::enrich::Enricher;
@@ -26,7 +26,7 @@ use crate::kernel::api::{
 use crate::kernel::{KernelHandle, LabelSettings};
 use crate::labels::Labels;
 use crate::policy;
-use crate::testing::{HOST, Rig, records, rig};
+use crate::testing::{self, HOST, Rig, records, rig};
 use crate::watch::Watchers;
 
 pub(super) struct World {
@@ -44,6 +44,9 @@ pub(super) struct World {
 
 pub(super) const ASK_ALL: &str = r#"permit(principal, action, resource) when { context.approved };"#;
 
+/// How long anything may take on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
 pub(super) fn world(policy: &str) -> World {
     world_with(policy, 1_000, Vec::new())
 }
@@ -52,15 +55,11 @@ pub(super) fn world_with(policy: &str, pending_per_label: u32, left: Vec<OpenQue
     let rig = rig();
     let (kernel, to_kernel) = KernelHandle::pair_for_tests();
     std::fs::create_dir(rig.cgroups.join("coder")).unwrap();
-    let pattern = LabelPattern {
-        name: "coder".to_owned(),
-        cgroup: "/coder".to_owned(),
-    };
     let labels = Labels::at(
         &rig.cgroups,
         &rig.state,
         LabelRules {
-            patterns: vec![pattern],
+            patterns: testing::patterns(&[("coder", "/coder")]),
             default: LabelSettings {
                 pending: pending_per_label,
                 ..LabelSettings::default()
@@ -240,8 +239,21 @@ impl World {
 
     pub(super) fn sent(&self) -> ToKernel {
         self.to_kernel
-            .recv_timeout(Duration::from_secs(10))
+            .recv_timeout(PATIENCE)
             .expect("nothing was sent to the kernel side")
+    }
+
+    /// Questions that an agent after this one would find; waits until there are so many.
+    pub(super) async fn left_open(&self, wanted: usize) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = std::fs::read_dir(self.rig.state.join("open")).unwrap().count();
+            if found == wanted {
+                return;
+            }
+            assert!(Instant::now() < end, "{found} questions are left open, not {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(super) fn nothing_sent(&self) {
@@ -249,7 +261,7 @@ impl World {
     }
 
     pub(super) async fn message(&mut self) -> Kind {
-        let message = tokio::time::timeout(Duration::from_secs(10), self.host.recv());
+        let message = tokio::time::timeout(PATIENCE, self.host.recv());
         message
             .await
             .expect("nothing was sent to the console")
@@ -297,7 +309,7 @@ impl World {
     ) -> v1::Decision {
         let verified = dsse::parse(&ask.record)
             .unwrap()
-            .verify(&crate::testing::key().public())
+            .verify(&testing::key().public())
             .unwrap();
         let digest = guard_evidence::statement::sha256_hex(&verified.payload);
         let now = Timestamp::now();
@@ -361,7 +373,8 @@ impl World {
 
     /// Waits until a record is there.
     pub(super) async fn record(&self, wanted: impl Fn(&Predicate) -> bool) -> Predicate {
-        for _ in 0..200 {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
             if let Some(found) = records(&self.rig.evidence)
                 .into_iter()
                 .map(|s| s.predicate)

@@ -74,6 +74,11 @@ impl Holder {
             return;
         };
         let (id, answer, pass) = (question.id, question.answer, question.pass.take());
+        if event.how == ended::DIED && question.parked.is_some() {
+            // It may have died of another thread's exec, while its SIGSTOP still stops the process: nobody asks there any
+            // more whose answer would continue it. What waits to be compared is not continued by this.
+            let _ = sys::kill(question.tgid(), libc::SIGCONT);
+        }
         let outcome = match (event.how, answer) {
             (ended::DENIED, Some(_)) => Some(Outcome::Denied),
             (ended::COMMITTED, Some(_)) => Some(Outcome::Ran),

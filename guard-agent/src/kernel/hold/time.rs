@@ -67,7 +67,10 @@ impl Holder {
             if self.last_blocked.elapsed() < BLOCKED_FOR {
                 break;
             }
-            self.seize(key, tid);
+            // Without it the thread is gone, and its id may be another's.
+            if self.pending(&key).is_some() {
+                self.seize(key, tid);
+            }
         }
         if now.duration_since(self.last_sweep) > SWEEP_AFTER {
             self.last_sweep = now;

@@ -80,11 +80,7 @@ pub(super) async fn approve(
     Path(id): Path<String>,
     Json(body): Json<AnswerBody>,
 ) -> Result<axum::Json<Request>> {
-    Ok(axum::Json(
-        app.answer(&caller.actor, &id, Verdict::Allow, &body, caller.channel)
-            .await?
-            .into(),
-    ))
+    answer(&app, &caller, &id, Verdict::Allow, &body).await
 }
 
 pub(super) async fn deny(
@@ -93,11 +89,18 @@ pub(super) async fn deny(
     Path(id): Path<String>,
     Json(body): Json<AnswerBody>,
 ) -> Result<axum::Json<Request>> {
-    Ok(axum::Json(
-        app.answer(&caller.actor, &id, Verdict::Deny, &body, caller.channel)
-            .await?
-            .into(),
-    ))
+    answer(&app, &caller, &id, Verdict::Deny, &body).await
+}
+
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    verdict: Verdict,
+    body: &AnswerBody,
+) -> Result<axum::Json<Request>> {
+    let answered = app.answer(&caller.actor, id, verdict, body, caller.channel).await?;
+    Ok(axum::Json(answered.into()))
 }
 
 pub(super) async fn events(State(app): State<Shared>, caller: Caller, headers: HeaderMap) -> Result<impl IntoResponse> {

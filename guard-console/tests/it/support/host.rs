@@ -214,7 +214,7 @@ impl Session {
 
     /// The next message, or the status with which the stream ended.
     pub(crate) async fn try_next(&mut self) -> Result<ConsoleKind, tonic::Status> {
-        let message = tokio::time::timeout(Duration::from_secs(10), self.messages.message());
+        let message = tokio::time::timeout(Duration::from_secs(60), self.messages.message());
         let message = message.await.expect("a message within ten seconds")?;
         Ok(message.expect("a message, not the end").kind.unwrap())
     }
