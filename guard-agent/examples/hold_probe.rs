@@ -2,7 +2,7 @@
 //! VMs are written on top of it.
 //!
 //! ```text
-//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--run SECONDS]
+//! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--sockets N] [--run SECONDS]
 //!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or peer counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | late:MS | ignore
@@ -317,6 +317,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
             "--pending" => config.pending = value()?.parse()?,
             "--tasks" => config.tasks = value()?.parse()?,
+            "--sockets" => config.sockets = value()?.parse()?,
             "--usage" => {
                 println!("{:?}", kernel::usage(&config.pin_directory)?);
                 return Ok(());

@@ -356,7 +356,7 @@ impl Interval {
                 refused_quota: usage
                     .labels
                     .iter()
-                    .map(|label| label.refused_pending + label.refused_tasks)
+                    .map(|label| label.refused_pending + label.refused_tasks + label.refused_sockets)
                     .sum(),
                 unchecked: usage.unchecked,
                 allowed_while_away: usage.away_allowed,

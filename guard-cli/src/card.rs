@@ -203,7 +203,7 @@ fn connect_fields(connect: &ConnectAction, out: &mut Vec<(&'static str, Vec<Stri
     out.push(("protocol", vec![visible_fold(&connect.protocol, 32)]));
     let how = match connect.how {
         ConnectHow::Connect => "it connects",
-        ConnectHow::Listen => "it listens for connections from other hosts",
+        ConnectHow::Listen => "it listens where other hosts can reach it",
         ConnectHow::Message => "it sends a message to this destination",
         ConnectHow::ConnectedBefore => {
             "it sends on a connection that was made before it was labelled, or by somebody else"

@@ -197,19 +197,24 @@ pub struct LabelSettings {
     pub looping: u32,
     /// Tasks that may carry the label; further forks are refused.
     pub tasks: u32,
+    /// Sockets of the label that may be known at a time; further ones are refused.
+    pub sockets: u32,
+    pub reserved: u32,
 }
 
 impl LabelSettings {
-    /// No label can fill a table for the others: the tables have room for eight and four times as much.
+    /// No label can fill a table for the others: the tables have room for eight, four and sixteen times as much.
     pub const DEFAULT: Self = Self {
         away: away::PARK,
         pending: 1_024,
         looping: 8,
         tasks: 16_384,
+        sockets: 4_096,
+        reserved: 0,
     };
 }
 
-/// What a label uses now, and what it was refused since the maps were made. Written by the hooks. Both limits may be
+/// What a label uses now, and what it was refused since the maps were made. Written by the hooks. Each limit may be
 /// passed by as many as there are CPUs, when those ask in the same moment.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -220,6 +225,10 @@ pub struct LabelUse {
     pub refused_pending: u64,
     /// Forks refused because too many tasks carried the label.
     pub refused_tasks: u64,
+    /// Entries of FLOWS that are charged to it.
+    pub sockets: u64,
+    /// Sockets and connections that were not remembered because it had too many: refused, or asked about at each message.
+    pub refused_sockets: u64,
 }
 
 /// Slots of [`Filter`]; a power of two.
@@ -253,6 +262,9 @@ pub struct Flow {
     pub sort: u32,
     /// The label of the task that made the socket; 0: somebody else did.
     pub owner: u32,
+    /// The label in whose [`LabelUse::sockets`] it counts, the same as long as there is an entry.
+    pub charged: u32,
+    pub reserved: u32,
 }
 
 /// `Flow::sort`.
@@ -669,8 +681,8 @@ layout! {
     Verdict = 48 + 16,
     Stamp = 16,
     Origin = 16,
-    LabelSettings = 16,
-    LabelUse = 32,
+    LabelSettings = 24,
+    LabelUse = 48,
     Filter = 16 + 4 * FILTER_SLOTS,
     Cover = 64,
     Config = 40,
@@ -679,7 +691,7 @@ layout! {
     AskExec = 136 + 8 + PATH_ROOM + NAME_ROOM,
     AskAddress = 136 + 16 + 8 + 8,
     AskUnix = 136 + 8 + PATH_ROOM + NAME_ROOM,
-    Flow = 16 + 8 + 4 * 4,
+    Flow = 16 + 8 + 6 * 4,
     FlowFilter = 4 * FLOW_SLOTS,
     Ended = 8 + 24 + 16,
     Parked = 8 + 16 + 16,

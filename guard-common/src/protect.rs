@@ -53,6 +53,8 @@ pub mod kind {
     pub const SOCKET: u32 = 16;
     /// A way for packets to somebody else than the address that was asked about: source routes, changes of the host's network.
     pub const ROUTE: u32 = 17;
+    /// The names of the host's log sockets, which every label may reach.
+    pub const LOG: u32 = 18;
 }
 
 /// An inode.

@@ -50,6 +50,50 @@ pub fn leave_question(label: u32) {
     }
 }
 
+/// One more socket of this label is known; false if there are too many already.
+#[inline(never)]
+pub fn enter_socket(label: u32) -> bool {
+    let limit = u64::from(settings(label).sockets);
+    let Some(usage) = usage(label) else {
+        return true;
+    };
+    // SAFETY: a live map value.
+    unsafe {
+        if (&raw mut (*usage).sockets).read_volatile() >= limit {
+            add(&raw mut (*usage).refused_sockets, 1);
+            return false;
+        }
+        add(&raw mut (*usage).sockets, 1);
+    }
+    true
+}
+
+/// Whether one more could be known, so that nobody is asked in vain.
+#[inline(never)]
+pub fn room_for_socket(label: u32) -> bool {
+    let limit = u64::from(settings(label).sockets);
+    let Some(usage) = usage(label) else {
+        return true;
+    };
+    // SAFETY: a live map value.
+    unsafe {
+        if (&raw mut (*usage).sockets).read_volatile() >= limit {
+            add(&raw mut (*usage).refused_sockets, 1);
+            return false;
+        }
+    }
+    true
+}
+
+/// It is closed, or was not remembered after all.
+#[inline(always)]
+pub fn leave_socket(label: u32) {
+    if let Some(usage) = usage(label) {
+        // SAFETY: a live map value.
+        unsafe { add(&raw mut (*usage).sockets, u64::MAX) };
+    }
+}
+
 /// Whether one more task may carry the label. It counts when it is stamped.
 #[inline(always)]
 pub fn room_for_task(label: u32) -> bool {

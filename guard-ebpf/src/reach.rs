@@ -16,8 +16,9 @@ use crate::emit::{AddressOf, UnixOf};
 use crate::kernel;
 use crate::maps::{FLOW_FILTER, FLOWS, PENDING, add32, count};
 use crate::protect::{self, count_refused};
+use crate::quota;
 use crate::scope::{self, Label};
-use crate::verdict::{Answer, finish, gate};
+use crate::verdict::{self as questions, Answer, finish, gate};
 
 const AF_UNSPEC: u16 = 0;
 const AF_UNIX: u16 = 1;
@@ -135,29 +136,44 @@ fn slot(filter: *mut FlowFilter, sock: u64) -> *mut u32 {
 
 /// Remembers it, or says that there is no room.
 #[inline(always)]
-fn remember(sock: u64, new: &Flow) -> bool {
+fn remember(sock: u64, new: &mut Flow) -> bool {
     const NOEXIST: u64 = 1;
-    const EXIST: u64 = 2;
     let Some(filter) = FLOW_FILTER.get_ptr_mut(0) else {
         return false;
     };
-    if FLOWS.insert(sock, new, EXIST).is_ok() {
+    if replace(sock, new) {
         return true;
+    }
+    new.charged = if new.label != 0 { new.label } else { new.owner };
+    if !quota::enter_socket(new.charged) {
+        return false;
     }
     // Before the entry is there: a socket whose slot is 0 surely has none.
     // SAFETY: a live map value.
     unsafe { add32(slot(filter, sock), 1) };
-    if FLOWS.insert(sock, new, NOEXIST).is_ok() {
+    if FLOWS.insert(sock, &*new, NOEXIST).is_ok() {
         return true;
     }
     // SAFETY: as above.
     unsafe { add32(slot(filter, sock), u32::MAX) };
+    quota::leave_socket(new.charged);
     // Another thread was quicker with the same socket, or there is no room.
-    if FLOWS.insert(sock, new, EXIST).is_ok() {
+    if replace(sock, new) {
         return true;
     }
     count(counter::FLOWS_FULL);
     false
+}
+
+/// In place of what is known of the socket; false if nothing is.
+#[inline(always)]
+fn replace(sock: u64, new: &mut Flow) -> bool {
+    const EXIST: u64 = 2;
+    let Some(found) = known(sock) else {
+        return false;
+    };
+    new.charged = found.charged;
+    FLOWS.insert(sock, &*new, EXIST).is_ok()
 }
 
 #[inline(always)]
@@ -169,10 +185,15 @@ fn forget(sock: u64) {
     if unsafe { slot(filter, sock).read_volatile() } == 0 {
         return;
     }
+    let Some(found) = known(sock) else {
+        return;
+    };
+    let charged = found.charged;
     // Only one remover succeeds.
     if FLOWS.remove(sock).is_ok() {
         // SAFETY: as above.
         unsafe { add32(slot(filter, sock), u32::MAX) };
+        quota::leave_socket(charged);
     }
 }
 
@@ -184,6 +205,8 @@ const NOTHING: Flow = Flow {
     label: 0,
     sort: flow::MADE,
     owner: 0,
+    charged: 0,
+    reserved: 0,
 };
 
 #[inline(always)]
@@ -243,15 +266,35 @@ pub fn guard_reach_listen(context: LsmContext) -> i32 {
     }
     let own = Peer::own(sock);
     if own.is_loopback() {
-        let listener = Flow {
+        let mut listener = Flow {
             label: label.label,
             sort: flow::LISTENER,
             owner: owner(sock),
             ..NOTHING
         };
-        return if remember(sock, &listener) { 0 } else { -errno::EPERM };
+        return if remember(sock, &mut listener) { 0 } else { -errno::EPERM };
     }
-    answer!(ask(sock, &own, ask_flag::LISTEN))
+    answer!(ask(&label, sock, &own, ask_flag::LISTEN))
+}
+
+/// fn(socket, address, length): a datagram socket hears whom it does not know from here on. Without a port of its own it
+/// hears only who learnt the one that it got, as with each socket that has sent something.
+#[lsm(hook = "socket_bind")]
+pub fn guard_reach_bind(context: LsmContext) -> i32 {
+    let Some(label) = scope::label(kernel::current()) else {
+        return 0;
+    };
+    let sock = kernel::socket_sock(kernel::argument(&context, 0));
+    let family = kernel::sock_family(sock);
+    if family != AF_INET && family != AF_INET6 || kernel::sock_type(sock) != SOCK_DGRAM {
+        return 0;
+    }
+    let (address, length) = (kernel::argument(&context, 1), kernel::argument(&context, 2) as u32);
+    let own = Peer::read(address, length, kernel::address_family(address, length) == AF_INET6);
+    if own.port == 0 || own.is_loopback() || is(sock, flow::LISTENER, &label) {
+        return 0;
+    }
+    answer!(ask(&label, sock, &own, ask_flag::LISTEN))
 }
 
 /// fn(newsk, req): a connection came in; not in the context of the task that will accept it.
@@ -264,12 +307,12 @@ pub fn guard_reach_accepted(context: LsmContext) -> i32 {
     if let Some(found) = known(listener)
         && found.sort == flow::LISTENER
     {
-        let accepted = Flow {
+        let mut accepted = Flow {
             sort: flow::ACCEPTED,
             ..*found
         };
         // No room: its first message is asked.
-        let _ = remember(kernel::argument(&context, 0), &accepted);
+        let _ = remember(kernel::argument(&context, 0), &mut accepted);
     }
     0
 }
@@ -287,13 +330,43 @@ fn reach(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
         && found.address[0] == peer.address[0]
         && found.address[1] == peer.address[1]
     {
+        settle();
         return Answer::Pass;
     }
-    ask(sock, peer, flags)
+    ask(label, sock, peer, flags)
+}
+
+/// Whether an answer could be remembered: else nobody is asked in vain.
+#[inline(always)]
+fn room(label: &Label, sock: u64) -> bool {
+    known(sock).is_some() || quota::room_for_socket(label.label)
+}
+
+/// Another thread's question about the same socket may have been answered first: what this thread asked is over, too. A
+/// function of its own: the stack is short.
+#[inline(never)]
+fn settle() {
+    let task = kernel::current();
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        return;
+    };
+    // SAFETY: only this task's own hooks write or remove this entry.
+    let pending = unsafe { &mut *pending };
+    if pending.key.kind != action::REACH && pending.key.kind != action::REACH_UNIX {
+        return;
+    }
+    let allowed = questions::find(task, pending) == verdict::ALLOW;
+    if allowed {
+        pending.verdict = verdict::ALLOW;
+    }
+    finish(task, pending, if allowed { ended::COMMITTED } else { ended::REPLACED }, 0);
 }
 
 #[inline(always)]
-fn ask(sock: u64, peer: &Peer, flags: u32) -> Answer {
+fn ask(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
+    if !room(label, sock) {
+        return Answer::Refuse;
+    }
     let key = ActionKey {
         kind: action::REACH,
         op: peer_op(
@@ -326,10 +399,14 @@ fn through(answer: Answer) -> Answer {
     };
     // SAFETY: only this task's own hooks write or remove this entry.
     let pending = unsafe { &*pending };
-    let checked = pending.verdict == verdict::CHECK;
-    let room = remember_answer(pending);
-    finish(task, pending, ended::COMMITTED, 0);
-    if room && !checked { Answer::Pass } else { Answer::Refuse }
+    let goes_on = remember_answer(pending) && pending.verdict != verdict::CHECK;
+    let (how, errno) = if goes_on {
+        (ended::COMMITTED, 0)
+    } else {
+        (ended::RETURNED, errno::EPERM as u32)
+    };
+    finish(task, pending, how, errno);
+    if goes_on { Answer::Pass } else { Answer::Refuse }
 }
 
 /// What the key of an answered question says, for its socket. A function of its own: the stack is short.
@@ -352,7 +429,7 @@ fn remember_answer(pending: &Pending) -> bool {
         new.port = key.device as u64;
         new.scope = key.generation;
     }
-    remember(sock, &new)
+    remember(sock, &mut new)
 }
 
 /// Nobody is asked about a socket of this kind.
@@ -600,11 +677,11 @@ pub fn guard_reach_made(context: LsmContext) -> i32 {
     if kernel::argument(&context, 1) as u16 != AF_UNIX || kernel::argument(&context, 4) as u32 != 0 {
         return 0;
     }
-    let made = Flow {
+    let mut made = Flow {
         owner: label.label,
         ..NOTHING
     };
-    if remember(kernel::socket_sock(kernel::argument(&context, 0)), &made) {
+    if remember(kernel::socket_sock(kernel::argument(&context, 0)), &mut made) {
         0
     } else {
         -errno::EPERM
@@ -628,7 +705,11 @@ fn reach_unix(label: &Label, sock: u64, peer: u64, flags: u32) -> Answer {
         && found.label == label.label
         && found.port == peer
     {
+        settle();
         return Answer::Pass;
+    }
+    if !room(label, sock) {
+        return Answer::Refuse;
     }
     let named = kernel::file_id(kernel::dentry_inode(kernel::unix_dentry(peer)));
     let key = ActionKey {
@@ -654,7 +735,7 @@ pub fn guard_reach_stream(context: LsmContext) -> i32 {
         // The other end belongs to whom the listener belongs to: what is sent back on it is no egress.
         let owner = owner(peer);
         if owner != 0 {
-            let _ = remember(kernel::argument(&context, 2), &Flow { owner, ..NOTHING });
+            let _ = remember(kernel::argument(&context, 2), &mut Flow { owner, ..NOTHING });
         }
     }
     let Some(label) = scope::label(kernel::current()) else {
@@ -681,7 +762,11 @@ fn connected_unix(label: &Label, sock: u64) -> Answer {
     if kind != SOCK_STREAM && kind != SOCK_SEQPACKET {
         return Answer::Pass;
     }
-    if owner(sock) == label.label || is(sock, flow::ALLOWED, label) {
+    if owner(sock) == label.label {
+        return Answer::Pass;
+    }
+    if is(sock, flow::ALLOWED, label) {
+        settle();
         return Answer::Pass;
     }
     let peer = kernel::unix_peer(sock);

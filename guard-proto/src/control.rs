@@ -178,6 +178,14 @@ pub struct LabelSide {
     pub refused_held: u64,
     /// Forks refused because too many tasks carried the label.
     pub refused_tasks: u64,
+    /// Sockets whose peers are known, and how many may be.
+    #[serde(default)]
+    pub sockets: u64,
+    #[serde(default)]
+    pub sockets_limit: u64,
+    /// Sockets and connections that there was no room for among them.
+    #[serde(default)]
+    pub refused_sockets: u64,
     /// Attempts to leave its cgroup.
     pub refused_leaving: u64,
     /// Attempts to reach what no decision opens.
@@ -207,6 +215,13 @@ impl KernelSide {
                 format!(
                     "forks: more than {} tasks would have carried the label",
                     side.tasks_limit
+                ),
+            );
+            add(
+                side.refused_sockets,
+                format!(
+                    "sockets and connections: more than {} would have been known",
+                    side.sockets_limit
                 ),
             );
             add(side.refused_leaving, "attempts to leave the cgroup".to_owned());

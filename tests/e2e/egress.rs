@@ -1,10 +1,10 @@
 //! Connections of labelled workloads, asked about and decided.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use guard_tests::policies::{self, POLICED};
-use guard_tests::scene::{Scene, end, expect_error_says};
+use guard_tests::scene::{Scene, end, eventually, expect_error_says};
 use guard_tests::{Case, case, check};
-use xtask::stage::Request;
+use xtask::stage::{PATIENCE, Request};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -17,6 +17,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "egress::policy_decides_connections",
             "what the policy permits is reached unasked, what it forbids is denied at once; each is a record",
             by_policy,
+        ),
+        case(
+            "egress::what_no_rule_speaks_of_is_asked_except_the_log",
+            "without a rule a label writes to the host's log, is asked about every other connection, and gives no other socket a log socket's name",
+            without_rules,
         ),
     ]
 }
@@ -91,5 +96,43 @@ fn by_policy() -> Result<()> {
         page.contains("connection to `127.0.0.1:8099 (tcp)` by policy"),
         "{page}"
     );
+    Ok(())
+}
+
+fn without_rules() -> Result<()> {
+    let scene = scene_with(policies::ANY_PROGRAM)?;
+    let logged = end(scene.start_labelled(POLICED, &["/usr/bin/logger", "-t", "guard-egress", "from the workload"])?)?;
+    check!(logged.status == 0, "{logged}");
+    eventually(PATIENCE, || {
+        let log = scene.vm.sh("journalctl --quiet -o cat -t guard-egress")?.text();
+        ensure!(log.contains("from the workload"), "not in the log: {log:?}");
+        Ok(())
+    })?;
+    // Labelled root, by rename, hard link and symbolic link.
+    let names = "cp -a /usr/bin/true /run/egress/other; \
+        mv /run/egress/other /run/systemd/journal/other; ln /run/egress/page /run/systemd/journal/other; \
+        ln -s /run/egress/page /run/systemd/journal/other; ls /run/systemd/journal/other";
+    let named = end(scene.start_labelled(POLICED, &["/bin/bash", "-c", names])?)?;
+    check!(
+        named.status != 0 && named.to_string().matches("not permitted").count() >= 3,
+        "{named}"
+    );
+    check!(scene.request_count()? == 0, "somebody was asked: {:?}", scene.seen());
+
+    let bus = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/dbus/system_bus_socket'); print('reached')";
+    for (name, argv) in [
+        ("/run/dbus/system_bus_socket", &["/usr/bin/python3", "-c", bus][..]),
+        ("127.0.0.1:8099", CURL),
+    ] {
+        let running = scene.start_labelled(POLICED, argv)?;
+        let request = scene.held(POLICED, name)?;
+        check!(
+            request.statement.to_string().contains("builtin:ask-every-connection"),
+            "{request:?}"
+        );
+        scene.deny(&request, "no")?;
+        let output = end(running)?;
+        check!(output.status != 0 && output.stdout.is_empty(), "{output}");
+    }
     Ok(())
 }

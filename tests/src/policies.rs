@@ -58,6 +58,12 @@ permit (principal == Workload::"policed", action == Action::"exec", resource)
 when { context.approved };
 "#;
 
+/// Execs run unasked; of connections no rule speaks.
+pub const ANY_PROGRAM: &str = r#"
+@id("any-program")
+permit (principal == Workload::"policed", action == Action::"exec", resource);
+"#;
+
 /// Execs run unasked, connections are asked.
 pub const ASK_CONNECTIONS: &str = r#"
 @id("any-program")

@@ -140,6 +140,7 @@ pub fn policy(data: &[u8]) {
                     peer: peer.clone(),
                     protocol: "tcp".to_owned(),
                     listen: false,
+                    connected_before: false,
                     held,
                 }),
                 ..Facts::default()

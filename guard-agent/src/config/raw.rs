@@ -50,6 +50,7 @@ struct RawLabel {
     pending: Option<Spanned<i64>>,
     looping: Option<Spanned<i64>>,
     tasks: Option<Spanned<i64>>,
+    sockets: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,6 +85,7 @@ impl RawAway {
 struct RawLimits {
     pending_per_label: Option<Spanned<i64>>,
     tasks_per_label: Option<Spanned<i64>>,
+    sockets_per_label: Option<Spanned<i64>>,
     spool_mib: Option<Spanned<i64>>,
 }
 
@@ -213,6 +215,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 }),
         };
     let (pending_range, looping_range, tasks_range) = (1..=PENDING_PER_LABEL, 1..=1_024, 1..=65_536);
+    let sockets_range = 1..=65_536;
     let mut labels = LabelRules::default();
     labels.default = LabelSettings {
         away: raw.hold.away.map_or(labels.default.away, RawAway::resolve),
@@ -234,6 +237,12 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             labels.default.tasks,
             tasks_range.clone(),
         )?,
+        sockets: number(
+            "sockets_per_label",
+            raw.limits.sockets_per_label,
+            labels.default.sockets,
+            sockets_range.clone(),
+        )?,
     };
     for label in raw.label {
         if !is_label(label.name.as_ref()) {
@@ -244,7 +253,8 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             ));
         }
         let name = label.name.as_ref().clone();
-        let sets = label.away.is_some() || label.pending.is_some() || label.looping.is_some() || label.tasks.is_some();
+        let numbers = [&label.pending, &label.looping, &label.tasks, &label.sockets];
+        let sets = label.away.is_some() || numbers.iter().any(|number| number.is_some());
         if sets {
             if labels.settings.contains_key(&name) {
                 return Err(error(
@@ -260,6 +270,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 pending: number("pending", label.pending, labels.default.pending, pending_range.clone())?,
                 looping: number("looping", label.looping, labels.default.looping, looping_range.clone())?,
                 tasks: number("tasks", label.tasks, labels.default.tasks, tasks_range.clone())?,
+                sockets: number("sockets", label.sockets, labels.default.sockets, sockets_range.clone())?,
             };
             labels.settings.insert(name.clone(), settings);
         }
@@ -270,7 +281,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             return Err(error(
                 Some(label.name.span()),
                 format!("[[label]] \"{name}\" has neither a cgroup nor a setting"),
-                "add cgroup, or one of away, pending, looping, tasks; docs/agent.md shows examples",
+                "add cgroup, or one of away, pending, looping, tasks, sockets; docs/agent.md shows examples",
             ));
         };
         let cgroup = pattern.as_ref();
@@ -359,6 +370,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
     kernel.away = labels.default.away;
     kernel.looping = labels.default.looping;
     kernel.tasks = labels.default.tasks;
+    kernel.sockets = labels.default.sockets;
     kernel.pending = labels.default.pending + PENDING_HEADROOM;
 
     Ok(Config {

@@ -246,19 +246,24 @@ fn a_label_may_have_its_own_settings() {
         [[label]]
         name = "runs"
         tasks = 9
+        sockets = 30
         "#,
     )
     .unwrap();
     assert_eq!(config.labels.patterns.len(), 2);
-    let settings = |away, pending, looping, tasks| LabelSettings {
+    let settings = |away, pending, looping, tasks, sockets| LabelSettings {
         away,
         pending,
         looping,
         tasks,
+        sockets,
     };
-    assert_eq!(config.labels.settings("coder"), settings(Away::Park, 20, 4, 100));
-    assert_eq!(config.labels.settings("runs"), settings(Away::Deny, 1_000, 4, 9));
-    assert_eq!(config.labels.settings("other"), settings(Away::Deny, 1_000, 4, 100));
+    assert_eq!(config.labels.settings("coder"), settings(Away::Park, 20, 4, 100, 4_096));
+    assert_eq!(config.labels.settings("runs"), settings(Away::Deny, 1_000, 4, 9, 30));
+    assert_eq!(
+        config.labels.settings("other"),
+        settings(Away::Deny, 1_000, 4, 100, 4_096)
+    );
     assert_eq!(config.kernel.pending, 1_000 + PENDING_HEADROOM);
     for (text, start) in [
         (

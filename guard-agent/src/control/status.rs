@@ -108,6 +108,9 @@ fn label(numbers: &LabelNumbers, labels: &Labels, refused_by_agent: u64) -> Labe
         tasks_limit: limits.tasks.into(),
         refused_held: numbers.refused_pending + refused_by_agent,
         refused_tasks: numbers.refused_tasks,
+        sockets: numbers.sockets,
+        sockets_limit: limits.sockets.into(),
+        refused_sockets: numbers.refused_sockets,
         refused_leaving: leaving,
         refused_theft: numbers
             .refused
@@ -144,6 +147,8 @@ mod tests {
             tasks: 7,
             refused_pending: 2,
             refused_tasks: 1,
+            sockets: 3,
+            refused_sockets: 8,
             held: 4,
             looping: 1,
             parked: 2,
@@ -159,6 +164,7 @@ mod tests {
             (side.refused_held, side.refused_tasks, side.refused_leaving),
             (12, 1, 6)
         );
+        assert_eq!((side.sockets, side.sockets_limit, side.refused_sockets), (3, 4_096, 8));
         let theft = RefusedTheft {
             object: "sign-in".to_owned(),
             count: 3,

@@ -12,6 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::question::Question;
+use super::together::Fate;
 use super::{Basis, Engine, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
@@ -23,7 +24,7 @@ impl Engine {
         let Some(mut action) = self.take(id) else { return };
         match action.stage {
             // Nothing was recorded or shown yet.
-            Stage::Holding | Stage::Enriching { .. } => {}
+            Stage::Holding | Stage::Enriching { .. } | Stage::Behind(_) => return,
             Stage::Recording(question) => {
                 action.stage = Stage::Withdrawing(question, why);
                 self.put(action);
@@ -42,6 +43,7 @@ impl Engine {
                 self.put(action);
             }
         }
+        self.wake(id, Fate::Again);
     }
 
     fn end_question(&mut self, label: &str, cgroup: &str, question: &Question, words: &str, told: v1::withdraw::Why) {
@@ -155,6 +157,7 @@ impl Engine {
         let (enriched, how) = (question.enriched.clone(), question.how.clone());
         action.stage = Stage::Enriching { how: how.clone() };
         self.judge(action, enriched, how);
+        self.wake(id, Fate::Again);
     }
 }
 

@@ -6,13 +6,15 @@
 //! ```text
 //! Asked ─ policy by key ─┬─ allow, deny ───────────────────────────────────────┐
 //!                        └─ Holding ─ Enriching ─ policy ─┬─ allow, deny ──────┤
-//!                                                         └─ Recording ─ Asking ─ Deciding ─ Released ─ Enforced
+//!                                                         ├─ Recording ─ Asking ─ Deciding ─ Released ─ Enforced
+//!                                                         └─ Behind another thread's question about the same connection
 //! ```
 
 mod ends;
 mod link;
 mod question;
 mod records;
+mod together;
 mod verdicts;
 mod waiting;
 
@@ -147,6 +149,8 @@ enum Stage {
     Withdrawing(Box<Question>, WithdrawnWhy),
     /// People are asked.
     Asking(Box<Question>),
+    /// Another thread asks for the same connection of the same socket already.
+    Behind(Box<Behind>),
     /// The answer is on its way to the disk.
     Deciding(Box<Question>, Decided),
     /// The kernel has the verdict.
@@ -157,6 +161,14 @@ impl Stage {
     fn is_waiting(&self) -> bool {
         !matches!(self, Self::Released(_) | Self::Withdrawing(..))
     }
+}
+
+/// What waits for another thread's question.
+#[derive(Debug)]
+struct Behind {
+    first: ActionId,
+    enriched: Enriched,
+    how: HowHeld,
 }
 
 #[derive(Debug)]
@@ -416,7 +428,13 @@ impl Engine {
                     );
                 }
             },
-            (Answer::Ask(ask), Ok(bound)) => self.ask(action, enriched, how, ask, bound),
+            (Answer::Ask(ask), Ok(bound)) => match self.asked_before(&action) {
+                Some(first) => {
+                    action.stage = Stage::Behind(Box::new(Behind { first, enriched, how }));
+                    self.put(action);
+                }
+                None => self.ask(action, enriched, how, ask, bound),
+            },
         }
     }
 

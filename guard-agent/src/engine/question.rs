@@ -447,7 +447,7 @@ impl Engine {
 }
 
 /// Why the policy in force forbids it whatever people say.
-fn forbidden(policy: &Policy, enriched: &Enriched) -> Option<String> {
+pub(super) fn forbidden(policy: &Policy, enriched: &Enriched) -> Option<String> {
     match policy.evaluate(&enriched.facts) {
         Answer::Deny { rules, because } => Some(
             rules

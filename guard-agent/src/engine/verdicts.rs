@@ -14,6 +14,7 @@ use guard_proto::v1::host_message::Kind;
 use ulid::Ulid;
 
 use super::ends::withdrawn_words;
+use super::together::Fate;
 use super::{Action, Basis, Engine, Released, Stage, millis, records};
 use crate::enforce::{Known, Pass};
 use crate::enrich::Enriched;
@@ -127,6 +128,9 @@ impl Engine {
                 enforced.resume_ns,
             );
             self.write_end(slot, record, request);
+        }
+        if let Some(request) = request {
+            self.wake(enforced.id, Fate::of(request, verdict, &enforced.outcome));
         }
     }
 

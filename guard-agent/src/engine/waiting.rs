@@ -26,6 +26,7 @@ impl Engine {
                         (q.id.to_string(), q.what.clone(), Some(&q.how))
                     }
                     Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(how)),
+                    Stage::Behind(behind) => (String::new(), action.what_by_key(), Some(&behind.how)),
                     _ => (String::new(), action.what_by_key(), None),
                 };
                 Waiting {

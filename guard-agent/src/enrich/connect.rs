@@ -28,6 +28,7 @@ pub(super) fn facts(reach: &AskedReach) -> ConnectFacts {
         },
         protocol: protocol(reach),
         listen: reach.how == ReachHow::Listen,
+        connected_before: reach.how == ReachHow::ConnectedBefore,
         held: false,
     }
 }

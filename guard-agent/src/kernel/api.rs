@@ -58,6 +58,8 @@ pub struct Asked {
     /// Kernel monotonic time of the first round, nanoseconds since boot.
     pub at_ns: u64,
     pub what: AskedAction,
+    /// Names the socket and its peer; `None` for what is not done over a socket.
+    pub connection: Option<guard_common::ActionKey>,
 }
 
 /// The action as the kernel key describes it.

@@ -59,6 +59,8 @@ pub struct LabelSettings {
     pub looping: u32,
     /// Processes and threads that may carry the label; further forks fail with EAGAIN.
     pub tasks: u32,
+    /// Sockets that may be known of it; further ones are refused with EPERM.
+    pub sockets: u32,
 }
 
 impl Default for LabelSettings {
@@ -69,6 +71,7 @@ impl Default for LabelSettings {
             pending: raw.pending,
             looping: raw.looping,
             tasks: raw.tasks,
+            sockets: raw.sockets,
         }
     }
 }
@@ -84,6 +87,8 @@ impl LabelSettings {
             pending: self.pending,
             looping: self.looping,
             tasks: self.tasks,
+            sockets: self.sockets,
+            reserved: 0,
         }
     }
 }
@@ -97,12 +102,13 @@ pub struct KernelConfig {
     pub park_after: Duration,
     /// Without a sign of life for so long, the agent counts as away.
     pub away_after: Duration,
-    /// For every label without settings of its own, as the next three.
+    /// For every label without settings of its own, as the next four.
     pub away: Away,
     /// As in [`LabelSettings`].
     pub pending: u32,
     pub looping: u32,
     pub tasks: u32,
+    pub sockets: u32,
 }
 
 impl Default for KernelConfig {
@@ -115,6 +121,7 @@ impl Default for KernelConfig {
             pending: LabelSettings::default().pending,
             looping: LabelSettings::default().looping,
             tasks: LabelSettings::default().tasks,
+            sockets: LabelSettings::default().sockets,
         }
     }
 }
@@ -224,6 +231,7 @@ pub fn start(
         pending: config.pending,
         looping: config.looping,
         tasks: config.tasks,
+        sockets: config.sockets,
     };
     cgroups::take_over(&mut prepared.maps, defaults.raw());
     for other in &prepared.others {

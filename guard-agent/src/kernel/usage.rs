@@ -24,6 +24,10 @@ pub struct LabelNumbers {
     pub refused_pending: u64,
     /// Forks refused because too many tasks carried the label.
     pub refused_tasks: u64,
+    /// Sockets that are known.
+    pub sockets: u64,
+    /// Sockets and connections that were not remembered because too many were.
+    pub refused_sockets: u64,
     /// Of those that wait: without an answer.
     pub held: u64,
     /// Of those that are held: their threads run the hook again and again.
@@ -94,6 +98,8 @@ pub fn usage(pin_root: &Path) -> Result<Usage, MapError> {
         of.tasks = numbers.tasks;
         of.refused_pending = numbers.refused_pending;
         of.refused_tasks = numbers.refused_tasks;
+        of.sockets = numbers.sockets;
+        of.refused_sockets = numbers.refused_sockets;
     }
     let pending: HashMap<MapData, u64, Pending> = hash("PENDING")?.try_into()?;
     let mut waiting = 0;
@@ -144,6 +150,8 @@ fn of(labels: &mut BTreeMap<u32, LabelNumbers>, label: u32) -> &mut LabelNumbers
         tasks: 0,
         refused_pending: 0,
         refused_tasks: 0,
+        sockets: 0,
+        refused_sockets: 0,
         held: 0,
         looping: 0,
         parked: 0,

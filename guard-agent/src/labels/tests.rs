@@ -104,6 +104,7 @@ fn what_holds_for_a_label_is_told_before_it_is_in_force() {
         pending: 3,
         looping: 2,
         tasks: 7,
+        sockets: 5,
     };
     let rules = LabelRules {
         settings: [("strict".to_owned(), strict)].into(),

@@ -26,6 +26,8 @@ pub use reads::Reads;
 
 /// The schema that every policy is checked against.
 pub const SCHEMA: &str = include_str!("guard.cedarschema");
+/// Rules that stand beside those of every file.
+const BUILTIN: &str = include_str!("builtin.cedar");
 /// Largest policy file, in bytes.
 pub const POLICY_BYTES: usize = 1 << 20;
 
@@ -51,6 +53,8 @@ pub struct Policy {
 #[derive(Debug)]
 struct Rule {
     policy: cedar_policy::Policy,
+    /// Of the file, not of [`BUILTIN`].
+    of_file: bool,
     effect: Effect,
     shown: MatchedRule,
     annotations: Annotations,
@@ -118,6 +122,8 @@ pub struct ConnectFacts {
     pub protocol: String,
     /// It listens there itself.
     pub listen: bool,
+    /// Somebody outside connected it, or it was connected before the label.
+    pub connected_before: bool,
     /// Whether the thread is held, so that people may be asked.
     pub held: bool,
 }
@@ -244,7 +250,7 @@ impl Policy {
         self.rules.values().any(|rule| rule.reads.intersects(Reads::USER))
     }
 
-    /// Whether any rule could permit an action of this kind to this label, judged by the rules' scopes.
+    /// Whether any rule of the file could permit an action of this kind to this label, judged by the rules' scopes.
     fn covers(&self, world: &World) -> bool {
         let principal = |rule: &Rule| match rule.policy.principal_constraint() {
             PrincipalConstraint::Any => true,
@@ -272,7 +278,8 @@ impl Policy {
         };
         self.rules
             .values()
-            .any(|rule| rule.effect == Effect::Permit && principal(rule) && action(rule) && resource(rule))
+            .filter(|rule| rule.of_file && rule.effect == Effect::Permit)
+            .any(|rule| principal(rule) && action(rule) && resource(rule))
     }
 
     fn look(&self, world: &World, approved: bool, unknown: Reads, held: bool) -> Look {
@@ -542,6 +549,10 @@ impl ExecFacts {
 impl ConnectFacts {
     fn add_to(&self, context: &mut Vec<(&str, RestrictedExpression)>) {
         context.push(("protocol", string(&self.protocol)));
+        if !self.listen {
+            let before = RestrictedExpression::new_bool(self.connected_before);
+            context.push(("connected_before", before));
+        }
         match &self.peer {
             PeerFacts::Ip { address, port } => {
                 context.push(("address", RestrictedExpression::new_ip(address.to_string())));

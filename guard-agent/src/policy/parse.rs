@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::annotations::{self, Annotations};
 use super::reads::{Reads, of_expression};
-use super::{Names, POLICY_BYTES, Policy, Rule, SCHEMA};
+use super::{BUILTIN, Names, POLICY_BYTES, Policy, Rule, SCHEMA};
 
 /// Everything that is wrong with a policy text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +142,8 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
             });
         }
         match rule(policy, &shown_id, name, &source) {
-            Ok(rule) => {
+            Ok(mut rule) => {
+                rule.of_file = true;
                 rules.insert(policy.id().clone(), rule);
             }
             Err(message) => problems.push(place.at(offset, message)),
@@ -155,14 +156,32 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
     let names = names().map_err(|message| PolicyError {
         problems: vec![place.whole(message)],
     })?;
+    let count = u32::try_from(rules.len()).unwrap_or(u32::MAX);
+    rules.extend(builtin().map_err(|message| PolicyError {
+        problems: vec![place.whole(message)],
+    })?);
     Ok(Policy {
         digest: sha256_hex(text.as_bytes()),
-        count: u32::try_from(rules.len()).unwrap_or(u32::MAX),
+        count,
         rules,
         authorizer: Authorizer::new(),
         names,
         without: Mutex::default(),
     })
+}
+
+/// The rules that stand beside those of every file. Their ids have a colon, which no id of a file has.
+fn builtin() -> Result<Vec<(PolicyId, Rule)>, String> {
+    let set = PolicySet::from_str(BUILTIN).map_err(|e| format!("the built-in rules do not parse: {e}"))?;
+    set.policies()
+        .map(|policy| {
+            let annotations = annotations::parse(policy.annotations()).map_err(|wrong| wrong.message)?;
+            let name = format!("builtin:{}", annotations.id.as_deref().unwrap_or_default());
+            let id = PolicyId::new(&name);
+            let rule = rule(&policy.new_id(id.clone()), &name, annotations, "")?;
+            Ok((id, rule))
+        })
+        .collect()
 }
 
 fn names() -> Result<Names, String> {
@@ -219,6 +238,7 @@ fn rule(policy: &cedar_policy::Policy, id: &str, annotations: Annotations, sourc
     });
     Ok(Rule {
         policy: policy.clone(),
+        of_file: false,
         effect: policy.effect(),
         shown: MatchedRule {
             id: id.to_owned(),

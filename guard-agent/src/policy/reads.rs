@@ -84,7 +84,7 @@ fn of_attribute(name: &str) -> Reads {
         "sha256" => Reads::SHA256,
         "user" => Reads::USER,
         "approved" | "unlinked" | "uid" | "gid" | "login_uid" | "cgroup" | "container" | "address" | "port"
-        | "protocol" | "loopback" => Reads::NONE,
+        | "protocol" | "loopback" | "connected_before" => Reads::NONE,
         _ => Reads::ALL,
     }
 }
@@ -145,6 +145,6 @@ mod tests {
             count += 1;
             assert_ne!(of_attribute(name), Reads::ALL, "{name}");
         }
-        assert_eq!(count, 16 + 11 + 10 + 9);
+        assert_eq!(count, 16 + 12 + 10 + 10);
     }
 }

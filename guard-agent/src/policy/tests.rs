@@ -31,6 +31,7 @@ fn connection(label: &str, peer: PeerFacts, protocol: &str) -> Facts {
             peer,
             protocol: protocol.to_owned(),
             listen: false,
+            connected_before: false,
             held: true,
         }),
         ..Facts::default()
@@ -356,6 +357,51 @@ fn rules_about_execs_do_not_deny_every_connection() {
     assert_eq!(ask(files, socket("/usr/x")), "allow");
     let any = r#"@id("any") permit(principal, action, resource) when { context.approved };"#;
     assert_eq!(ask(any, to("192.0.2.1", 1)), "any");
+}
+
+#[test]
+fn builtin_rules_are_below_the_file_and_permit_nothing_else() {
+    let before = |mut facts: Facts| {
+        if let Deed::Connect(connect) = &mut facts.deed {
+            connect.connected_before = true;
+        }
+        facts
+    };
+    let log = || connection("coder", socket("/run/systemd/journal/socket"), "datagram");
+    let handed = || before(connection("coder", socket(""), "stream"));
+    let one = r#"@id("one") permit(principal, action == Action::"connect_unix", resource == Socket::"/run/x");"#;
+    for text in ["", one] {
+        let policy = policy(text);
+        for (facts, rule) in [(log(), "builtin:log"), (handed(), "builtin:handed-over")] {
+            for facts in [before_hold(facts.clone()), facts] {
+                let Answer::Allow { rules } = policy.evaluate(&facts) else {
+                    panic!("{text:?}: {facts:?}");
+                };
+                assert_eq!(rules[0].id, rule);
+            }
+        }
+        // Without a rule of the file asked, with one denied: the built-in rules do not count.
+        let other = if text.is_empty() { "ask" } else { "deny" };
+        for facts in [
+            connection("coder", socket(""), "stream"),
+            before(connection("coder", socket("/run/y"), "stream")),
+            connection("coder", socket("/run/systemd/journal/other"), "stream"),
+            connection("coder", socket("@/run/systemd/journal/socket"), "stream"),
+            connection("coder", PeerFacts::Unix(None), "stream"),
+            connection("coder", socket("/run/systemd/private"), "stream"),
+            connection("coder", socket("/run/dbus/system_bus_socket"), "stream"),
+        ] {
+            assert_eq!(word(&policy.evaluate(&facts)), other, "{text:?}: {facts:?}");
+        }
+        assert_eq!(
+            word(&policy.evaluate(&before(connection("coder", to("127.0.0.1", 1), "tcp")))),
+            "ask"
+        );
+        assert_eq!(policy.count, u32::from(!text.is_empty()));
+    }
+    let never = policy(r#"forbid(principal, action == Action::"connect_unix", resource);"#);
+    assert_eq!(word(&never.evaluate(&log())), "deny");
+    assert_eq!(word(&never.evaluate(&handed())), "deny");
 }
 
 #[test]

@@ -401,6 +401,7 @@ pub(crate) fn object(what: u32) -> &'static str {
         kind::TERMINAL => "somebody's terminal",
         kind::NAMELESS => "file without a name",
         kind::CGROUP => "way out of its cgroup",
+        kind::LOG => "log sockets' names",
         _ => "unknown",
     }
 }

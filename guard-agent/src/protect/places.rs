@@ -55,6 +55,9 @@ const KEPT: &[&str] = &[
     "/usr/local/lib/systemd/system/guard-console.service",
 ];
 
+/// What the policy lets every label reach has its name here: nobody gives another socket such a name.
+const LOG: &str = "/run/systemd/journal";
+
 /// Where the socket may be without that whole directory being ours.
 const SHARED: &[&str] = &["/", "/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm"];
 
@@ -82,6 +85,7 @@ pub(super) fn fixed(settings: &Settings) -> Vec<Place> {
         own.push((parent.to_owned(), agent));
     }
     own.extend(KEPT.iter().map(|path| (PathBuf::from(path), kept(kind::PROGRAM))));
+    own.push((LOG.into(), kept(kind::LOG)));
     own.extend(std::env::current_exe().ok().map(|path| (path, kept(kind::PROGRAM))));
     let own = own.into_iter().map(|(path, what)| Place {
         path,

@@ -235,6 +235,32 @@ print("got", s.recv(10).decode(), "ticks", len(os.read(read, 1000)))
 # ---- messages ----
 
 @case
+def threads_that_share_a_socket_go_on_by_one_answer(probe):
+    """The kernel remembers what the socket may reach; a thread that still waits with the same question goes on, and its question is over."""
+    with on(HOLD) as witness:
+        process = client('''
+import threading
+s = socket.socket(V4, UDP)
+threads = [threading.Thread(target=s.sendto, args=(b"shared", ("127.0.0.1", port))) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+s.sendto(b"after", ("127.0.0.1", port))
+print("sent", flush=True)
+time.sleep(2)
+''', port=HOLD)
+        probe.expect(rf"^held .*reach=127\.0\.0\.1:{HOLD}")
+        absent(lambda: "shared" in witness.arrived, "it was sent before it was approved")
+        check(process.stdout.readline() == b"sent\n", "it was not sent")
+        if not OFF:
+            asked = re.findall(r"^asked seq=(\d+) .*reach=", probe.since(), re.M)
+            for sequence in asked:
+                probe.expect(rf"^(enforced seq={sequence} .*outcome=Ran|withdrawn seq={sequence} )")
+        output(process)
+        check(witness.arrived == ["shared"] * 4 + ["after"], f"arrived: {witness.arrived}")
+
+@case
 def datagrams_are_denied(probe):
     with on(DENY) as witness:
         body = '''
@@ -490,6 +516,17 @@ def listen(family, address, data):
 way("any", lambda data: listen(V4, ("0.0.0.0", port), data))
 way("any-v6", lambda data: listen(V6, ("::", port), data))
 way("broad-mapped", lambda data: listen(V6, ("::ffff:0.0.0.0", port), data))
+def hear(family, address, data):
+    s = socket.socket(family, UDP)
+    s.bind(address)
+    print("listening", data.decode(), flush=True)
+way("datagram", lambda data: hear(V4, ("0.0.0.0", port), data))
+way("datagram-v6", lambda data: hear(V6, ("::", port), data))
+way("datagram-mapped", lambda data: hear(V6, ("::ffff:0.0.0.0", port), data))
+socket.socket(V4, UDP).bind(("0.0.0.0", 0))
+socket.socket(V4, UDP).bind(("127.0.0.1", port))
+socket.socket(V6, UDP).bind(("::1", port))
+print("the rest fine", flush=True)
 '''
     text = output(client(body, port=DENY))
     names = names_in(body)
@@ -497,8 +534,9 @@ way("broad-mapped", lambda data: listen(V6, ("::ffff:0.0.0.0", port), data))
     if OFF and set(names) != listening:
         raise Failed(f"prove nothing: {text}")
     absent(lambda: bool(listening), f"they listen: {listening}")
-    check(text.count("EPERM") == len(names), text)
-    probe.expect(rf"^asked .*reach=0\.0\.0\.0:{DENY} how=Listen")
+    check(text.count("EPERM") == len(names) and "the rest fine" in text, text)
+    probe.expect(rf"^asked .*reach=0\.0\.0\.0:{DENY} how=Listen family=2 kind=1 ")
+    probe.expect(rf"^asked .*reach=0\.0\.0\.0:{DENY} how=Listen family=2 kind=2 ")
     text = output(client(body.replace("way(\"any\"", "way(\"allowed\""), port=ALLOW))
     check("listening allowed" in text, text)
 

@@ -1,6 +1,8 @@
 """Who is labelled, who stays so, and what one label may use."""
 import contextlib
 import re
+import socket
+import sys
 import tempfile
 
 from harness import *
@@ -270,6 +272,44 @@ def one_label_cannot_take_the_questions_of_others(probe):
         numbers = idle()
         check(numbers[1][1]["pending"] == 0 and numbers[0]["pending"] == 0, f"not given back: {numbers}")
     finally:
+        afresh()
+
+
+@case
+@one_kernel("6.1")
+def one_label_cannot_take_the_sockets_of_others(probe):
+    """Beyond its quota a socket that would have to be remembered is refused; closed ones give their place back."""
+    until(lambda: idle()[1][1]["sockets"] == 0, f"sockets stay known: {usage()}")
+    afresh("--sockets", "10")
+    listener = socket.create_server(("127.0.0.1", 7101))
+    try:
+        process = start(sys.executable, "-c", """
+import os, socket
+def some(count, make):
+    made, refused = [], 0
+    for _ in range(count):
+        try:
+            made.append(make())
+        except PermissionError:
+            refused += 1
+    return made, refused
+unix, refused = some(14, lambda: socket.socket(socket.AF_UNIX))
+print(len(unix), refused, flush=True)
+connect = lambda: socket.create_connection(("127.0.0.1", 7101))
+print(*(len(x) if isinstance(x, list) else x for x in some(2, connect)), flush=True)
+del unix
+made, refused = some(12, connect)
+print(len(made), refused, flush=True)
+input()
+""", stdin=subprocess.PIPE)
+        lines = [process.stdout.readline().decode().split() for _ in range(3)]
+        check(lines == [["10", "4"], ["0", "2"], ["10", "2"]], f"made and refused: {lines}")
+        numbers = usage()[1][1]
+        check(numbers["sockets"] == 10 and numbers["refused_sockets"] >= 8, f"not counted: {numbers}")
+        process.communicate(b"\n")
+        until(lambda: idle()[1][1]["sockets"] == 0, f"not given back: {usage()}")
+    finally:
+        listener.close()
         afresh()
 
 

@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use guard_evidence::chain::{Chain, Stamp};
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::*;
-use guard_evidence::statement::{plain_sentence, sentence, strings_sha256, what};
+use guard_evidence::statement::{action_word, plain_sentence, sentence, strings_sha256, what};
 use guard_evidence::text::Text;
 use guard_proto::rest::*;
 use serde_json::{Value, json};
@@ -113,10 +113,15 @@ impl Console {
 
     /// Adds a request and gives its id.
     pub(crate) fn ask(&self, argv: &[&str], change: impl FnOnce(&mut Request)) -> String {
+        self.ask_for(exec(argv), change)
+    }
+
+    /// As above, for any action.
+    pub(crate) fn ask_for(&self, action: Action, change: impl FnOnce(&mut Request)) -> String {
         let mut world = self.world.lock().unwrap();
         let n = world.requests.len() as u64 + 1;
         let id = format!("01JD{n:022}");
-        let mut record = request_record(&id, argv);
+        let mut record = request_record(&id, action);
         let key = SigningKey::from_seed(&[1; 32]);
         let stamp = Stamp {
             at: "2026-11-21T10:00:00.000Z".to_owned(),
@@ -136,7 +141,7 @@ impl Console {
             label: "coder".to_owned(),
             host_id: "H".to_owned(),
             host: "build-7".to_owned(),
-            action: "exec".to_owned(),
+            action: action_word(&made.action).to_owned(),
             what: what(&made.action, 160),
             sentence: plain_sentence(&sentence(&made)),
             asked_at: "2026-11-21T10:00:00Z".to_owned(),
@@ -162,7 +167,28 @@ impl Console {
     }
 }
 
-fn request_record(id: &str, argv: &[&str]) -> RequestRecord {
+fn exec(argv: &[&str]) -> Action {
+    Action::Exec(Box::new(ExecAction {
+        path: Some(Text::from(format!("/usr/bin/{}", argv[0]))),
+        unlinked: false,
+        device: 1,
+        inode: 2,
+        generation: 3,
+        sha256: Some("ab".repeat(32)),
+        size: Some(1),
+        given: Text::from(argv[0]),
+        argv: argv.iter().map(|a| Text::from(*a)).collect(),
+        argv_count: argv.len() as u64,
+        argv_sha256: strings_sha256(argv),
+        argv_truncated: false,
+        environment: vec![],
+        environment_count: 3,
+        environment_sha256: strings_sha256::<&str>(&[]),
+        cwd: Text::from("/srv/app"),
+    }))
+}
+
+fn request_record(id: &str, action: Action) -> RequestRecord {
     RequestRecord {
         header: Header {
             signer: String::new(),
@@ -199,24 +225,7 @@ fn request_record(id: &str, argv: &[&str]) -> RequestRecord {
                 uid: 1000,
             }],
         },
-        action: Action::Exec(Box::new(ExecAction {
-            path: Some(Text::from(format!("/usr/bin/{}", argv[0]))),
-            unlinked: false,
-            device: 1,
-            inode: 2,
-            generation: 3,
-            sha256: Some("ab".repeat(32)),
-            size: Some(1),
-            given: Text::from(argv[0]),
-            argv: argv.iter().map(|a| Text::from(*a)).collect(),
-            argv_count: argv.len() as u64,
-            argv_sha256: strings_sha256(argv),
-            argv_truncated: false,
-            environment: vec![],
-            environment_count: 3,
-            environment_sha256: strings_sha256::<&str>(&[]),
-            cwd: Text::from("/srv/app"),
-        })),
+        action,
         context: None,
         why: Why {
             rules: vec![MatchedRule {

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
+use guard_evidence::record::{Action, ConnectAction, ConnectHow, Peer};
+use guard_evidence::text::Text;
 use guard_proto::rest::{ChangeView, DecisionView, RequestState};
 
 use crate::console::Console;
@@ -85,6 +87,57 @@ fn the_card_has_everything_and_nothing_hidden() {
         .expect(0, &[])
         .json();
     assert_eq!(json["state"], "pending");
+}
+
+#[test]
+fn the_card_of_a_connection_says_who_is_reached_and_how() {
+    let console = Console::signed_in();
+    let connect = |peer, protocol: &str, how| {
+        Action::Connect(Box::new(ConnectAction {
+            peer,
+            protocol: protocol.to_owned(),
+            how,
+        }))
+    };
+    let to = |port| Peer::Ip {
+        address: [203, 0, 113, 7].into(),
+        port,
+        scope: None,
+    };
+    for (action, said) in [
+        (
+            connect(to(443), "tcp", ConnectHow::Connect),
+            &[
+                "coder wants to connect to `203.0.113.7 port 443 (TCP)` on build-7",
+                "it connects",
+            ][..],
+        ),
+        (
+            connect(to(53), "udp", ConnectHow::Listen),
+            &["coder wants to listen on", "it listens where other hosts can reach it"],
+        ),
+        (
+            connect(
+                Peer::Abstract {
+                    name: Text::from("\u{1b}[2J\u{202E}"),
+                },
+                "stream",
+                ConnectHow::ConnectedBefore,
+            ),
+            &["@⟨U+001B⟩[2J⟨U+202E⟩", "unix socket", "made before it was labelled"],
+        ),
+    ] {
+        let id = console.ask_for(action, |_| {});
+        let card = console.guard(&["requests", "show", &id]).expect(0, said);
+        assert!(
+            card.out.contains("an approval holds for this one socket"),
+            "{}",
+            card.out
+        );
+        assert!(!card.out.contains(['\u{1b}', '\u{202E}']) && !card.out.contains("arguments"));
+        let list = console.guard(&["requests", "list"]).expect(0, &[]);
+        assert!(!list.out.contains(['\u{1b}', '\u{202E}']), "{}", list.out);
+    }
 }
 
 #[test]

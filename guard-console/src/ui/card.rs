@@ -202,7 +202,7 @@ fn connect_lines(connect: &ConnectAction) -> Vec<(&'static str, String)> {
     lines.push(("Protocol", visible_fold(&connect.protocol, 32)));
     let how = match connect.how {
         ConnectHow::Connect => "it connects",
-        ConnectHow::Listen => "it listens for connections from other hosts",
+        ConnectHow::Listen => "it listens where other hosts can reach it",
         ConnectHow::Message => "it sends a message to this destination",
         ConnectHow::ConnectedBefore => {
             "it sends on a connection that was made before it was labelled, or by somebody else"
@@ -336,6 +336,10 @@ fn before(d: &Details, b: Before) -> Vec<String> {
             format!("{n} times")
         }
     };
+    let kind = match d.card.record.action {
+        Action::Exec(_) => "program",
+        Action::Connect(_) => "peer",
+    };
     let mut lines = Vec::new();
     if b.same > 0 {
         lines.push(format!(
@@ -346,12 +350,12 @@ fn before(d: &Details, b: Before) -> Vec<String> {
         ));
     } else if b.program > 0 {
         lines.push(format!(
-            "Never asked for exactly this; for this program {} before.",
+            "Never asked for exactly this; for this {kind} {} before.",
             times(b.program)
         ));
     } else if b.label > 0 {
         lines.push(format!(
-            "Never asked for this program; {label} asked {} in all.",
+            "Never asked for this {kind}; {label} asked {} in all.",
             times(b.label)
         ));
     } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use guard_evidence::record::Claims;
+use guard_evidence::record::{Action, Claims, ConnectAction, ConnectHow, Peer};
 use guard_evidence::text::Text;
 use guard_proto::v1::{Withdraw, withdraw};
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -275,6 +275,84 @@ async fn a_card_is_answered_in_place() {
     let history = ann.get("/history?state=denied&label=coder").await.text;
     assert!(history.contains(&ask.request_id) && history.contains("&#60;i&#62;no"));
     assert!(!ann.get("/history?state=approved").await.text.contains(&ask.request_id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_card_of_a_connection_says_who_is_reached_and_how() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    console.user(&admin, "ann", &["approver"], &[]).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
+    let ann = Browser::sign_in(&console, "ann").await;
+    let to = |port| Peer::Ip {
+        address: [203, 0, 113, 7].into(),
+        port,
+        scope: None,
+    };
+    let evil = "<b>x\u{202e}";
+    let unix = Peer::Abstract { name: Text::from(evil) };
+    for (peer, protocol, how, said) in [
+        (
+            to(443),
+            "tcp",
+            ConnectHow::Connect,
+            &[
+                "wants to connect to",
+                "203.0.113.7 port 443 (TCP)",
+                "it connects",
+                "The first request of coder.",
+            ][..],
+        ),
+        // The same peer, whatever the port.
+        (
+            to(8443),
+            "tcp",
+            ConnectHow::Connect,
+            &["<dt>Port</dt><dd><code>8443", "for this peer once before"],
+        ),
+        (
+            to(443),
+            "tcp",
+            ConnectHow::Connect,
+            &["Asked for exactly this once before"],
+        ),
+        (
+            to(53),
+            "udp",
+            ConnectHow::Listen,
+            &[
+                "wants to listen on",
+                "it listens where other hosts can reach it",
+                "First time this workload asks to listen",
+            ],
+        ),
+        (
+            unix,
+            "stream",
+            ConnectHow::ConnectedBefore,
+            &[
+                "@&#60;b&#62;x⟨U+202E⟩",
+                "made before it was labelled, or by somebody else",
+                "Any program of the host can have taken this name.",
+                "what was sent on it before is not known",
+            ],
+        ),
+    ] {
+        let mut question = Question::new("coder", &[]);
+        question.action = Some(Action::Connect(Box::new(ConnectAction {
+            peer,
+            protocol: protocol.to_owned(),
+            how,
+        })));
+        let (ask, _) = host.ask(&question);
+        session.ask(&ask).await;
+        let card = ann.get(&format!("/requests/{}", ask.request_id)).await.text;
+        for words in said {
+            assert!(card.contains(words), "{words:?} is not on the card: {card}");
+        }
+        assert!(card.contains("holds for this one socket"), "{card}");
+        assert!(!card.contains("<dt>Arguments</dt>") && !card.contains("<b>") && !card.contains('\u{202e}'));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

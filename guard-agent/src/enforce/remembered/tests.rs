@@ -46,6 +46,7 @@ fn question(random: &mut StdRng) -> Asked {
                 unlinked: random.gen_ratio(1, 4),
             })
         },
+        connection: None,
     }
 }
 

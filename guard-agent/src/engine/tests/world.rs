@@ -173,6 +173,7 @@ impl World {
                 path: (!path.is_empty()).then(|| path.into()),
                 unlinked: false,
             }),
+            connection: None,
         }
     }
 

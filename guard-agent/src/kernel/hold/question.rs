@@ -137,6 +137,7 @@ impl Question {
             comm: ask.comm.clone(),
             at_ns: ask.asked_ns,
             what: self.what(),
+            connection: (!matches!(ask.what, Subject::Exec { .. })).then_some(ask.key),
         }
     }
 

@@ -76,7 +76,10 @@ impl Host {
                 request_id: id.clone(),
                 host,
                 workload: question::workload(question.label, question.evil.as_ref()),
-                action: Action::Exec(Box::new(question::exec(&question.argv, question.evil.as_ref()))),
+                action: question
+                    .action
+                    .clone()
+                    .unwrap_or_else(|| Action::Exec(Box::new(question::exec(&question.argv, question.evil.as_ref())))),
                 context: None,
                 why: Why {
                     rules: vec![MatchedRule {

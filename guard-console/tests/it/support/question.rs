@@ -1,6 +1,6 @@
 //! What hosts ask about.
 
-use guard_evidence::record::{Claims, ExecAction, ProcessFacts, WorkloadFacts};
+use guard_evidence::record::{Action, Claims, ExecAction, ProcessFacts, WorkloadFacts};
 use guard_evidence::statement::strings_sha256;
 use guard_evidence::text::Text;
 
@@ -12,6 +12,8 @@ pub(crate) struct Question<'a> {
     pub(crate) quorum: u32,
     pub(crate) expires_at_ms: i64,
     pub(crate) claims: Option<Claims>,
+    /// Instead of running `argv`.
+    pub(crate) action: Option<Action>,
     /// Put wherever a workload can put text.
     pub(crate) evil: Option<Text>,
 }
@@ -26,6 +28,7 @@ impl<'a> Question<'a> {
             quorum: 1,
             expires_at_ms: 0,
             claims: None,
+            action: None,
             evil: None,
         }
     }
