@@ -119,7 +119,8 @@ fn without_rules() -> Result<()> {
     );
     check!(scene.request_count()? == 0, "somebody was asked: {:?}", scene.seen());
 
-    let bus = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/dbus/system_bus_socket'); print('reached')";
+    let bus =
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/dbus/system_bus_socket'); print('reached')";
     for (name, argv) in [
         ("/run/dbus/system_bus_socket", &["/usr/bin/python3", "-c", bus][..]),
         ("127.0.0.1:8099", CURL),
