@@ -172,6 +172,13 @@ impl Probe {
                 self.handle.send(ToKernel::Unlabel { cgroup: id });
             }
             FromKernel::Labelled { cgroup, result } => println!("labelled {cgroup} {result:?}"),
+            FromKernel::Resolved(reply) => println!(
+                "resolved label={} resolver={} namespace={} reply={}",
+                reply.label.0,
+                reply.resolver,
+                reply.network_namespace,
+                reply.message.escape_ascii()
+            ),
             FromKernel::Passed { asked, end, .. } => println!("passed seq={} end={end:?}", asked.id.sequence),
             FromKernel::Lost { count } => println!("lost {count}"),
         }

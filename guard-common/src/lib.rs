@@ -395,6 +395,7 @@ pub mod event {
     pub const CGROUP_GONE: u16 = 6;
     pub const ASK_ADDRESS: u16 = 7;
     pub const ASK_UNIX: u16 = 8;
+    pub const RESOLVED: u16 = 16;
 }
 
 #[repr(C)]
@@ -496,6 +497,25 @@ pub struct AskUnix {
     pub mount_namespace: u32,
     /// As in [`AskExec`]; with [`ask_flag::ABSTRACT`] the name itself.
     pub path: [u8; PATH_ROOM + NAME_ROOM],
+}
+
+/// Bytes of a resolver's reply that an event carries, a power of two; one that is as long or longer is not told.
+pub const REPLY_ROOM: usize = 2048;
+
+/// A datagram from the port of resolvers came to a socket that may reach it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Resolved {
+    pub header: EventHeader,
+    pub label: u32,
+    /// Bytes of `reply` in use.
+    pub len: u32,
+    /// Whose it is, as in [`AskAddress`].
+    pub resolver: [u8; 16],
+    /// Inode number of the network namespace of the socket.
+    pub network_namespace: u32,
+    pub reserved: u32,
+    pub reply: [u8; REPLY_ROOM],
 }
 
 /// `Ended::how`.
@@ -658,6 +678,12 @@ pub struct Offsets {
     pub msghdr_controllen: u32,
     pub skb_data: u32,
     pub skb_len: u32,
+    pub skb_data_len: u32,
+    pub skb_head: u32,
+    pub skb_network_header: u32,
+    pub skb_transport_header: u32,
+    pub sock_net: u32,
+    pub net_ns: u32,
 }
 
 macro_rules! layout {
@@ -697,7 +723,8 @@ layout! {
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
-    Offsets = 82 * 4,
+    Resolved = 8 + 8 + 16 + 8 + REPLY_ROOM,
+    Offsets = 88 * 4,
     protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,
@@ -717,4 +744,5 @@ const _: () = {
     assert!(core::mem::offset_of!(AskHead, comm) == 120);
     assert!(core::mem::offset_of!(AskExec, path) == 144);
     assert!(core::mem::offset_of!(Cgroup, path) == 24);
+    assert!(core::mem::offset_of!(Resolved, reply) == 40);
 };

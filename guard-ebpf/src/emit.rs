@@ -2,11 +2,13 @@
 //! Events to the agent. Each function says whether the event fitted the ring; the caller must not let the action
 //! through because it did not.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use guard_common::{
-    ABI_VERSION, AskAddress, AskExec, AskHead, AskUnix, Ended, EventHeader, PATH_ROOM, Parked, Pending, Signal,
-    ask_flag, counter, ended, event, verdict,
+    ABI_VERSION, AskAddress, AskExec, AskHead, AskUnix, Ended, EventHeader, PATH_ROOM, Parked, Pending, REPLY_ROOM,
+    Resolved, Signal, ask_flag, counter, ended, event, verdict,
 };
 
 use crate::kernel;
@@ -235,6 +237,34 @@ pub fn signal(tid: u32, tgid: u32, signal: u32, group: u32) {
     entry.submit(WAKE);
 }
 
+/// What a resolver told a workload. Nobody waits for it, and nothing rests on it: what does not fit is not told.
+#[inline(always)]
+pub fn resolved(label: u32, resolver: [u64; 2], network_namespace: u32, reply: u64, length: u32) {
+    let mut length = u64::from(length);
+    if length >= REPLY_ROOM as u64 {
+        return;
+    }
+    // So that the verifier knows a bound of this very register.
+    // SAFETY: changes the register alone.
+    unsafe { asm!("{length} &= 2047", length = inout(reg) length) };
+    // Not counted among the lost: no thread waits for it.
+    let Some(mut entry) = EVENTS.reserve::<Resolved>(0) else {
+        return;
+    };
+    let out = entry.as_mut_ptr();
+    // SAFETY: as in ExecOf::ask; the reply has room for the length.
+    unsafe {
+        (*out).header = header::<Resolved>(event::RESOLVED);
+        (*out).label = label;
+        (*out).len = length as u32;
+        (&raw mut (*out).resolver).cast::<[u64; 2]>().write(resolver);
+        (*out).network_namespace = network_namespace;
+        (*out).reserved = 0;
+        kernel::copy(reply, (&raw mut (*out).reply).cast(), length as u32);
+    }
+    entry.submit(QUIET);
+}
+
 /// A cgroup came or went.
 #[inline(always)]
 pub fn cgroup(kind: u16, id: u64, label: u32, path: u64) {
@@ -253,4 +283,4 @@ pub fn cgroup(kind: u16, id: u64, label: u32, path: u64) {
     entry.submit(WAKE);
 }
 
-const _: () = assert!(PATH_ROOM.is_multiple_of(8));
+const _: () = assert!(PATH_ROOM.is_multiple_of(8) && REPLY_ROOM == 2048);

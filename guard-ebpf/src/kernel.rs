@@ -98,6 +98,12 @@ static OFFSETS: Offsets = Offsets {
     msghdr_controllen: 0,
     skb_data: 0,
     skb_len: 0,
+    skb_data_len: 0,
+    skb_head: 0,
+    skb_network_header: 0,
+    skb_transport_header: 0,
+    sock_net: 0,
+    net_ns: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -121,6 +127,9 @@ fn read<T: Copy>(address: u64) -> Option<T> {
     // SAFETY: the helper has written all of it.
     Some(unsafe { value.assume_init() })
 }
+
+/// The upper half of an IPv4 address in IPv6. Both targets are little endian.
+pub const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
 
 /// Reads a `T` of kernel memory; the helper writes zeros if the address is not mapped. Without a branch, which the
 /// verifier would follow both ways.
@@ -524,6 +533,46 @@ pub fn packet(skb: u64) -> (u64, u32) {
         read_or_zero(skb + offset!(skb_data)),
         read_or_zero(skb + offset!(skb_len)),
     )
+}
+
+/// Sender, port and content of a datagram that a socket is about to get; length 0 for what is not in one piece, or no
+/// such thing. IPv4 as in `Peer`.
+#[inline(always)]
+pub fn datagram(skb: u64) -> ([u64; 2], u16, u64, u32) {
+    const HEAD: u32 = 8;
+    let head: u64 = read_or_zero(skb + offset!(skb_head));
+    let network = head + u64::from(read_or_zero::<u16>(skb + offset!(skb_network_header)));
+    let transport = head + u64::from(read_or_zero::<u16>(skb + offset!(skb_transport_header)));
+    let from = if read_or_zero::<u8>(network) >> 4 == 4 {
+        [0, MAPPED | u64::from(read_or_zero::<u32>(network + 12)) << 32]
+    } else {
+        read_or_zero(network + 8)
+    };
+    let (data, length) = packet(skb);
+    let pieces: u32 = read_or_zero(skb + offset!(skb_data_len));
+    let length = if data == transport && pieces == 0 && length > HEAD {
+        length - HEAD
+    } else {
+        0
+    };
+    (from, u16::from_be(read_or_zero(transport)), transport + 8, length)
+}
+
+/// Inode number of the network namespace of a socket.
+#[inline(always)]
+pub fn sock_network_namespace(sock: u64) -> u32 {
+    let net: u64 = read_or_zero(sock + offset!(sock_net));
+    read_or_zero(net + offset!(net_ns) + offset!(ns_common_inum))
+}
+
+/// Copies so many bytes of kernel memory; zeros what is not mapped.
+///
+/// # Safety
+/// `out` has room for them.
+#[inline(always)]
+pub unsafe fn copy(address: u64, out: *mut u8, length: u32) {
+    // SAFETY: by contract of this function; the helper checks the source.
+    unsafe { bpf_probe_read_kernel(out.cast(), length, address as *const _) };
 }
 
 /// The head of a netlink message at this address: its length and type.

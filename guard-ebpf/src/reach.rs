@@ -12,7 +12,7 @@ use guard_common::{
     ActionKey, FLOW_SLOTS, Flow, FlowFilter, Pending, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
 };
 
-use crate::emit::{AddressOf, UnixOf};
+use crate::emit::{self, AddressOf, UnixOf};
 use crate::kernel;
 use crate::maps::{FLOW_FILTER, FLOWS, PENDING, add32, count};
 use crate::protect::{self, count_refused};
@@ -32,6 +32,8 @@ const SOCK_SEQPACKET: u16 = 5;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const NETLINK_ROUTE: u32 = 0;
+/// Of resolvers.
+const RESOLVER_PORT: u64 = 53;
 const MAY_WRITE: u32 = 2;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
 const TCP_CLOSE: u8 = 7;
@@ -60,10 +62,8 @@ struct Peer {
 impl Peer {
     #[inline(always)]
     fn v4(address: u32, port: u16) -> Self {
-        const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
-        // Both targets are little endian.
         Self {
-            address: [0, MAPPED | (address as u64) << 32],
+            address: [0, kernel::MAPPED | (address as u64) << 32],
             port: port.into(),
             scope: 0,
         }
@@ -272,7 +272,11 @@ pub fn guard_reach_listen(context: LsmContext) -> i32 {
             owner: owner(sock),
             ..NOTHING
         };
-        return if remember(sock, &mut listener) { 0 } else { -errno::EPERM };
+        return if remember(sock, &mut listener) {
+            0
+        } else {
+            -errno::EPERM
+        };
     }
     answer!(ask(&label, sock, &own, ask_flag::LISTEN))
 }
@@ -291,7 +295,9 @@ pub fn guard_reach_bind(context: LsmContext) -> i32 {
     }
     let (address, length) = (kernel::argument(&context, 1), kernel::argument(&context, 2) as u32);
     let own = Peer::read(address, length, kernel::address_family(address, length) == AF_INET6);
-    if own.port == 0 || own.is_loopback() || is(sock, flow::LISTENER, &label) {
+    // On loopback too nobody answers as a resolver unasked.
+    let closed = own.is_loopback() && own.port as u64 != RESOLVER_PORT;
+    if own.port == 0 || closed || is(sock, flow::LISTENER, &label) {
         return 0;
     }
     answer!(ask(&label, sock, &own, ask_flag::LISTEN))
@@ -359,7 +365,12 @@ fn settle() {
     if allowed {
         pending.verdict = verdict::ALLOW;
     }
-    finish(task, pending, if allowed { ended::COMMITTED } else { ended::REPLACED }, 0);
+    finish(
+        task,
+        pending,
+        if allowed { ended::COMMITTED } else { ended::REPLACED },
+        0,
+    );
 }
 
 #[inline(always)]
@@ -570,6 +581,30 @@ pub fn guard_reach_pages(context: LsmContext) -> i32 {
         AF_INET | AF_INET6 => answer!(send(&label, sock)),
         _ => 0,
     }
+}
+
+/// fn(sk, skb): what a resolver answers, so that people can be told a name with the address.
+#[lsm(hook = "socket_sock_rcv_skb")]
+pub fn guard_reach_heard(context: LsmContext) -> i32 {
+    let sock = kernel::argument(&context, 0);
+    if !maybe(sock) {
+        return 0;
+    }
+    let Some(found) = known(sock) else {
+        return 0;
+    };
+    if found.sort != flow::ALLOWED || found.port != RESOLVER_PORT || kernel::sock_type(sock) != SOCK_DGRAM {
+        return 0;
+    }
+    let family = kernel::sock_family(sock);
+    if family != AF_INET && family != AF_INET6 {
+        return 0;
+    }
+    let (from, port, reply, length) = kernel::datagram(kernel::argument(&context, 1));
+    if length != 0 && port as u64 == RESOLVER_PORT && from[0] == found.address[0] && from[1] == found.address[1] {
+        emit::resolved(found.label, from, kernel::sock_network_namespace(sock), reply, length);
+    }
+    0
 }
 
 // ---- packets that would go elsewhere ----

@@ -7,6 +7,8 @@ use crate::record::{Context, RequestRecord};
 use crate::text::visible_fold;
 
 const LINE: usize = 400;
+/// Names of one address that are shown.
+const LOOKED_UP: usize = 8;
 
 /// A name for what it is, and its value, safe to show. In the order of the card.
 #[must_use]
@@ -18,6 +20,16 @@ pub fn lines(record: &RequestRecord) -> Vec<(&'static str, String)> {
     if let Some(held) = held(context) {
         lines.push(("Held", held));
     }
+    let names = context.looked_up.iter().take(LOOKED_UP);
+    lines.extend(names.map(|found| {
+        let text = format!(
+            "“{}”, as the resolver {} answered the workload {} s before; whoever runs that name chose the address",
+            found.name.fold(LINE),
+            found.resolver,
+            found.seconds_ago
+        );
+        ("Looked up as", text)
+    }));
     if let Some(path) = &context.path_inside {
         lines.push(("Path inside", format!("{}, as the workload sees it", path.fold(LINE))));
     }
@@ -89,7 +101,7 @@ pub fn is_inside(record: &RequestRecord, index: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Container, HowHeld, TracerFacts};
+    use crate::record::{Container, HowHeld, LookedUp, TracerFacts};
     use crate::testing;
     use crate::text::Text;
 
@@ -118,6 +130,11 @@ mod tests {
             }),
             unit: Some(evil),
             ancestry_inside: 1,
+            looked_up: vec![LookedUp {
+                name: Text::from("api.example.org\u{202e}"),
+                resolver: [127, 0, 0, 53].into(),
+                seconds_ago: 3,
+            }],
         }));
         let lines = lines(&request);
         for (name, value) in &lines {
@@ -132,6 +149,7 @@ mod tests {
             "ab12 (docker), pod pod-1",
             "as whoever started the container says",
             "as the workload sees it",
+            "“api.example.org⟨U+202E⟩”, as the resolver 127.0.0.53 answered the workload 3 s before",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

@@ -126,6 +126,19 @@ pub struct Context {
     /// How many of `WorkloadFacts::ancestry`, from its front, are inside the workload; the others are what started it.
     #[serde(default)]
     pub ancestry_inside: u32,
+    /// Of a connection: the names by which the workload looked its address up lately, the last one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub looked_up: Vec<LookedUp>,
+}
+
+/// A name that a resolver of the host gave an address, asked by the workload. The workload chose the name, and whoever runs
+/// its zone the address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookedUp {
+    pub name: Text,
+    pub resolver: std::net::IpAddr,
+    /// Whole seconds between the reply and the question.
+    pub seconds_ago: u64,
 }
 
 /// How a thread waits.

@@ -23,6 +23,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "without a rule a label writes to the host's log, is asked about every other connection, and gives no other socket a log socket's name",
             without_rules,
         ),
+        case(
+            "egress::the_card_says_by_which_name_an_address_was_looked_up",
+            "what a resolver of the host answered the workload is on the card of the connection, and whose word it is",
+            looked_up,
+        ),
     ]
 }
 
@@ -135,5 +140,48 @@ fn without_rules() -> Result<()> {
         let output = end(running)?;
         check!(output.status != 0 && output.stdout.is_empty(), "{output}");
     }
+    Ok(())
+}
+
+/// A resolver for one name; every other type of record is empty.
+const RESOLVER: &str = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("127.0.0.1", 53))
+while True:
+    query, sender = s.recvfrom(512)
+    end = query.index(b"\0", 12) + 5
+    is_a = query[end - 4:end - 2] == b"\0\1" and b"web\7example" in query
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\1" if is_a else b""
+    s.sendto(query[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0" + query[12:end] + answer, sender)
+"#;
+
+fn looked_up() -> Result<()> {
+    let scene = scene_with(policies::NAMES_AND_ASK)?;
+    scene.vm.write(RESOLVER.as_bytes(), "/root/resolver.py", 0o644)?;
+    scene
+        .vm
+        .sh(
+            "rm -f /etc/resolv.conf && echo nameserver 127.0.0.1 > /etc/resolv.conf && \
+            systemd-run --quiet --unit=resolver python3 /root/resolver.py && \
+            until getent ahostsv4 web.example.org; do sleep 0.2; done",
+        )?
+        .success()?;
+    let argv = [
+        "/usr/bin/curl",
+        "--silent",
+        "--show-error",
+        "http://web.example.org:8099/page",
+    ];
+    let running = scene.start_labelled(POLICED, &argv)?;
+    let request = scene.held(POLICED, "127.0.0.1:8099")?;
+    let shown = scene
+        .guard(scene.admin(), &["requests", "show", &request.id])?
+        .success()?;
+    let words = "“web.example.org”, as the resolver 127.0.0.1 answered the workload";
+    check!(shown.text().contains(words), "{words:?} is not on the card: {shown}");
+    scene.approve(&request)?;
+    let output = end(running)?;
+    check!(output.text() == "from the server" && output.status == 0, "{output}");
     Ok(())
 }

@@ -74,6 +74,20 @@ permit (principal == Workload::"policed", action in [Action::"connect", Action::
 when { context.approved };
 "#;
 
+/// Execs run unasked, so are names of the resolver 127.0.0.1; connections are asked.
+pub const NAMES_AND_ASK: &str = r#"
+@id("any-program")
+permit (principal == Workload::"policed", action == Action::"exec", resource);
+
+@id("names")
+permit (principal == Workload::"policed", action == Action::"connect", resource == Address::"127.0.0.1")
+when { context.port == 53 && context.protocol == "udp" };
+
+@id("ask-connections")
+permit (principal == Workload::"policed", action in [Action::"connect", Action::"connect_unix"], resource)
+when { context.approved };
+"#;
+
 /// Execs run unasked; one address is reached unasked, nothing else is.
 pub const CONNECT_TO_8099: &str = r#"
 @id("any-program")

@@ -60,7 +60,7 @@ pub const TARGETS: &[Target] = &[
     daemon("token", "enrolment tokens"),
     daemon("decision", "signed decisions and what they must bind"),
     daemon("grpc", "messages of the approval API"),
-    daemon("proc", "what the agent reads of /proc"),
+    daemon("proc", "what the agent reads of /proc, and replies of resolvers"),
     daemon(
         "places",
         "what says what is protected: user database, sign-ins, the console's configuration",

@@ -283,9 +283,10 @@ fn same_again<T: prost::Message + Default + PartialEq>(data: &[u8]) {
     assert!(T::decode(message.encode_to_vec().as_slice()).is_ok_and(|again| again == message));
 }
 
-/// What the agent reads of /proc: names there are the workload's.
+/// What the agent reads of /proc, and replies of resolvers: names there are the workload's, or anybody's.
 pub fn proc(data: &[u8]) {
     guard_agent::enrich::fuzz_proc(data);
+    guard_agent::enrich::fuzz_reply(data);
 }
 
 /// A line that the agent's control socket reads, with the checks on what it asks for.

@@ -257,6 +257,7 @@ impl Engine {
             FromKernel::Passed { asked, pass, end } => self.passed(&asked, pass, &end),
             FromKernel::CgroupMade { id, path } => self.parts.labels.made(id, &path),
             FromKernel::CgroupGone { id } => self.parts.labels.gone(id),
+            FromKernel::Resolved(reply) => self.parts.enricher.heard(&reply),
             FromKernel::Labelled { cgroup, result } => self.parts.labels.applied(cgroup, &result),
             FromKernel::Lost { count } => {
                 self.parts.stats.lost_events.fetch_add(count, Ordering::Relaxed);

@@ -8,6 +8,7 @@ mod claims;
 mod connect;
 mod container;
 mod hash;
+mod names;
 mod process;
 mod redact;
 mod users;
@@ -23,13 +24,15 @@ use guard_evidence::text::Text;
 use tokio::sync::Semaphore;
 
 use crate::enforce::Bound;
-use crate::kernel::api::{Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, HeldExec};
+use crate::kernel::api::{Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, HeldExec, Peer, ReachHow, Reply};
 use crate::policy::{Deed, ExecFacts, Facts, HeldFacts};
 
 pub(crate) use connect::connect_action;
 pub use container::container_id;
 pub(crate) use hash::close_elsewhere;
 use hash::{HashError, Hasher};
+use names::Names;
+pub use names::fuzz_reply;
 pub(crate) use process::cgroup;
 pub use process::fuzz_proc;
 use users::Users;
@@ -61,6 +64,7 @@ pub struct Enricher {
     hasher: Hasher,
     readers: Arc<Semaphore>,
     record_environment: Vec<String>,
+    names: Names,
 }
 
 impl Enricher {
@@ -71,7 +75,13 @@ impl Enricher {
             hasher: Hasher::new(hash_deadline),
             readers: Arc::new(Semaphore::new(PROC_READERS)),
             record_environment,
+            names: Names::new("/etc/resolv.conf".into()),
         }
+    }
+
+    /// A resolver answered a labelled task.
+    pub fn heard(&self, reply: &Reply) {
+        self.names.heard(reply);
     }
 
     /// What the kernel's event alone tells, for the policy's first look and for records of what the key decided.
@@ -133,6 +143,11 @@ impl Enricher {
         let claims = claims::claims(&found.environment);
         let mut action = connect_action(&reach);
         let mut context = found.context(&cgroup, &mut workload);
+        if let Peer::Address { address, .. } = &reach.peer
+            && reach.how != ReachHow::Listen
+        {
+            context.looked_up = self.names.of(asked.label, address);
+        }
         crate::evidence::fit_connect(&mut action, &mut workload);
         limit_ancestry(&mut context, &workload);
         Enriched {

@@ -274,6 +274,17 @@ pub enum MismatchWhat {
     Unreadable,
 }
 
+/// A datagram from the port of resolvers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub label: LabelId,
+    pub resolver: std::net::IpAddr,
+    /// Inode number of the network namespace that it arrived in.
+    pub network_namespace: u32,
+    /// Anybody's bytes.
+    pub message: Vec<u8>,
+}
+
 /// Kernel side to agent.
 #[derive(Debug)]
 pub enum FromKernel {
@@ -298,6 +309,8 @@ pub enum FromKernel {
     CgroupGone {
         id: u64,
     },
+    /// A resolver answered a labelled task. Some are left out when there are many.
+    Resolved(Box<Reply>),
     /// Follows every [`ToKernel::Label`], in order: the label is in force for the cgroup and everything below it, or why
     /// it is not.
     Labelled {

@@ -93,6 +93,12 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         msghdr_controllen: at("msghdr", "msg_controllen", 8)?,
         skb_data: at("sk_buff", "data", pointer)?,
         skb_len: at("sk_buff", "len", 4)?,
+        skb_data_len: at("sk_buff", "data_len", 4)?,
+        skb_head: at("sk_buff", "head", pointer)?,
+        skb_network_header: at("sk_buff", "network_header", 2)?,
+        skb_transport_header: at("sk_buff", "transport_header", 2)?,
+        sock_net: at("sock_common", "skc_net", 0)?,
+        net_ns: at("net", "ns", 0)?,
     })
 }
 

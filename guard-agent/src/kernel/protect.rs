@@ -18,7 +18,7 @@ use super::load::Attach;
 use super::maps::{Identify, MapsError, take};
 
 /// Program and where it is attached; optional ones where kernels differ.
-pub(super) const PROGRAMS: [(&str, Attach); 36] = [
+pub(super) const PROGRAMS: [(&str, Attach); 37] = [
     ("guard_protect_inode", Attach::Lsm("inode_permission")),
     ("guard_protect_open", Attach::Lsm("file_open")),
     ("guard_protect_use", Attach::Lsm("file_permission")),
@@ -39,6 +39,7 @@ pub(super) const PROGRAMS: [(&str, Attach); 36] = [
     ("guard_reach_made", Attach::Lsm("socket_post_create")),
     ("guard_reach_listen", Attach::Lsm("socket_listen")),
     ("guard_reach_bind", Attach::Lsm("socket_bind")),
+    ("guard_reach_heard", Attach::Lsm("socket_sock_rcv_skb")),
     ("guard_reach_accepted", Attach::Lsm("inet_csk_clone")),
     ("guard_reach_connect", Attach::Lsm("socket_connect")),
     ("guard_reach_send", Attach::Lsm("socket_sendmsg")),

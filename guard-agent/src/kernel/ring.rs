@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use guard_common::{
     ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM,
-    PATH_DEPTH, PATH_ROOM, Parked, Signal, action, ask_flag, event,
+    PATH_DEPTH, PATH_ROOM, Parked, REPLY_ROOM, Resolved, Signal, action, ask_flag, event,
 };
 
-use super::api::ReachHow;
+use super::api::{LabelId, ReachHow, Reply};
 use super::file_key::FileKey;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub(crate) enum Event {
     Signal(Signal),
     CgroupMade { id: u64, label: u32, path: PathBuf },
     CgroupGone { id: u64 },
+    Resolved(Box<Reply>),
 }
 
 /// Little-endian fields in order.
@@ -141,6 +142,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         event::PARKED => size_of::<Parked>(),
         event::SIGNAL => size_of::<Signal>(),
         event::CGROUP_MADE | event::CGROUP_GONE => size_of::<Cgroup>(),
+        event::RESOLVED => size_of::<Resolved>(),
         _ => return Err(DecodeError::Kind(kind)),
     };
     if said as usize != expected || bytes.len() != expected {
@@ -180,6 +182,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             signal: fields.u32(),
             group: fields.u32(),
         }),
+        event::RESOLVED => Event::Resolved(Box::new(reply(&mut fields)?)),
         _ => {
             let (id, length, label) = (fields.u64(), fields.u32() as usize, fields.u32());
             let room = fields.take(CGROUP_PATH_ROOM);
@@ -194,6 +197,23 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
                 }
             }
         }
+    })
+}
+
+fn reply(fields: &mut Fields<'_>) -> Result<Reply, DecodeError> {
+    let range = |what| DecodeError::Range(event::RESOLVED, what);
+    let (label, length) = (fields.u32(), fields.u32() as usize);
+    if label == 0 {
+        return Err(range("label"));
+    }
+    let resolver: [u8; 16] = fields.take(16).try_into().map_err(|_| range("address"))?;
+    let (network_namespace, _) = (fields.u32(), fields.u32());
+    let message = fields.take(REPLY_ROOM).get(..length).ok_or(range("length"))?.to_vec();
+    Ok(Reply {
+        label: LabelId(label),
+        resolver: Ipv6Addr::from(resolver).to_canonical(),
+        network_namespace,
+        message,
     })
 }
 
@@ -412,6 +432,32 @@ mod tests {
             decode(&bytes),
             Err(DecodeError::Range(event::ASK_ADDRESS, "action kind"))
         );
+    }
+
+    #[test]
+    fn a_resolvers_reply_is_as_long_as_it_says() {
+        let mut bytes = vec![0u8; size_of::<Resolved>()];
+        bytes[0..2].copy_from_slice(&ABI_VERSION.to_le_bytes());
+        bytes[2..4].copy_from_slice(&event::RESOLVED.to_le_bytes());
+        let size = u32::try_from(bytes.len()).unwrap();
+        bytes[4..8].copy_from_slice(&size.to_le_bytes());
+        bytes[8] = 3;
+        bytes[12] = 2;
+        bytes[16..32].copy_from_slice(&"::ffff:127.0.0.53".parse::<Ipv6Addr>().unwrap().octets());
+        bytes[32] = 9;
+        bytes[40..43].copy_from_slice(b"abc");
+        let expected = Reply {
+            label: LabelId(3),
+            resolver: "127.0.0.53".parse().unwrap(),
+            network_namespace: 9,
+            message: b"ab".to_vec(),
+        };
+        assert_eq!(decode(&bytes), Ok(Event::Resolved(Box::new(expected))));
+        bytes[13] = 9;
+        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::RESOLVED, "length")));
+        bytes[13] = 0;
+        bytes[8] = 0;
+        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::RESOLVED, "label")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ from harness import *
 
 ALLOW, DENY, HOLD, HOLD_DENY, WAIT = 7101, 7102, 7103, 7104, 7105
 RULES.extend([
-    f":{ALLOW}=allow", f":{DENY}=deny", f":{HOLD}=hold:1000:allow", f":{HOLD_DENY}=hold:300:deny", f":{WAIT}=hold",
+    f":{ALLOW}=allow", ":53=allow", f":{DENY}=deny", f":{HOLD}=hold:1000:allow", f":{HOLD_DENY}=hold:300:deny", f":{WAIT}=hold",
 ])
 
 PRELUDE = '''
@@ -360,6 +360,55 @@ way("fast-open-connect", later)
         ways(probe, witness, client(body, port=DENY), names_in(body))
 
 
+@case
+def what_a_resolver_answers_is_told(probe):
+    """So that people can be told a name with the address. Only what comes from where the socket was allowed to ask."""
+    ends = []
+    for family, address in (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"):
+        end = socket.socket(family, socket.SOCK_DGRAM)
+        end.bind((address, 53))
+        ends.append(end)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def serve(end):
+        try:
+            while True:
+                data, sender = end.recvfrom(200)
+                other.sendto(b"forged-" + data, ("127.0.0.1", sender[1])) if data == b"two" else None
+                end.sendto(b"answer-" + data, sender)
+        except OSError:
+            return
+
+    for end in ends:
+        threading.Thread(target=serve, args=(end,), daemon=True).start()
+    try:
+        process = client('''
+s = socket.socket(V4, UDP)
+s.connect(("127.0.0.1", 53))
+s.send(b"one")
+print(s.recv(100).decode())
+s = socket.socket(V4, UDP)
+s.sendto(b"two", ("127.0.0.1", 53))
+print(*sorted(s.recv(100).decode() for _ in range(2)))
+s = socket.socket(V6, UDP)
+s.connect(("::1", 53))
+s.send(b"three")
+print(s.recv(100).decode())
+s = socket.socket(V6, UDP)
+s.connect(("::ffff:127.0.0.1", 53))
+s.send(b"x" * 199)
+print(len(s.recv(1000)))
+''')
+        check(output(process).split() == ["answer-one", "answer-two", "forged-two", "answer-three", "206"], "not answered")
+        namespace = os.stat("/proc/self/ns/net").st_ino
+        for resolver, text in ("127.0.0.1", "answer-one"), ("127.0.0.1", "answer-two"), ("::1", "answer-three"), ("127.0.0.1", "answer-x{199}"):
+            probe.expect(rf"^resolved label=1 resolver={re.escape(resolver)} namespace={namespace} reply={text}$")
+        probe.never(r"^resolved .*forged")
+    finally:
+        for end in [*ends, other]:
+            end.close()
+
+
 # ---- sockets from elsewhere ----
 
 @case
@@ -526,6 +575,7 @@ way("datagram-mapped", lambda data: hear(V6, ("::ffff:0.0.0.0", port), data))
 socket.socket(V4, UDP).bind(("0.0.0.0", 0))
 socket.socket(V4, UDP).bind(("127.0.0.1", port))
 socket.socket(V6, UDP).bind(("::1", port))
+socket.socket(V4, UDP).bind(("127.0.0.9", 53))
 print("the rest fine", flush=True)
 '''
     text = output(client(body, port=DENY))
@@ -537,6 +587,7 @@ print("the rest fine", flush=True)
     check(text.count("EPERM") == len(names) and "the rest fine" in text, text)
     probe.expect(rf"^asked .*reach=0\.0\.0\.0:{DENY} how=Listen family=2 kind=1 ")
     probe.expect(rf"^asked .*reach=0\.0\.0\.0:{DENY} how=Listen family=2 kind=2 ")
+    probe.expect(r"^asked .*reach=127\.0\.0\.9:53 how=Listen family=2 kind=2 ")
     text = output(client(body.replace("way(\"any\"", "way(\"allowed\""), port=ALLOW))
     check("listening allowed" in text, text)
 

@@ -11,6 +11,9 @@ use crate::kernel::api::{Enforced, FromKernel, Mismatch, MismatchWhat, Outcome, 
 use crate::kernel::ring::Ask;
 use crate::kernel::{crash, sys};
 
+/// Replies of resolvers between two signs of life: a workload that asks without end fills no queue with them.
+const REPLIES: u32 = 256;
+
 impl Holder {
     pub(super) fn event(&mut self, event: Event) {
         match event {
@@ -36,6 +39,12 @@ impl Holder {
             Event::Signal(signal) => self.signal(&signal),
             Event::CgroupMade { id, path, .. } => self.send(FromKernel::CgroupMade { id, path }),
             Event::CgroupGone { id } => self.send(FromKernel::CgroupGone { id }),
+            Event::Resolved(reply) => {
+                if self.replies < REPLIES {
+                    self.replies += 1;
+                    self.send(FromKernel::Resolved(reply));
+                }
+            }
         }
     }
 

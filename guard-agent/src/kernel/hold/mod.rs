@@ -87,6 +87,8 @@ struct Holder {
     last_told: Instant,
     lost: u64,
     malformed: u64,
+    /// Replies of resolvers that were passed on since the last sign of life.
+    replies: u32,
     last_beat: Instant,
     last_sweep: Instant,
     /// A thread could not be traced because of another thread's exec.
@@ -130,6 +132,7 @@ pub(crate) fn start(
         last_told: now,
         lost: 0,
         malformed: 0,
+        replies: 0,
         last_beat: now,
         last_sweep: now,
         last_blocked: now,
@@ -265,6 +268,7 @@ impl Holder {
 
     fn beat(&mut self) {
         self.last_beat = Instant::now();
+        self.replies = 0;
         let _ = self.maps.heartbeat.set(0, sys::boot_ns(), 0);
     }
 
