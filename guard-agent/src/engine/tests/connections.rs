@@ -165,6 +165,7 @@ async fn the_next_thread_asks_when_the_first_is_gone() {
     let again = world.ask().await;
     assert_ne!(again.request_id, ask.request_id);
     world.approve(&again);
+    assert!(world.received().await.accepted);
     let ToKernel::Release {
         id,
         release: Release::Allow,
