@@ -214,6 +214,7 @@ def a_removed_cgroup_takes_the_label_from_nobody(probe):
 # ---- nothing is left behind ----
 
 @case
+@limit(600 if FULL else 90)
 def a_storm_of_forks_leaves_nothing(probe):
     before = idle()
     count = 20_000 if FULL else 500
