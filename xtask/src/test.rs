@@ -256,9 +256,19 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         }
     }
     if let Some(aside) = with.aside.take() {
-        all.extend(aside.finish()?);
+        let begun = Instant::now();
+        // What the other steps found is not lost with it.
+        all.extend(aside.finish().unwrap_or_else(|error| {
+            vec![Ran {
+                step: with.beside.join(", "),
+                base: false,
+                counts: Counts::FAILED,
+                time: begun.elapsed(),
+                note: format!("{error:#}"),
+            }]
+        }));
     } else if stopped.is_empty() {
-        // No case had such a name.
+        // The kernel cases did not come so far.
         for step in beside {
             all.push(one(step, &with)?);
         }
