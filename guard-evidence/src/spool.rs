@@ -357,10 +357,12 @@ impl Reader {
         self.next
     }
 
-    /// Goes to another position.
+    /// Goes to another position. To the one where it is costs nothing; any other is looked for from its segment's beginning.
     pub fn seek(&mut self, position: u64) {
-        self.next = position;
-        self.open = None;
+        if position != self.next {
+            self.next = position;
+            self.open = None;
+        }
     }
 
     /// The next frames, none beyond position `through` (give [`Spool::durable`]), at most `frames` of them and about
@@ -381,12 +383,12 @@ impl Reader {
     }
 
     fn read_one(&mut self, through: u64) -> Result<Vec<u8>, SpoolError> {
-        if let Some((path, file)) = &mut self.open {
-            if let Some(frame) = read_frame(file, path)? {
-                return Ok(frame);
-            }
-            // End of a segment: the frame is the first of the next one.
-            self.open = None;
+        // What cannot be read leaves no file at an unknown place behind. At the end of a segment the frame is the first of the next.
+        if let Some((path, mut file)) = self.open.take()
+            && let Some(frame) = read_frame(&mut file, &path)?
+        {
+            self.open = Some((path, file));
+            return Ok(frame);
         }
         let paths = segment_paths(&self.dir)?;
         let missing = || SpoolError::NoSuchPosition {

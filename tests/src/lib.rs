@@ -83,7 +83,7 @@ pub fn main(needs: Needs, cases: Vec<Case>) -> ExitCode {
                 // Emulated machines are slow at times. What passes the second time is said and counted; a full run has no second time.
                 if !full() && RETRIED.fetch_add(1, Ordering::Relaxed) < TRIED_AGAIN && attempt(case.run).is_ok() {
                     let why = causes(&error).replace('\n', " ");
-                    writeln!(io::stdout(), "{}{}: {why}", UNSTEADY, case.name)?;
+                    writeln!(io::stdout(), "{UNSTEADY}{}: {why}", case.name)?;
                     return Ok(Completion::Completed);
                 }
                 Err(Failed::from(said))

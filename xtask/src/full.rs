@@ -19,9 +19,9 @@ const HEAD: &str =
 
 /// One step of a run.
 #[derive(Debug)]
-pub struct Line {
+pub struct Line<'a> {
     /// The step's name.
-    pub step: &'static str,
+    pub step: &'a str,
     /// Checks that went well, failed, were skipped.
     pub counts: [u64; 3],
     /// How long it took.
@@ -32,14 +32,14 @@ pub struct Line {
 ///
 /// # Errors
 /// When it cannot be read or written.
-pub fn write(steps: &[Line]) -> Result<()> {
+pub fn write(steps: &[Line<'_>]) -> Result<()> {
     let path = paths::repo().join("docs/measurements.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     fs::write(&path, with_steps(&text, steps, &today()?, &commit()?))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn with_steps(text: &str, steps: &[Line], date: &str, commit: &str) -> String {
+fn with_steps(text: &str, steps: &[Line<'_>], date: &str, commit: &str) -> String {
     let (before, body, after) = match text.split_once(HEADING) {
         None => (text.trim_end(), "", ""),
         Some((before, rest)) => {

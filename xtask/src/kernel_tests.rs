@@ -96,8 +96,8 @@ const SIDE_BY_SIDE: usize = 2;
 /// Empty when no case has such a name.
 ///
 /// # Errors
-/// When helpers do not build, or the cases cannot be read. What fails on one kernel is its report.
-pub fn run(kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>> {
+/// When the cases cannot be read. What fails on one kernel is its report.
+pub(crate) fn run(helpers: &Helpers, kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>> {
     let cases: Vec<Case> = cases()?
         .into_iter()
         .filter(|case| full || !case.full)
@@ -115,7 +115,6 @@ pub fn run(kernels: &[Kernel], words: &[&str], full: bool) -> Result<Vec<Report>
             .map(|case| case.name.as_str())
             .collect()
     };
-    let helpers = Helpers::build()?;
     let workers = SIDE_BY_SIDE.min(kernels.len());
     let queue = Mutex::new(kernels.iter());
     let reports = Mutex::new(Vec::new());

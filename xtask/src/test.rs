@@ -3,23 +3,25 @@
 //!
 //! To add a check, add a line to [`STEPS`]. A test target of the `guard-tests` package is a line with [`cargo_test`].
 
+mod aside;
 mod output;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::build::{self, Profile, cargo};
 use crate::fuzz::{self, FuzzOptions};
 use crate::kernel_tests::{self, Outcome, Report};
 use crate::vm::Kernel;
 use crate::{full, kernels, paths, run, setup};
+use aside::Aside;
 use output::{Failures, result_line, shortened};
 pub use output::{TRIED_AGAIN, UNSTEADY};
 
@@ -35,7 +37,7 @@ pub struct TestOptions {
 }
 
 /// How many checks went which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Counts {
     passed: u64,
     failed: u64,
@@ -95,6 +97,17 @@ struct Step {
     run: fn(&With<'_>) -> Result<Done>,
 }
 
+/// What became of a step.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ran {
+    step: String,
+    base: bool,
+    counts: Counts,
+    time: Duration,
+    /// Why it was skipped or failed.
+    note: String,
+}
+
 /// What a step is given.
 struct With<'a> {
     full: bool,
@@ -104,7 +117,13 @@ struct With<'a> {
     names: &'a [&'a str],
     /// What failed and what was unsteady, to be said again at the end.
     troubles: RefCell<Vec<String>>,
+    /// Steps to be run beside the kernel cases, and that run once it is under way.
+    beside: Vec<&'a str>,
+    aside: RefCell<Option<Aside>>,
 }
+
+/// Compute for minutes and use no guest: beside the kernel cases, when those run too.
+const BESIDE: [&str; 2] = ["clippy", "fuzz"];
 
 const STEPS: &[Step] = &[
     Step {
@@ -199,60 +218,75 @@ pub fn test(options: &TestOptions) -> Result<bool> {
     } else {
         &options.kernels
     };
-    let with = With {
-        full: options.full,
-        kernels,
-        names: &names,
-        troubles: RefCell::default(),
-    };
     let asked_for = |step: &Step| match (named.is_empty(), names.is_empty()) {
         (true, true) => true,
         (true, false) => step.kind == Kind::Tests,
         (false, _) => named.contains(step.name),
     };
     let uses_build = STEPS.iter().any(|step| asked_for(step) && step.kind != Kind::Sources);
-    let wanted = |step: &Step| asked_for(step) || (step.kind == Kind::Base && (step.name == "setup" || uses_build));
+    let wanted: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| asked_for(step) || (step.kind == Kind::Base && (step.name == "setup" || uses_build)))
+        .collect();
+    // A full run measures: nothing runs beside it.
+    let beside = !options.full && wanted.iter().any(|step| step.name == "kernel");
+    let (beside, in_order): (Vec<&Step>, Vec<&Step>) = wanted
+        .into_iter()
+        .partition(|step| beside && BESIDE.contains(&step.name));
+    let with = With {
+        full: options.full,
+        kernels,
+        names: &names,
+        troubles: RefCell::default(),
+        beside: beside.iter().map(|step| step.name).collect(),
+        aside: RefCell::default(),
+    };
 
     let mut out = std::io::stdout();
-    let mut total = Counts::default();
-    let mut selected = Counts::default();
-    let mut table = String::new();
-    let mut lines = Vec::new();
-    for step in STEPS.iter().filter(|step| wanted(step)) {
-        writeln!(out, "{}", bold(&format!("== {}", step.name)))?;
-        let begun = Instant::now();
-        let (counts, note) = match (step.run)(&with) {
-            Ok(Done::Counts(counts)) => (counts, String::new()),
-            Ok(Done::Skipped(why)) => {
-                writeln!(out, "skipped: {why}")?;
-                (Counts::SKIPPED, format!("skipped: {why}"))
-            }
-            Err(error) => {
-                writeln!(out, "{error:#}")?;
-                (
-                    Counts::FAILED,
-                    format!("{error:#}").lines().next().unwrap_or_default().to_owned(),
-                )
-            }
-        };
-        total.add(counts);
-        if step.kind != Kind::Base {
-            selected.add(counts);
-        }
-        writeln!(table, "{}", row(step.name, begun.elapsed(), counts, &note))?;
-        lines.push(full::Line {
-            step: step.name,
-            counts: [counts.passed, counts.failed, counts.skipped],
-            time: begun.elapsed(),
-        });
-        if step.kind == Kind::Base && counts.failed > 0 {
+    let mut all = Vec::new();
+    let mut stopped = String::new();
+    for step in in_order {
+        let ran = one(step, &with)?;
+        let failed = ran.counts.failed > 0;
+        all.push(ran);
+        if step.kind == Kind::Base && failed {
             // Everything after it would fail for the same reason.
-            writeln!(table, "the rest did not run because {} failed", step.name)?;
+            stopped = format!("the rest did not run because {} failed\n", step.name);
             break;
         }
     }
+    if let Some(aside) = with.aside.take() {
+        let begun = Instant::now();
+        // What the other steps found is not lost with it.
+        all.extend(aside.finish().unwrap_or_else(|error| {
+            vec![Ran {
+                step: with.beside.join(", "),
+                base: false,
+                counts: Counts::FAILED,
+                time: begun.elapsed(),
+                note: format!("{error:#}"),
+            }]
+        }));
+    } else if stopped.is_empty() {
+        // The kernel cases did not come so far.
+        for step in beside {
+            all.push(one(step, &with)?);
+        }
+    }
+    aside::leave(&all)?;
+    if aside::is_one() {
+        return Ok(all.iter().all(|ran| ran.counts.failed == 0));
+    }
+    let mut total = Counts::default();
+    let mut selected = Counts::default();
+    for ran in &all {
+        total.add(ran.counts);
+        if !ran.base {
+            selected.add(ran.counts);
+        }
+    }
     if options.full && names.is_empty() {
-        full::write(&lines)?;
+        full::write(&all.iter().map(Ran::line).collect::<Vec<_>>())?;
     }
     let troubles = with.troubles.into_inner();
     if !troubles.is_empty() {
@@ -262,7 +296,10 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         }
     }
     writeln!(out, "\n{}", bold("== results"))?;
-    write!(out, "{table}")?;
+    for ran in &all {
+        writeln!(out, "{}", row(&ran.step, ran.time, ran.counts, &ran.note))?;
+    }
+    write!(out, "{stopped}")?;
     if total.failed == 0 && !selected.any() {
         writeln!(
             out,
@@ -282,6 +319,49 @@ pub fn test(options: &TestOptions) -> Result<bool> {
     )?;
     out.flush()?;
     Ok(total.failed == 0)
+}
+
+/// Runs a step.
+fn one(step: &Step, with: &With<'_>) -> Result<Ran> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", bold(&format!("== {}", step.name)))?;
+    let begun = Instant::now();
+    let (counts, note) = match (step.run)(with) {
+        Ok(Done::Counts(counts)) => (counts, String::new()),
+        Ok(Done::Skipped(why)) => {
+            writeln!(out, "skipped: {why}")?;
+            (Counts::SKIPPED, format!("skipped: {why}"))
+        }
+        Err(error) => {
+            writeln!(out, "{error:#}")?;
+            (
+                Counts::FAILED,
+                format!("{error:#}").lines().next().unwrap_or_default().to_owned(),
+            )
+        }
+    };
+    Ok(Ran {
+        step: step.name.to_owned(),
+        base: step.kind == Kind::Base,
+        counts,
+        time: begun.elapsed(),
+        note,
+    })
+}
+
+impl Ran {
+    fn line(&self) -> full::Line<'_> {
+        let Counts {
+            passed,
+            failed,
+            skipped,
+        } = self.counts;
+        full::Line {
+            step: &self.step,
+            counts: [passed, failed, skipped],
+            time: self.time,
+        }
+    }
 }
 
 fn colours() -> bool {
@@ -445,7 +525,7 @@ fn advisories() -> Result<Done> {
     passed(check(command.current_dir(paths::repo())))
 }
 
-/// The quick fuzz targets for seconds each, or all of them for an hour.
+/// All fuzz targets, for seconds each or for an hour together.
 fn fuzz(full: bool) -> Result<Done> {
     let results = fuzz::fuzz(&if full {
         FuzzOptions::hour()
@@ -462,7 +542,12 @@ fn fuzz(full: bool) -> Result<Done> {
 }
 
 fn kernel(with: &With<'_>) -> Result<Done> {
-    let reports = kernel_tests::run(with.kernels, with.names, with.full)?;
+    let helpers = kernel_tests::Helpers::build()?;
+    // From here on nothing needs cargo for long.
+    if !with.beside.is_empty() {
+        *with.aside.borrow_mut() = Some(Aside::start(&with.beside)?);
+    }
+    let reports = kernel_tests::run(&helpers, with.kernels, with.names, with.full)?;
     let mut counts = reported(&reports)?;
     with.troubles.borrow_mut().extend(reports.iter().flat_map(troubles_of));
     if with.full && with.names.is_empty() && with.kernels == Kernel::all() {
@@ -524,7 +609,8 @@ pub fn kernel_support() -> Result<bool> {
     if !build::is_built() {
         build::all(Profile::Dev)?;
     }
-    let reports = kernel_tests::run(Kernel::all(), &[], false)?;
+    let helpers = kernel_tests::Helpers::build()?;
+    let reports = kernel_tests::run(&helpers, Kernel::all(), &[], false)?;
     let mut counts = reported(&reports)?;
     counts.add(boots_and_document(&reports)?);
     writeln!(

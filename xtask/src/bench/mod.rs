@@ -80,8 +80,9 @@ struct Programs {
     bench: PathBuf,
     /// The seccomp supervisor that Guard is compared with, static.
     notify: PathBuf,
-    /// The agent, without debugging information.
+    /// Without debugging information, as is the console.
     agent: PathBuf,
+    console: PathBuf,
     profile: Profile,
 }
 
@@ -107,31 +108,30 @@ impl Programs {
             build::all(Profile::Dev)?;
             if release {
                 let mut command = build::cargo();
-                command.args([
-                    "build",
-                    "--release",
-                    "--locked",
-                    "-p",
-                    "guard-agent",
-                    "--bin",
-                    "guard-agent",
-                ]);
-                run::loud_or_quiet(&mut command).context("cannot build the agent as it is shipped")?;
+                command.args(["build", "--release", "--locked"]);
+                for daemon in ["guard-agent", "guard-console"] {
+                    command.args(["-p", daemon, "--bin", daemon]);
+                }
+                run::loud_or_quiet(&mut command).context("cannot build agent and console as they are shipped")?;
             }
         }
         let built = paths::target().join(profile.directory());
-        let agent = directory.join("guard-agent");
-        run::quiet(
-            Command::new("strip")
-                .arg("--strip-all")
-                .arg("-o")
-                .arg(&agent)
-                .arg(built.join("guard-agent")),
-        )?;
+        let stripped = |daemon: &str| -> Result<PathBuf> {
+            let program = directory.join(daemon);
+            run::quiet(
+                Command::new("strip")
+                    .arg("--strip-all")
+                    .arg("-o")
+                    .arg(&program)
+                    .arg(built.join(daemon)),
+            )?;
+            Ok(program)
+        };
         Ok(Self {
             bench,
             notify,
-            agent,
+            agent: stripped("guard-agent")?,
+            console: stripped("guard-console")?,
             profile,
         })
     }
@@ -149,20 +149,22 @@ impl Programs {
             self.bench.clone(),
             self.notify.clone(),
             self.agent.clone(),
+            self.console.clone(),
             paths::repo().join("xtask/guest/bench/records.py"),
             paths::repo().join("xtask/guest/bench/empty.py"),
         ]
     }
 }
 
-/// Runs in a guest with Guard: the measured agent in place of the one that was installed, and the micro-benchmark under
+/// Runs in a guest with Guard: the measured agent and console in place of those that were installed, and the micro-benchmark under
 /// the names that [`POLICY`] knows.
 const INSTALL: &str = "set -e
-systemctl stop guard-agent
-install -m 755 /mnt/copy/guard-agent /usr/bin/guard-agent
+systemctl stop guard-agent guard-console
+install -m 755 /mnt/copy/guard-agent /mnt/copy/guard-console /usr/bin
 install -d /run/bench
 install -m 755 /mnt/copy/bench /run/bench/fast
 install -m 755 /mnt/copy/bench /run/bench/asked
+systemctl start guard-console
 systemctl start guard-agent";
 
 /// The label of all measured workloads.

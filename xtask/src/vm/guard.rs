@@ -16,8 +16,8 @@ use crate::{install, paths, run};
 
 const PROVISION: &str = include_str!("../../guest/provision.sh");
 
-/// Certificates of hosts are short-lived, and people's sessions end.
-const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
+/// Certificates of hosts are short-lived, and a sign-in ends after two hours without use.
+const MAX_AGE: Duration = Duration::from_secs(90 * 60);
 
 /// Images of what is installed that stay: so many, used within a day.
 const IMAGES: usize = 12;
