@@ -7,10 +7,16 @@
  *           open   open for reading and close
  *           udp    connect of a UDP socket to the loopback
  *           null   getppid: what a system call costs that no hook looks at
+ *           none   execve of a file that is executable and no program: all of an exec up to what is asked about it
  *   BLOCKS  lines printed: nanoseconds per operation, one line per block
  *   COUNT   operations per block
  *
  * A first block is run and not printed. The status is 1 when an operation failed.
+ *
+ * usage: bench turn WHAT TURN TURNS SLOTS LENGTH
+ *   Takes turns with others that are given different TURNs, without a word between them: time, since the machine started, is
+ *   cut into slots of LENGTH milliseconds, and those whose number leaves TURN when divided by TURNS are this process's. In
+ *   each of SLOTS such slots the operation is done 50 times; the nanoseconds of each but the first ten are printed.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -64,6 +70,15 @@ static void op_exec(void)
 	reap(child, "exec");
 }
 
+static void op_none(void)
+{
+	static char *const argv[] = { "none", NULL };
+	static char *const environment[] = { NULL };
+
+	if (execve("/run/bench/none", argv, environment) != -1 || errno != ENOEXEC)
+		fail("exec of what is no program");
+}
+
 static void op_fork(void)
 {
 	pid_t child = fork();
@@ -101,6 +116,35 @@ static long long now(void)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
+static int turns(void (*run)(void), long long mine, long long all, long slots, long long length)
+{
+	long long taken[50];
+	int i;
+
+	if (mine < 0 || all <= mine || slots < 1 || length < 1)
+		return 2;
+	for (; slots > 0; slots--) {
+		long long next = now() / length + 1;
+		struct timespec at;
+
+		next += (mine - next % all + all) % all;
+		at.tv_sec = next * length / 1000000000;
+		at.tv_nsec = next * length % 1000000000;
+		while ((errno = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL)) != 0)
+			if (errno != EINTR)
+				fail("clock_nanosleep");
+		for (i = 0; i < 50; i++) {
+			long long begun = now();
+
+			run();
+			taken[i] = now() - begun;
+		}
+		for (i = 10; i < 50; i++)
+			printf("%lld\n", taken[i]);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -108,27 +152,33 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} kinds[] = {
 		{ "exec", op_exec }, { "fork", op_fork }, { "open", op_open }, { "udp", op_udp }, { "null", op_null },
+		{ "none", op_none },
 	};
 	void (*run)(void) = NULL;
 	long blocks, count, block, i;
+	int turn;
 	static long long taken[100000];
 
 	if (argc == 2 && strcmp(argv[1], "exit") == 0)
 		return 0;
-	if (argc == 4)
+	turn = argc == 7 && strcmp(argv[1], "turn") == 0;
+	if (argc == 4 || turn)
 		for (i = 0; i < (long)(sizeof(kinds) / sizeof(kinds[0])); i++)
-			if (strcmp(argv[1], kinds[i].name) == 0)
+			if (strcmp(argv[turn ? 2 : 1], kinds[i].name) == 0)
 				run = kinds[i].run;
-	blocks = argc == 4 ? atol(argv[2]) : 0;
-	count = argc == 4 ? atol(argv[3]) : 0;
-	if (!run || blocks < 1 || blocks >= (long)(sizeof(taken) / sizeof(taken[0])) || count < 1) {
-		fprintf(stderr, "usage: bench exec|fork|open|udp|null BLOCKS COUNT\n");
-		return 2;
-	}
 	self = argv[0];
 	udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (udp < 0)
 		fail("socket");
+	if (run && turn)
+		return turns(run, atoll(argv[3]), atoll(argv[4]), atol(argv[5]), atoll(argv[6]) * 1000000);
+	blocks = argc == 4 ? atol(argv[2]) : 0;
+	count = argc == 4 ? atol(argv[3]) : 0;
+	if (!run || blocks < 1 || blocks >= (long)(sizeof(taken) / sizeof(taken[0])) || count < 1) {
+		fprintf(stderr, "usage: bench exec|fork|open|udp|null|none BLOCKS COUNT\n"
+				"       bench turn WHAT TURN TURNS SLOTS LENGTH\n");
+		return 2;
+	}
 	for (block = 0; block <= blocks; block++) {
 		long long begun = now();
 

@@ -1,11 +1,13 @@
 /*
  * Runs a program whose execs a supervisor always allows: what Guard's own answers are compared with.
  *
- * usage: notify PROGRAM [ARGUMENT...]
+ * usage: notify [-p PATH]... PROGRAM [ARGUMENT...]
  *
  * A child installs a seccomp filter that hands every execve and execveat to the parent, and becomes PROGRAM. The parent
- * answers each with SECCOMP_USER_NOTIF_FLAG_CONTINUE at once: it looks at nothing, so this is the least that such a
- * supervisor costs. The status is that of PROGRAM; 125 when the supervisor failed.
+ * answers each with SECCOMP_USER_NOTIF_FLAG_CONTINUE at once. Without PATH it looks at nothing, so this is the least that such
+ * a supervisor costs. With it, it does what it has to in order to decide by path: reads the path from the caller's memory,
+ * asks whether the caller still waits, and refuses every execve of another PATH. The status is that of PROGRAM; 125 when the
+ * supervisor failed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,6 +24,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -87,17 +90,43 @@ static int take(int socket)
 	return fd;
 }
 
+/* Whether the path that is to be executed is one of these. A path across the end of a page counts as another one. */
+static int known(int listener, const struct seccomp_notif *question, char **paths, int count)
+{
+	char path[256];
+	unsigned long address = question->data.args[question->data.nr == SYS_execveat];
+	size_t room = 4096 - address % 4096;
+	struct iovec to = { path, room < sizeof(path) ? room : sizeof(path) };
+	struct iovec from = { (void *)address, to.iov_len };
+	ssize_t got = process_vm_readv(question->pid, &to, 1, &from, 1, 0);
+	int i;
+
+	/* Otherwise another process may have had this number by now. */
+	if (got <= 0 || ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &question->id) != 0)
+		return 0;
+	if (!memchr(path, 0, got))
+		return 0;
+	for (i = 0; i < count; i++)
+		if (strcmp(path, paths[i]) == 0)
+			return 1;
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct seccomp_notif_sizes sizes;
 	struct seccomp_notif *question;
 	struct seccomp_notif_resp *answer;
 	struct pollfd poller;
-	int sockets[2], listener, status;
+	int sockets[2], listener, status, option, count = 0;
+	char *paths[64];
 	pid_t child;
 
-	if (argc < 2) {
-		fprintf(stderr, "usage: notify PROGRAM [ARGUMENT...]\n");
+	while ((option = getopt(argc, argv, "+p:")) == 'p' && count < 64)
+		paths[count++] = optarg;
+	argv += optind;
+	if (option != -1 || !*argv) {
+		fprintf(stderr, "usage: notify [-p PATH]... PROGRAM [ARGUMENT...]\n");
 		return 2;
 	}
 	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) != 0)
@@ -115,8 +144,8 @@ int main(int argc, char **argv)
 			fail("seccomp");
 		pass(sockets[1], listener);
 		close(listener);
-		execv(argv[1], argv + 1);
-		fail(argv[1]);
+		execv(argv[0], argv);
+		fail(argv[0]);
 	}
 	listener = take(sockets[0]);
 	/* As the agent's thread that answers. */
@@ -139,7 +168,10 @@ int main(int argc, char **argv)
 		}
 		memset(answer, 0, sizes.seccomp_notif_resp);
 		answer->id = question->id;
-		answer->flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		if (count == 0 || known(listener, question, paths, count))
+			answer->flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		else
+			answer->error = -EPERM;
 		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, answer) != 0 && errno != ENOENT)
 			fail("answering a notification");
 	}
