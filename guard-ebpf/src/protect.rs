@@ -15,6 +15,7 @@ use guard_common::protect::{AddressKey, NameKey, Protected, Refused, RefusedKey,
 
 use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
 use crate::scope::Label;
+use crate::kernel::{Object, Typed};
 use crate::{kernel, scope, stay};
 
 /// Levels that the walk up from an open file takes: whoever hangs deeper below a protected directory was put there by
@@ -85,8 +86,8 @@ macro_rules! refuse_if {
 // ---- files ----
 
 #[inline(always)]
-fn of_inode(inode: u64) -> Protected {
-    if inode == 0 {
+fn of_inode<O: Object>(inode: O) -> Protected {
+    if inode.is_null() {
         return NONE;
     }
     // SAFETY: copied at once.
@@ -97,13 +98,13 @@ fn of_inode(inode: u64) -> Protected {
 }
 
 #[inline(always)]
-fn is_home(dentry: u64) -> bool {
+fn is_home<O: Object>(dentry: O) -> bool {
     of_inode(kernel::dentry_inode(dentry)).flags & flag::HOME != 0
 }
 
 /// What a name is by itself or together with its parent's.
 #[inline(always)]
-fn of_name(dentry: u64, parent: u64) -> Protected {
+fn of_name<O: Object>(dentry: O, parent: O) -> Protected {
     let mut key = NameKey::default();
     kernel::dentry_name(dentry, &mut key.name);
     // SAFETY: copied at once, as below.
@@ -128,7 +129,7 @@ fn of_name(dentry: u64, parent: u64) -> Protected {
 
 /// The first of `flags` within so many levels from the dentry up; names count too `WITH_NAMES`.
 #[inline(always)]
-fn above<const LEVELS: usize, const WITH_NAMES: bool>(dentry: u64, flags: u32) -> u32 {
+fn above<const LEVELS: usize, const WITH_NAMES: bool, O: Object>(dentry: O, flags: u32) -> u32 {
     let mut here = dentry;
     for _ in 0..LEVELS {
         let found = of_inode(kernel::dentry_inode(here));
@@ -136,7 +137,7 @@ fn above<const LEVELS: usize, const WITH_NAMES: bool>(dentry: u64, flags: u32) -
             return found.kind;
         }
         let parent = kernel::dentry_parent(here);
-        if parent == here || parent == 0 {
+        if parent == here || parent.is_null() {
             break;
         }
         if WITH_NAMES {
@@ -152,7 +153,7 @@ fn above<const LEVELS: usize, const WITH_NAMES: bool>(dentry: u64, flags: u32) -
 
 /// Disks and the machine's memory: whoever reads them reads every file.
 #[inline(always)]
-fn is_raw(inode: u64, mode: u16) -> bool {
+fn is_raw<O: Object>(inode: O, mode: u16) -> bool {
     match mode & S_IFMT {
         S_IFBLK => true,
         // mem, kmem, port
@@ -165,8 +166,8 @@ fn is_raw(inode: u64, mode: u16) -> bool {
 #[lsm(hook = "inode_permission")]
 pub fn guard_protect_inode(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
-    let inode = kernel::argument(&context, 0);
-    let mask = kernel::argument(&context, 1) as u32;
+    let inode = kernel::object(&context, 0);
+    let mask = kernel::plain(&context, 1) as u32;
     let found = of_inode(inode);
     let writes = mask & (MAY_WRITE | MAY_APPEND) != 0;
     let refused = found.flags & flag::HIDE != 0 || writes && found.flags & flag::KEEP != 0;
@@ -183,12 +184,12 @@ pub fn guard_protect_inode(context: LsmContext) -> i32 {
 #[lsm(hook = "file_open")]
 pub fn guard_protect_open(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
-    let file = kernel::argument(&context, 0);
+    let file = kernel::object(&context, 0);
     refuse_if!(label, opened(file))
 }
 
 #[inline(always)]
-fn opened(file: u64) -> u32 {
+fn opened(file: Typed) -> u32 {
     let inode = kernel::file_inode(file);
     let mode = kernel::inode_mode(inode);
     if is_raw(inode, mode) {
@@ -201,7 +202,7 @@ fn opened(file: u64) -> u32 {
         return of_proc(inode, dentry, writes);
     }
     let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
-    let found = above::<DEPTH, true>(dentry, flags);
+    let found = above::<DEPTH, true, _>(dentry, flags);
     if found != 0 {
         return found;
     }
@@ -217,11 +218,11 @@ fn opened(file: u64) -> u32 {
 /// What /proc shows of others' memory, and every change of others through /proc. The rest asks `ptrace_access_check`,
 /// but newer kernels let CAP_PERFMON read these without.
 #[inline(always)]
-fn of_proc(inode: u64, dentry: u64, writes: bool) -> u32 {
+fn of_proc(inode: Typed, dentry: Typed, writes: bool) -> u32 {
     let mut name = [0u8; 32];
     kernel::dentry_name(dentry, &mut name);
     let start = u64::from_le_bytes([name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7]]);
-    let task = kernel::proc_task(inode);
+    let task = kernel::proc_task(inode.number());
     if task == 0 {
         return if start == word(b"kcore") { kind::DEVICE } else { 0 };
     }
@@ -261,13 +262,13 @@ const fn word(name: &[u8]) -> u64 {
 
 /// A descriptor that was opened before the label, or was handed over.
 #[inline(always)]
-fn used(file: u64, writes: bool) -> u32 {
+fn used(file: Typed, writes: bool) -> u32 {
     let inode = kernel::file_inode(file);
     let mode = kernel::inode_mode(inode);
     let sort = mode & S_IFMT;
     if sort == S_IFREG || sort == S_IFDIR {
         let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
-        return above::<DEPTH, false>(kernel::file_dentry(file), flags);
+        return above::<DEPTH, false, _>(kernel::file_dentry(file), flags);
     }
     if is_raw(inode, mode) { kind::DEVICE } else { 0 }
 }
@@ -275,8 +276,8 @@ fn used(file: u64, writes: bool) -> u32 {
 #[lsm(hook = "file_permission")]
 pub fn guard_protect_use(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
-    let file = kernel::argument(&context, 0);
-    let mask = kernel::argument(&context, 1) as u32;
+    let file = kernel::object(&context, 0);
+    let mask = kernel::plain(&context, 1) as u32;
     let found = used(file, mask & (MAY_WRITE | MAY_APPEND) != 0);
     refuse_if!(
         label,
@@ -291,8 +292,8 @@ pub fn guard_protect_use(context: LsmContext) -> i32 {
 #[lsm(hook = "mmap_file")]
 pub fn guard_protect_map(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
-    let file = kernel::argument(&context, 0);
-    if file == 0 {
+    let file = kernel::object(&context, 0);
+    if file.is_null() {
         return 0;
     }
     // A shared mapping for writing needs a descriptor for writing, which was looked at.
@@ -301,14 +302,14 @@ pub fn guard_protect_map(context: LsmContext) -> i32 {
 
 /// A name is made, moved or taken away, or what it names is changed.
 #[inline(always)]
-fn changed(dentry: u64) -> u32 {
-    above::<NEAR, true>(dentry, flag::HIDE | flag::KEEP)
+fn changed(dentry: Typed) -> u32 {
+    above::<NEAR, true, _>(dentry, flag::HIDE | flag::KEEP)
 }
 
 /// Something else than a directory comes to be under this name, or the name goes away: the first part of a protected
 /// path in a home must stay the directory that it is.
 #[inline(always)]
-fn replaced(dentry: u64) -> u32 {
+fn replaced(dentry: Typed) -> u32 {
     let found = changed(dentry);
     if found != 0 {
         return found;
@@ -329,7 +330,7 @@ macro_rules! name_hook {
             pub fn $program(context: LsmContext) -> i32 {
                 let Some(label) = label() else { return 0 };
                 $(
-                    let found = $check(kernel::argument(&context, $argument));
+                    let found = $check(kernel::object(&context, $argument));
                     if found != 0 {
                         return refuse_if!(label, found);
                     }
@@ -356,7 +357,7 @@ macro_rules! path_hook {
             #[lsm(hook = $hook)]
             pub fn $program(context: LsmContext) -> i32 {
                 let Some(label) = label() else { return 0 };
-                refuse_if!(label, changed(kernel::path_dentry(kernel::argument(&context, 0))))
+                refuse_if!(label, changed(kernel::path_dentry(kernel::object(&context, 0))))
             }
         )*
     };
@@ -372,7 +373,7 @@ path_hook! {
 #[lsm(hook = "file_truncate")]
 pub fn guard_protect_ftruncate(context: LsmContext) -> i32 {
     let Some(label) = label() else { return 0 };
-    refuse_if!(label, used(kernel::argument(&context, 0), true))
+    refuse_if!(label, used(kernel::object(&context, 0), true))
 }
 
 // ---- addresses and sockets ----
@@ -422,7 +423,7 @@ pub fn peer(sock: u64) -> u32 {
     if dentry == 0 {
         0
     } else {
-        above::<NEAR, false>(dentry, flag::HIDE)
+        above::<NEAR, false, _>(dentry, flag::HIDE)
     }
 }
 

@@ -11,6 +11,7 @@ use guard_common::errno;
 use guard_common::protect::kind;
 
 use crate::protect::count_refused;
+use crate::kernel::Object;
 use crate::{kernel, scope};
 
 const MAY_WRITE: u32 = 2;
@@ -18,7 +19,7 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
 
 #[inline(always)]
-fn is_cgroup(inode: u64) -> bool {
+fn is_cgroup<O: Object>(inode: O) -> bool {
     matches!(
         kernel::super_magic(kernel::inode_super(inode)),
         CGROUP2_MAGIC | CGROUP1_MAGIC
@@ -28,7 +29,7 @@ fn is_cgroup(inode: u64) -> bool {
 /// Opening for writing, and making or removing a directory, which both write to the one above. A directory is also what
 /// CLONE_INTO_CGROUP must be allowed to write to. 0 if it may.
 #[inline(always)]
-pub fn refuses_inode(inode: u64, mask: u32) -> u32 {
+pub fn refuses_inode<O: Object>(inode: O, mask: u32) -> u32 {
     if mask & MAY_WRITE != 0 && is_cgroup(inode) {
         kind::CGROUP
     } else {
@@ -38,7 +39,7 @@ pub fn refuses_inode(inode: u64, mask: u32) -> u32 {
 
 /// Writing to what was opened before the label, or by somebody else. 0 if it may.
 #[inline(always)]
-pub fn refuses_file(file: u64, mask: u32) -> u32 {
+pub fn refuses_file<O: Object>(file: O, mask: u32) -> u32 {
     if mask & MAY_WRITE != 0 {
         refuses_inode(kernel::file_inode(file), mask)
     } else {
@@ -56,7 +57,7 @@ macro_rules! attribute_hook {
                 let Some(label) = scope::label(kernel::current()) else {
                     return 0;
                 };
-                if !is_cgroup(kernel::dentry_inode(kernel::argument(&context, 1))) {
+                if !is_cgroup(kernel::dentry_inode(kernel::object(&context, 1))) {
                     return 0;
                 }
                 count_refused(&label, kind::CGROUP);
