@@ -11,7 +11,7 @@ use guard_common::{
     Resolved, Signal, ask_flag, counter, ended, event, verdict,
 };
 
-use crate::kernel;
+use crate::kernel::{self, Object, Typed};
 use crate::maps::{EVENTS, count};
 
 /// How an event is submitted. Never by 0: that wakes the agent only if it has read everything before, which it has not as
@@ -53,11 +53,11 @@ unsafe fn head(out: *mut AskHead, header: EventHeader, task: u64, pending: &Pend
         (*out).key = pending.key;
         (*out).tid = pending.tid;
         (*out).tgid = pending.tgid;
-        (*out).ppid = kernel::parent_tgid(task);
+        (*out).ppid = kernel::parent_tgid(kernel::me());
         let ids = bpf_get_current_uid_gid();
         (*out).uid = ids as u32;
         (*out).gid = (ids >> 32) as u32;
-        (*out).login_uid = kernel::login_uid(task);
+        (*out).login_uid = kernel::login_uid(kernel::me());
         (*out).label = pending.label;
         (*out).flags = 0;
         (*out).comm = [0; 16];
@@ -72,7 +72,7 @@ pub trait Subject {
 }
 
 /// The exec of this `struct file`.
-pub struct ExecOf(pub u64);
+pub struct ExecOf(pub Typed);
 
 impl Subject for ExecOf {
     #[inline(always)]
@@ -86,7 +86,7 @@ impl Subject for ExecOf {
         unsafe {
             head(&raw mut (*out).head, header::<AskExec>(event::ASK_EXEC), task, pending);
             let walked = kernel::walk(
-                kernel::file_path(file),
+                kernel::file_path(file.number()),
                 (&raw mut (*out).path).cast(),
                 &raw mut (*out).path_len,
             );

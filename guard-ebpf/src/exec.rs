@@ -33,11 +33,8 @@ pub fn guard_exec(context: LsmContext) -> i32 {
     if !scope::maybe(kernel::current()) {
         return 0;
     }
-    let bprm = kernel::argument(&context, 0);
-    answer!(match kernel::bprm_file(bprm) {
-        Some(file) => questions::gate(kernel::file_key(file), &ExecOf(file)),
-        None => questions::gate(None, &ExecOf(0)),
-    })
+    let file = kernel::bprm_file(kernel::object(&context, 0));
+    answer!(questions::gate(kernel::file_key(file), &ExecOf(file)))
 }
 
 /// Once per binary format tried: the script, then its interpreter. The verdict of the exec covers them.
@@ -47,12 +44,11 @@ pub fn guard_exec_format(context: LsmContext) -> i32 {
     if !scope::maybe(task) {
         return 0;
     }
-    let bprm = kernel::argument(&context, 0);
-    let file = kernel::bprm_file(bprm).unwrap_or(0);
+    let file = kernel::bprm_file(kernel::object(&context, 0));
     if let Some(pending) = PENDING.get_ptr_mut(task) {
         // SAFETY: only this task's own hooks write or remove this entry.
         let pending = unsafe { &mut *pending };
-        if pending.honored_ns != 0 && pending.start_ns == kernel::start_ns(task) {
+        if pending.honored_ns != 0 && pending.start_ns == kernel::start_ns(kernel::me()) {
             return match kernel::file_key(file) {
                 Some(key) => {
                     pending.last_file = key;
@@ -86,7 +82,8 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
         unchecked(task, pending);
         return 0;
     };
-    let traced = kernel::ptrace_flags(task) & PT_TRACE_EXEC != 0 && kernel::tracer_tgid(task) == config.agent_tgid;
+    let traced = kernel::ptrace_flags(kernel::me()) & PT_TRACE_EXEC != 0
+        && kernel::tracer_tgid(kernel::me()) == config.agent_tgid;
     if traced {
         return 0;
     }
@@ -162,25 +159,25 @@ fn unchecked(task: u64, pending: &guard_common::Pending) {
 /// Attached to `__x64_sys_execve` or its like: fn(regs) -> long.
 #[fexit]
 pub fn guard_execve_end(context: FExitContext) -> i32 {
-    returned(kernel::argument(&context, 1) as i64);
+    returned(kernel::plain(&context, 1) as i64);
     0
 }
 
 #[fexit]
 pub fn guard_execveat_end(context: FExitContext) -> i32 {
-    returned(kernel::argument(&context, 1) as i64);
+    returned(kernel::plain(&context, 1) as i64);
     0
 }
 
 /// The 32-bit entries, where the kernel has them.
 #[fexit]
 pub fn guard_execve32_end(context: FExitContext) -> i32 {
-    returned(kernel::argument(&context, 1) as i64);
+    returned(kernel::plain(&context, 1) as i64);
     0
 }
 
 #[fexit]
 pub fn guard_execveat32_end(context: FExitContext) -> i32 {
-    returned(kernel::argument(&context, 1) as i64);
+    returned(kernel::plain(&context, 1) as i64);
     0
 }

@@ -24,14 +24,15 @@ const LOOKS: u32 = 1 << 20;
 pub fn round(task: u64, pending: &mut Pending, config: &Config, subject: &impl Subject) -> Answer {
     pending.rounds += 1;
     // Before the question wakes the agent: that may be what waits for this CPU afterwards.
-    let flags = kernel::thread_flags(task);
+    let me = kernel::me();
+    let flags = kernel::thread_flags(me);
     let told = pending.epoch == 0 && subject.ask(task, pending);
     if told {
         pending.epoch = config.epoch;
     }
 
-    let traced = kernel::ptrace_flags(task) != 0;
-    if traced && kernel::tracer_tgid(task) == config.agent_tgid {
+    let traced = kernel::ptrace_flags(me) != 0;
+    if traced && kernel::tracer_tgid(me) == config.agent_tgid {
         loops_no_more(pending);
         // The holder sees this SIGSTOP before it stops anything, and swallows it. If the agent dies first, it parks.
         // SAFETY: no pointers.
@@ -42,7 +43,7 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, subject: &impl S
         };
     }
 
-    if let Some(answer) = stop_of_the_user(task, pending) {
+    if let Some(answer) = stop_of_the_user(pending) {
         return answer;
     }
 
@@ -70,7 +71,7 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, subject: &impl S
     if traced {
         return park(task, pending, state::PARKED_TRACED);
     }
-    if kernel::blocked(task) & bit(SIGCONT) != 0 || kernel::handler(task, SIGCONT as u64) > 1 {
+    if kernel::blocked(me) & bit(SIGCONT) != 0 || kernel::handler(me, SIGCONT as u64) > 1 {
         return park(task, pending, state::PARKED_SIGCONT);
     }
     if now > pending.asked_ns + config.park_after_ns {
@@ -99,7 +100,6 @@ pub fn round(task: u64, pending: &mut Pending, config: &Config, subject: &impl S
 #[repr(C)]
 struct Awaited {
     question: VerdictKey,
-    task: u64,
     /// Anything that waits for the thread beyond these ends the wait: a signal, or somebody who needs this CPU, perhaps the
     /// agent itself.
     flags: u64,
@@ -110,7 +110,6 @@ struct Awaited {
 fn answered_at_once(task: u64, pending: &mut Pending, flags: u64) -> Option<Answer> {
     let mut awaited = Awaited {
         question: question(task, pending),
-        task,
         flags,
         until_ns: kernel::boot_ns() + AWAITED_NS,
     };
@@ -138,7 +137,7 @@ extern "C" fn look(_index: u32, awaited: *mut Awaited) -> i64 {
     };
     // SAFETY: not kept.
     let answered = unsafe { VERDICTS.get(question) }.is_some();
-    let over = kernel::thread_flags(awaited.task) & !awaited.flags != 0 || kernel::boot_ns() > awaited.until_ns;
+    let over = kernel::thread_flags(kernel::me()) & !awaited.flags != 0 || kernel::boot_ns() > awaited.until_ns;
     i64::from(answered || over)
 }
 
@@ -200,7 +199,7 @@ fn report(task: u64, pending: &mut Pending, why: u32) {
 /// A user's stop signal (Ctrl-Z) is flushed by the SIGCONT of a round, so it is noted when it is generated and sent
 /// again here, instead of a round.
 #[inline(always)]
-fn stop_of_the_user(task: u64, pending: &Pending) -> Option<Answer> {
+fn stop_of_the_user(pending: &Pending) -> Option<Answer> {
     let process = PROCESSES.get_ptr_mut(pending.tgid)?;
     // SAFETY: a live map value; see verdict::enter.
     let signal = unsafe { (*process).stop };
@@ -209,7 +208,8 @@ fn stop_of_the_user(task: u64, pending: &Pending) -> Option<Answer> {
     }
     // SAFETY: as above.
     unsafe { (*process).stop = 0 };
-    if signal > 31 || kernel::blocked(task) & bit(signal) != 0 || kernel::handler(task, signal as u64) == 1 {
+    let me = kernel::me();
+    if signal > 31 || kernel::blocked(me) & bit(signal) != 0 || kernel::handler(me, signal as u64) == 1 {
         return None;
     }
     // SAFETY: no pointers.

@@ -26,7 +26,7 @@ pub fn guard_identify(context: LsmContext) -> i32 {
     let Some(wanted) = IDENTIFY.get_ptr_mut(ids as u32) else {
         return 0;
     };
-    if let Some(key) = kernel::file_key(kernel::argument(&context, 0)) {
+    if let Some(key) = kernel::file_key(kernel::object(&context, 0)) {
         // SAFETY: a live map value that this thread alone reads, after the syscall.
         unsafe { *wanted = key };
     }

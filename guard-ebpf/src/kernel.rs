@@ -9,7 +9,8 @@ use core::arch::asm;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::task_struct;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str,
 };
 use guard_common::protect::{FileId, NAME_BYTES};
 use guard_common::{ABSTRACT_ROOM, ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
@@ -255,94 +256,93 @@ pub fn current() -> u64 {
     unsafe { bpf_get_current_task() as *const task_struct as u64 }
 }
 
+/// The current task as an object; [`current`] is what names it.
 #[inline(always)]
-pub fn start_ns(task: u64) -> u64 {
-    read(task + offset!(task_start_boottime)).unwrap_or(0)
+pub fn me() -> Typed {
+    // SAFETY: no arguments.
+    Typed(unsafe { bpf_get_current_task_btf() } as u64)
 }
 
 #[inline(always)]
-pub fn tid(task: u64) -> u32 {
-    read(task + offset!(task_pid)).unwrap_or(0)
+pub fn start_ns(task: impl Object) -> u64 {
+    task.get(offset!(task_start_boottime))
 }
 
 #[inline(always)]
-pub fn tgid(task: u64) -> u32 {
-    read(task + offset!(task_tgid)).unwrap_or(0)
+pub fn tid(task: impl Object) -> u32 {
+    task.get(offset!(task_pid))
+}
+
+#[inline(always)]
+pub fn tgid(task: impl Object) -> u32 {
+    task.get(offset!(task_tgid))
 }
 
 /// Process id of the real parent.
 #[inline(always)]
-pub fn parent_tgid(task: u64) -> u32 {
-    match read(task + offset!(task_real_parent)) {
-        Some(parent) => tgid(parent),
-        None => 0,
-    }
+pub fn parent_tgid(task: Typed) -> u32 {
+    tgid(task.follow(offset!(task_real_parent)))
 }
 
 #[inline(always)]
-pub fn login_uid(task: u64) -> u32 {
-    read(task + offset!(task_loginuid)).unwrap_or(u32::MAX)
+pub fn login_uid(task: Typed) -> u32 {
+    task.get(offset!(task_loginuid))
 }
 
 /// `task->ptrace`: PT_* bits, 0 when nobody traces it.
 #[inline(always)]
-pub fn ptrace_flags(task: u64) -> u32 {
-    read(task + offset!(task_ptrace)).unwrap_or(u32::MAX)
+pub fn ptrace_flags(task: Typed) -> u32 {
+    task.get(offset!(task_ptrace))
 }
 
 /// Process id of whoever gets its wait events: the tracer of a traced task.
 #[inline(always)]
-pub fn tracer_tgid(task: u64) -> u32 {
-    match read(task + offset!(task_parent)) {
-        Some(parent) => tgid(parent),
-        None => 0,
-    }
+pub fn tracer_tgid(task: Typed) -> u32 {
+    tgid(task.follow(offset!(task_parent)))
 }
 
 /// The mask of blocked signals; bit n-1 is signal n.
 #[inline(always)]
-pub fn blocked(task: u64) -> u64 {
-    read(task + offset!(task_blocked)).unwrap_or(u64::MAX)
+pub fn blocked(task: Typed) -> u64 {
+    task.get(offset!(task_blocked))
 }
 
 /// The handler of `signal`: 0 default, 1 ignored, else an address. Unreadable counts as handled.
 #[inline(always)]
-pub fn handler(task: u64, signal: u64) -> u64 {
-    let Some(sighand) = read::<u64>(task + offset!(task_sighand)) else {
-        return u64::MAX;
-    };
+pub fn handler(task: Typed, signal: u64) -> u64 {
+    // By number: to what the verifier knows only constants may be added.
+    let sighand = task.follow(offset!(task_sighand)).number();
     let action = sighand + offset!(sighand_action) + (signal - 1) * offset!(sizeof_k_sigaction);
     read(action + offset!(sigaction_handler)).unwrap_or(u64::MAX)
 }
 
 /// `bprm->file`.
 #[inline(always)]
-pub fn bprm_file(bprm: u64) -> Option<u64> {
-    read(bprm + offset!(bprm_file))
+pub fn bprm_file(bprm: Typed) -> Typed {
+    bprm.follow(offset!(bprm_file))
 }
 
 /// The exec key of a file.
 #[inline(always)]
-pub fn file_key(file: u64) -> Option<ActionKey> {
-    let inode: u64 = read(file + offset!(file_inode))?;
-    let superblock: u64 = read(inode + offset!(inode_sb))?;
+pub fn file_key(file: Typed) -> Option<ActionKey> {
+    let inode = file_inode(file);
+    let superblock = inode_super(inode);
+    if superblock.is_null() {
+        return None;
+    }
     Some(ActionKey {
         kind: action::EXEC,
         op: 0,
-        device: read(superblock + offset!(sb_dev))?,
-        generation: read(inode + offset!(inode_generation))?,
-        inode: read(inode + offset!(inode_ino))?,
+        device: superblock.get(offset!(sb_dev)),
+        generation: inode.get(offset!(inode_generation)),
+        inode: inode.get(offset!(inode_ino)),
         extra: [0; 3],
     })
 }
 
 #[inline(always)]
-pub fn file_unlinked(file: u64) -> bool {
-    let links = match read::<u64>(file + offset!(file_inode)) {
-        Some(inode) => read::<u32>(inode + offset!(inode_nlink)).unwrap_or(0),
-        None => 0,
-    };
-    links == 0
+pub fn file_unlinked(file: Typed) -> bool {
+    inode_links(file_inode(file)) == 0
 }
 
 /// The `struct path` of a file.
@@ -438,8 +438,8 @@ pub fn task_cgroup_id(task: u64) -> Option<u64> {
 /// What waits for a task on its way back to user space, as bits: a signal, somebody else who is to run on its CPU. Which bit
 /// is what differs between kernels.
 #[inline(always)]
-pub fn thread_flags(task: u64) -> u64 {
-    read_or_zero(task + offset!(task_thread_flags))
+pub fn thread_flags(task: Typed) -> u64 {
+    task.get(offset!(task_thread_flags))
 }
 
 /// The head of the list of a task's process's threads, and its first element; elements are turned into tasks by

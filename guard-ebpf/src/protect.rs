@@ -13,9 +13,9 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::errno;
 use guard_common::protect::{AddressKey, NameKey, Protected, Refused, RefusedKey, flag, kind};
 
+use crate::kernel::{Object, Typed};
 use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
 use crate::scope::Label;
-use crate::kernel::{Object, Typed};
 use crate::{kernel, scope, stay};
 
 /// Levels that the walk up from an open file takes: whoever hangs deeper below a protected directory was put there by

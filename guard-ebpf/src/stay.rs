@@ -10,8 +10,8 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::errno;
 use guard_common::protect::kind;
 
-use crate::protect::count_refused;
 use crate::kernel::Object;
+use crate::protect::count_refused;
 use crate::{kernel, scope};
 
 const MAY_WRITE: u32 = 2;

@@ -124,15 +124,16 @@ pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
     let Some(config) = CONFIG.get(0) else {
         return Answer::Refuse;
     };
-    let tgid = kernel::tgid(task);
+    let me = kernel::me();
+    let tgid = kernel::tgid(me);
     if tgid == config.agent_tgid {
         return Answer::Pass;
     }
     let Some(key) = key else {
         return Answer::Refuse;
     };
-    let tid = kernel::tid(task);
-    let start_ns = kernel::start_ns(task);
+    let tid = kernel::tid(me);
+    let start_ns = kernel::start_ns(me);
     let now = kernel::boot_ns();
 
     if let Some(pending) = PENDING.get_ptr_mut(task) {
