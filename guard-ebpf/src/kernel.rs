@@ -2,7 +2,8 @@
 //! The one place that reads kernel structures by offset.
 //!
 //! Owns the offsets, which the agent takes from the running kernel's BTF and writes here before load. Given addresses
-//! of kernel objects; every read goes through bpf_probe_read_kernel, so a wrong address gives an error, not an oops.
+//! of kernel objects. Every read is a load that the verifier checks against the type of the object, or goes through
+//! bpf_probe_read_kernel: a wrong address gives zero or an error, not an oops.
 
 use core::arch::asm;
 
@@ -237,8 +238,8 @@ pub fn plain(context: &impl EbpfContext, index: u64) -> u64 {
     unsafe { (context.as_ptr() as *const u64).add(index as usize).read_volatile() }
 }
 
-/// The `index`th argument of a hook, as a number: offsets that are not compile-time constants may not be added to the
-/// verifier's typed pointers.
+/// The `index`th argument of a hook, by number: for what only names it, for what a container is found by going back from it,
+/// and for what the verifier has no type of.
 #[inline(always)]
 pub fn argument(context: &impl EbpfContext, index: u64) -> u64 {
     read(context.as_ptr() as u64 + 8 * index).unwrap_or(0)
