@@ -5,7 +5,7 @@
 //! otherwise, allow without a place for the record, or make the holder wait.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use guard_evidence::record::MatchedRule;
@@ -48,7 +48,11 @@ struct Key {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum What {
-    Exec { path: Option<PathBuf>, unlinked: bool },
+    /// The path as it is written: paths take themselves apart to be compared.
+    Exec {
+        path: Option<OsString>,
+        unlinked: bool,
+    },
     Reach(AskedReach),
 }
 
@@ -57,7 +61,7 @@ impl Key {
         Self {
             what: match &asked.what {
                 AskedAction::Exec(exec) => What::Exec {
-                    path: exec.path.clone(),
+                    path: exec.path.as_ref().map(|path| path.as_os_str().to_owned()),
                     unlinked: exec.unlinked,
                 },
                 AskedAction::Reach(reach) => What::Reach(reach.clone()),
