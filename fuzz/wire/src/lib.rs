@@ -29,6 +29,8 @@ mod offsets;
 #[expect(dead_code, reason = "all of the module is compiled, only the decoder is run")]
 #[path = "../../../guard-agent/src/kernel/ring.rs"]
 mod ring_decoder;
+#[path = "../../../guard-agent/src/kernel/told.rs"]
+mod told;
 
 /// As in guard-proto, without tonic.
 #[path = "../../../guard-proto/src/control.rs"]
@@ -41,12 +43,15 @@ pub mod rest_types;
 /// One record of the kernel's ring. As it comes, and with its header made right so that the fields behind it are
 /// reached.
 pub fn ring(data: &[u8]) {
-    use guard_common::{ABI_VERSION, AskExec, Cgroup, Ended, Parked, Signal, event};
+    use guard_common::{ABI_VERSION, AskAddress, AskExec, AskUnix, Cgroup, Ended, Parked, Resolved, Signal, event};
 
     check_event(data);
     let Some((kind, body)) = data.split_first() else { return };
     let kinds = [
         (event::ASK_EXEC, size_of::<AskExec>()),
+        (event::ASK_ADDRESS, size_of::<AskAddress>()),
+        (event::ASK_UNIX, size_of::<AskUnix>()),
+        (event::RESOLVED, size_of::<Resolved>()),
         (event::ENDED, size_of::<Ended>()),
         (event::PARKED, size_of::<Parked>()),
         (event::SIGNAL, size_of::<Signal>()),
@@ -63,7 +68,8 @@ pub fn ring(data: &[u8]) {
 }
 
 fn check_event(bytes: &[u8]) {
-    use ring_decoder::{Event, decode};
+    use guard_common::{AskExec, AskHead, ask_flag::PATH_WHOLE};
+    use ring_decoder::{Event, Subject, decode};
     use std::os::unix::ffi::OsStrExt;
 
     let event = match decode(bytes) {
@@ -79,14 +85,20 @@ fn check_event(bytes: &[u8]) {
         assert!(ask.tid > 0 && ask.tgid > 0 && ask.label > 0);
         assert!(i32::try_from(ask.tid).is_ok() && i32::try_from(ask.tgid).is_ok());
         assert!(ask.comm.len() <= 16 && !ask.comm.contains(&0));
-        if let Some(path) = &ask.path {
+        let flags = std::mem::offset_of!(AskExec, head) + std::mem::offset_of!(AskHead, flags);
+        let whole = bytes[flags] & (PATH_WHOLE as u8) != 0;
+        let (path, nameless) = match &ask.what {
+            Subject::Exec { path, unlinked, .. } => (path.as_ref(), *unlinked),
+            Subject::Unix { path, .. } => (path.as_ref(), false),
+            Subject::Address { .. } | Subject::Abstract { .. } => (None, false),
+        };
+        if let Some(path) = path {
             let path = path.as_os_str().as_bytes();
             assert!(!path.is_empty() && !path.contains(&0));
             // A name alone is allowed for a file that has none any more; it is no path, and no rule may take it for one.
-            assert!(path.starts_with(b"/") || ask.unlinked);
+            assert!(path.starts_with(b"/") || nameless);
             assert!(!path.starts_with(b"/") || !path.windows(2).any(|pair| pair == b"//"));
-            let flags = u32::from_le_bytes([bytes[116], bytes[117], bytes[118], bytes[119]]);
-            assert_eq!(path.starts_with(b"/"), flags & guard_common::ask_flag::PATH_WHOLE != 0);
+            assert_eq!(path.starts_with(b"/"), whole);
         }
     }
 }

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use super::file_key::FileKey;
+pub use super::told::{LabelId, ReachHow, Reply};
 use crate::enforce::Pass;
 
 /// One question of the kernel. `sequence` never repeats while the agent runs, so an answer that comes too late names
@@ -33,10 +34,6 @@ pub struct ActionId {
     /// Set by the agent when it first sees the question.
     pub sequence: u64,
 }
-
-/// Index of a label in the kernel maps; 0 means not labelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LabelId(pub u32);
 
 /// A thread reached a gated hook and no verdict, rule or label answered for it. It spins in its own syscall.
 #[derive(Debug, Clone)]
@@ -78,17 +75,6 @@ pub struct AskedReach {
     pub family: u16,
     pub kind: u16,
     pub protocol: u16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReachHow {
-    Connect,
-    /// A message that names its destination.
-    Message,
-    /// A message on a socket that was connected before the label, or by somebody outside.
-    ConnectedBefore,
-    /// listen(2) on an address that others can reach; the peer is the own address.
-    Listen,
 }
 
 /// Who is reached, as the kernel has it.
@@ -272,17 +258,6 @@ pub enum MismatchWhat {
     Content,
     /// The comparison itself could not be made.
     Unreadable,
-}
-
-/// A datagram from the port of resolvers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    pub label: LabelId,
-    pub resolver: std::net::IpAddr,
-    /// Inode number of the network namespace that it arrived in.
-    pub network_namespace: u32,
-    /// Anybody's bytes.
-    pub message: Vec<u8>,
 }
 
 /// Kernel side to agent.

@@ -19,6 +19,7 @@ mod retire;
 mod ring;
 mod single;
 mod sys;
+mod told;
 mod usage;
 
 use std::path::PathBuf;

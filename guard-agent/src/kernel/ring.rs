@@ -12,8 +12,8 @@ use guard_common::{
     PATH_DEPTH, PATH_ROOM, Parked, REPLY_ROOM, Resolved, Signal, action, ask_flag, event,
 };
 
-use super::api::{LabelId, ReachHow, Reply};
 use super::file_key::FileKey;
+use super::told::{LabelId, ReachHow, Reply};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum DecodeError {
