@@ -11,7 +11,7 @@ use guard_common::{
     Resolved, Signal, ask_flag, counter, ended, event, verdict,
 };
 
-use crate::kernel::{self, Object, Typed};
+use crate::kernel::{self, Typed};
 use crate::maps::{EVENTS, count};
 
 /// How an event is submitted. Never by 0: that wakes the agent only if it has read everything before, which it has not as
@@ -43,6 +43,7 @@ fn reserve<T>() -> Option<RingBufEntry<T>> {
 /// `out` is the head of an event that nobody else sees yet.
 #[inline(always)]
 unsafe fn head(out: *mut AskHead, header: EventHeader, task: u64, pending: &Pending) {
+    let me = kernel::me();
     // SAFETY: by contract of this function; every field is written.
     unsafe {
         (*out).header = header;
@@ -53,11 +54,11 @@ unsafe fn head(out: *mut AskHead, header: EventHeader, task: u64, pending: &Pend
         (*out).key = pending.key;
         (*out).tid = pending.tid;
         (*out).tgid = pending.tgid;
-        (*out).ppid = kernel::parent_tgid(kernel::me());
+        (*out).ppid = kernel::parent_tgid(me);
         let ids = bpf_get_current_uid_gid();
         (*out).uid = ids as u32;
         (*out).gid = (ids >> 32) as u32;
-        (*out).login_uid = kernel::login_uid(kernel::me());
+        (*out).login_uid = kernel::login_uid(me);
         (*out).label = pending.label;
         (*out).flags = 0;
         (*out).comm = [0; 16];

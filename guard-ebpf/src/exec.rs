@@ -82,8 +82,8 @@ pub fn guard_exec_commit(_context: LsmContext) -> i32 {
         unchecked(task, pending);
         return 0;
     };
-    let traced = kernel::ptrace_flags(kernel::me()) & PT_TRACE_EXEC != 0
-        && kernel::tracer_tgid(kernel::me()) == config.agent_tgid;
+    let me = kernel::me();
+    let traced = kernel::ptrace_flags(me) & PT_TRACE_EXEC != 0 && kernel::tracer_tgid(me) == config.agent_tgid;
     if traced {
         return 0;
     }

@@ -149,11 +149,7 @@ pub trait Object: Copy + PartialEq {
     fn get<T: Copy + Default>(self, offset: u64) -> T;
     /// What a field points at.
     fn follow(self, offset: u64) -> Self;
-    /// What is inside it, without a pointer.
-    fn within(self, offset: u64) -> Self;
     fn is_null(self) -> bool;
-    /// Its address as a number.
-    fn number(self) -> u64;
 }
 
 impl Object for u64 {
@@ -168,18 +164,8 @@ impl Object for u64 {
     }
 
     #[inline(always)]
-    fn within(self, offset: u64) -> Self {
-        self + offset
-    }
-
-    #[inline(always)]
     fn is_null(self) -> bool {
         self == 0
-    }
-
-    #[inline(always)]
-    fn number(self) -> u64 {
-        self
     }
 }
 
@@ -208,18 +194,15 @@ impl Object for Typed {
     }
 
     #[inline(always)]
-    fn within(self, offset: u64) -> Self {
-        Self(self.0 + offset)
-    }
-
-    #[inline(always)]
     fn is_null(self) -> bool {
         self.0 == 0
     }
+}
 
-    /// By way of the helper: the verifier forgets what it is.
+impl Typed {
+    /// Its address as a number. By way of the helper: the verifier forgets what it is.
     #[inline(always)]
-    fn number(self) -> u64 {
+    pub fn number(self) -> u64 {
         let typed = self.0;
         read_or_zero((&raw const typed) as u64)
     }
@@ -492,7 +475,7 @@ pub fn file_inode<O: Object>(file: O) -> O {
 
 #[inline(always)]
 pub fn file_dentry<O: Object>(file: O) -> O {
-    path_dentry(file.within(offset!(file_path)))
+    file.follow(offset!(file_path) + offset!(path_dentry))
 }
 
 /// `file->f_mode`.

@@ -496,7 +496,7 @@ pub fn guard_protect_bpf(_context: LsmContext) -> i32 {
 /// Input that is typed into the terminal for its owner: an approver's shell would run it.
 #[inline(always)]
 fn typed(context: &LsmContext) -> i32 {
-    let command = kernel::argument(context, 1) as u32;
+    let command = kernel::plain(context, 1) as u32;
     if command != TIOCSTI && command != TIOCLINUX {
         return 0;
     }
