@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--sockets N] [--run SECONDS]
-//!            [--protect PATH|HOST:PORT]... --label DIR[=N]... [RULE]...
+//!            [--protect PATH|HOST:PORT]... [--ask-writes LABEL]... [--free LABEL=DIR]... --label DIR[=N]... [--allow N=NAME,...]... [RULE]...
+//! Changes of files are free but for the labels of --ask-writes; --free makes a directory's content free for one.
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or peer counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | late:MS | ignore
 //!        late:MS: hold, but wanted MS after it asked only
@@ -26,9 +27,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guard_agent::kernel::api::{
-    ActionId, AskedAction, ExecExpectation, FileKey, FromKernel, Held, HeldExec, LabelId, Peer, Release, ToKernel,
+    ActionId, AskedAction, ChangeOp, ExecExpectation, FileKey, FromKernel, Held, HeldExec, LabelId, Peer, Release,
+    ToKernel,
 };
-use guard_agent::kernel::{self, Away, KernelConfig, KernelHandle};
+use guard_agent::kernel::{self, Allowed, Away, KernelConfig, KernelHandle, LabelSettings, Writes};
 use sha2::{Digest, Sha256};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,9 @@ fn answer(text: &str) -> Result<Answer, Box<dyn Error>> {
 struct Probe {
     handle: KernelHandle,
     rules: Vec<(String, Answer)>,
+    exact: Arc<kernel::Rules>,
+    /// What is allowed at once becomes an exact rule.
+    learns: bool,
     asked: HashMap<ActionId, AskedAction>,
     held: HashMap<ActionId, Arc<ExecExpectation>>,
     /// What is to be released, and when.
@@ -94,6 +99,22 @@ struct Probe {
 fn text(what: &AskedAction) -> String {
     match what {
         AskedAction::Exec(exec) => exec.path.clone().unwrap_or_default().display().to_string(),
+        AskedAction::Change(asked) => {
+            let change = &asked.change;
+            let path = |path: &Option<PathBuf>| match path {
+                Some(path) => path.as_os_str().as_encoded_bytes().escape_ascii().to_string(),
+                None => "?".to_owned(),
+            };
+            let first = match &change.below_root {
+                Some(_) => format!("below:{}", path(&change.below_root)),
+                None => path(&change.path),
+            };
+            let second = match change.op {
+                ChangeOp::Rename { .. } | ChangeOp::Link => format!(" to={}", path(&change.second)),
+                _ => String::new(),
+            };
+            format!("{:?} {first}{second}", change.op)
+        }
         AskedAction::Reach(reach) => match &reach.peer {
             Peer::Address { address, port, .. } => std::net::SocketAddr::new(*address, *port).to_string(),
             Peer::Unix { path: Some(path) } => format!("unix:{}", path.display()),
@@ -129,6 +150,14 @@ impl Probe {
                 let text = text(&asked.what);
                 let what = match &asked.what {
                     AskedAction::Exec(exec) => format!("path={text} unlinked={}", exec.unlinked),
+                    AskedAction::Change(asked) => format!(
+                        "change={text} directory={} mode={:o} owner={:?} old={:?} text={}",
+                        asked.change.directory,
+                        asked.change.mode,
+                        asked.change.owner,
+                        asked.change.old,
+                        asked.change.text.escape_ascii()
+                    ),
                     AskedAction::Reach(reach) => format!(
                         "reach={text} how={:?} family={} kind={} protocol={}",
                         reach.how, reach.family, reach.kind, reach.protocol
@@ -144,6 +173,12 @@ impl Probe {
                     asked.label.0,
                     String::from_utf8_lossy(&asked.comm).escape_debug(),
                 );
+                if self.learns && matches!(self.rule(&text), Answer::Now(Verdict::Allow)) {
+                    match asked.rule {
+                        Some(key) => println!("rule {text} {:?}", self.exact.add(&key, asked.at_ns, text.as_bytes())),
+                        None => println!("rule {text} none"),
+                    }
+                }
                 self.asked.insert(asked.id, asked.what);
                 match self.rule(&text) {
                     Answer::Now(verdict) => self.release(asked.id, verdict),
@@ -188,10 +223,10 @@ impl Probe {
     fn held(&mut self, held: Held) -> Result<(), Box<dyn Error>> {
         let asked = self.asked.get(&held.id).ok_or("held before asked")?;
         let text = text(asked);
-        let name = if matches!(asked, AskedAction::Exec(_)) {
-            "path"
-        } else {
-            "reach"
+        let name = match asked {
+            AskedAction::Exec(_) => "path",
+            AskedAction::Reach(_) => "reach",
+            AskedAction::Change(_) => "change",
         };
         let line = format!(
             "held seq={} tid={} {name}={text} how={:?} rounds={} took_us={}",
@@ -215,7 +250,7 @@ impl Probe {
                 self.held.insert(held.id, Arc::new(expectation));
             }
             (AskedAction::Exec(_), None) => return Err("an exec was held that was not read".into()),
-            (AskedAction::Reach(_), _) => println!("{line}"),
+            (AskedAction::Reach(_) | AskedAction::Change(_), _) => println!("{line}"),
         }
         match self.rule(&text) {
             Answer::Now(verdict) => self.release(held.id, verdict),
@@ -263,18 +298,41 @@ fn expectation(line: &str, file: FileKey, exec: HeldExec) -> Result<ExecExpectat
     })
 }
 
-/// Ends as an agent that is stopped: in order.
-fn on_sigterm(terminated: Arc<AtomicBool>) -> Result<(), Box<dyn Error>> {
+/// SIGTERM: ends as an agent that is stopped, in order. SIGHUP: another policy comes into force, and makes exact rules. SIGUSR1: there
+/// are none from here on.
+fn on_signals(
+    terminated: Arc<AtomicBool>,
+    reloaded: Arc<AtomicBool>,
+    emptied: Arc<AtomicBool>,
+) -> Result<(), Box<dyn Error>> {
+    use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = {
+    let (mut terminate, mut hangup, mut user) = {
         let _inside = runtime.enter();
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::user_defined1())?,
+        )
     };
     std::thread::spawn(move || {
-        runtime.block_on(signals.recv());
-        terminated.store(true, Ordering::Relaxed);
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return terminated.store(true, Ordering::Relaxed),
+                    _ = hangup.recv() => reloaded.store(true, Ordering::Relaxed),
+                    _ = user.recv() => emptied.store(true, Ordering::Relaxed),
+                }
+            }
+        });
     });
     Ok(())
+}
+
+/// Generations of exact rules: no two are the same, whoever gave the last one.
+fn generation() -> Result<u64, Box<dyn Error>> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(u64::try_from(now.as_nanos())?)
 }
 
 fn main() -> ExitCode {
@@ -295,6 +353,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         .init();
     let mut config = KernelConfig::default();
     let mut labels = Vec::new();
+    let mut allowed = Vec::new();
     let mut rules = Vec::new();
     let mut until = None;
     let mut settings = guard_agent::protect::Settings {
@@ -306,7 +365,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         paths: Vec::new(),
         addresses: Vec::new(),
         console: None,
+        free: Vec::new(),
     };
+    let (mut asking, mut free) = (Vec::new(), Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -333,6 +394,24 @@ fn run() -> Result<(), Box<dyn Error>> {
                 let value = value()?;
                 let (folder, number) = value.split_once('=').unwrap_or((&value, "1"));
                 labels.push((PathBuf::from(folder), number.parse::<u32>()?));
+            }
+            "--allow" => {
+                let value = value()?;
+                let (number, names) = value.split_once('=').ok_or("--allow N=NAME,...")?;
+                let mut allow = Allowed::default();
+                if let Some(unknown) = names.split(',').find(|name| !allow.add(name)) {
+                    return Err(format!("nothing is called {unknown}").into());
+                }
+                allowed.push((LabelId(number.parse()?), allow));
+            }
+            "--ask-writes" => {
+                config.files = true;
+                asking.push(LabelId(value()?.parse()?));
+            }
+            "--free" => {
+                let value = value()?;
+                let (label, folder) = value.split_once('=').ok_or("--free LABEL=DIR")?;
+                free.push((LabelId(label.parse()?), PathBuf::from(folder)));
             }
             "--protect" => {
                 let value = value()?;
@@ -382,6 +461,33 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut protection = guard_agent::protect::start(std::sync::Arc::clone(&protect), settings)?;
     let mut protection_due = Instant::now();
     let mut refused = HashMap::new();
+    let mut entries = HashMap::new();
+    for (label, folder) in free {
+        let directory = std::os::fd::OwnedFd::from(std::fs::File::open(folder)?);
+        entries.insert(kernel::free(label, protect.identify(&directory, true)?), 1);
+    }
+    protect.set_free(&entries)?;
+    let mut named: HashMap<LabelId, (Allowed, Writes)> = HashMap::new();
+    for (label, allow) in allowed {
+        named.entry(label).or_insert((Allowed::default(), config.writes)).0 = allow;
+    }
+    for label in asking {
+        named.entry(label).or_insert((Allowed::default(), config.writes)).1 = Writes::Ask;
+    }
+    for (label, (allow, writes)) in named {
+        let settings = LabelSettings {
+            away: config.away,
+            pending: config.pending,
+            looping: config.looping,
+            tasks: config.tasks,
+            sockets: config.sockets,
+            allow,
+            writes,
+        };
+        handle.send(ToKernel::Settings { label, settings });
+    }
+    let exact = handle.rules().ok_or("no kernel")?;
+    let mut used = HashMap::new();
     for (folder, label) in labels {
         let cgroup = std::fs::metadata(&folder)?.ino();
         handle.send(ToKernel::Label {
@@ -393,13 +499,17 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut probe = Probe {
         handle,
         rules,
+        exact,
+        learns: false,
         asked: HashMap::new(),
         held: HashMap::new(),
         due: Vec::new(),
         wanted: Vec::new(),
     };
     let terminated = Arc::new(AtomicBool::new(false));
-    on_sigterm(Arc::clone(&terminated))?;
+    let reloaded = Arc::new(AtomicBool::new(false));
+    let emptied = Arc::new(AtomicBool::new(false));
+    on_signals(Arc::clone(&terminated), Arc::clone(&reloaded), Arc::clone(&emptied))?;
     println!("ready");
     loop {
         match messages.try_recv() {
@@ -415,6 +525,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         if now >= protection_due {
             protection_due = now + Duration::from_millis(500);
             protection.look();
+            for uses in probe.exact.unrecorded() {
+                if used.insert(uses.slot, uses.count) != Some(uses.count) {
+                    let what = String::from_utf8_lossy(&uses.note).into_owned();
+                    println!("used slot={} count={} {what}", uses.slot, uses.count);
+                }
+            }
             for (key, count, last) in protect.unreported() {
                 if refused.insert(key, count) != Some(count) {
                     println!(
@@ -423,6 +539,16 @@ fn run() -> Result<(), Box<dyn Error>> {
                     );
                 }
             }
+        }
+        if reloaded.swap(false, Ordering::Relaxed) {
+            probe.exact.begin(generation()?)?;
+            probe.learns = true;
+            println!("another policy");
+        }
+        if emptied.swap(false, Ordering::Relaxed) {
+            probe.exact.begin(0)?;
+            probe.learns = false;
+            println!("no exact rules");
         }
         for (_, id) in probe.wanted.extract_if(.., |(at, _)| *at <= now) {
             // Said first: when the holder begins with it is known then.

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::console::{Client, ConsoleState};
 use crate::control::{self, ControlError};
-use crate::enforce::Remembered;
+use crate::enforce::{Exact, Remembered};
 use crate::engine::{Engine, Event, Parts, Stats};
 use crate::enrich::Enricher;
 use crate::evidence::{Evidence, EvidenceConfig, EvidenceError};
@@ -32,6 +32,8 @@ use crate::watch::Watchers;
 const MAINTENANCE: Duration = Duration::from_secs(5);
 /// How often a record says that enforcement is on.
 const INTERVAL: Duration = Duration::from_secs(600);
+/// How often a record says what exact rules allowed.
+const USES: Duration = Duration::from_secs(60);
 /// How often somebody looks whether the programs are still attached.
 const LOOK: Duration = Duration::from_secs(1);
 /// For the kernel side to end and say what it still knows.
@@ -152,6 +154,8 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     if let Some(protection) = protection {
         protection.go_on(labels.clone(), evidence.clone())?;
     }
+    // Without them too, for what an earlier agent's have counted.
+    let exact = handle.rules().map(|rules| Exact::new(rules, evidence.clone()));
     let watchers = Watchers::default();
     let stats = Arc::new(Stats::default());
     let current_policy = Arc::new(RwLock::new(Arc::clone(&policy)));
@@ -171,6 +175,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         kernel: handle.clone(),
         evidence: evidence.clone(),
         remembered,
+        exact: exact.clone().filter(|_| config.kernel_rules),
         enricher: Arc::new(Enricher::new(config.record_environment.clone(), config.hash_deadline)),
         labels: labels.clone(),
         watchers: watchers.clone(),
@@ -198,6 +203,8 @@ async fn start(config: Config) -> Result<(), DaemonError> {
                 evidence: evidence.clone(),
                 events: events.clone(),
                 state: Arc::clone(&state),
+                witnesses: config.witnesses.clone(),
+                quorum: config.quorum,
             };
             tokio::spawn(client.run());
             Some((enrolment.address.clone(), state))
@@ -235,6 +242,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         pin_directory: config.kernel.pin_directory.clone(),
         programs: facts.programs,
         evidence: evidence.clone(),
+        exact,
     };
     interval.record(false).await;
 
@@ -269,6 +277,12 @@ async fn start_protection(
         pin_directory: config.kernel.pin_directory.clone(),
         paths: config.protect.paths.clone(),
         addresses: config.protect.addresses.clone(),
+        free: config
+            .labels
+            .free
+            .iter()
+            .flat_map(|(label, paths)| paths.iter().map(|path| (label.clone(), path.clone())))
+            .collect(),
         console: identity.enrolment.as_ref().map(|enrolment| enrolment.address.clone()),
     };
     let started = tokio::task::spawn_blocking(move || protect::start(protect, settings))
@@ -292,6 +306,8 @@ async fn until_stopped(
     let mut seen = clock::rfc3339(jiff::Timestamp::now());
     let mut interval_records = tokio::time::interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
     interval_records.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut uses = tokio::time::interval_at(tokio::time::Instant::now() + USES, USES);
+    uses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled().map_or(MAINTENANCE, |limit| limit / 3);
     let mut watchdog = tokio::time::interval(watchdog.max(Duration::from_millis(100)));
     loop {
@@ -311,6 +327,7 @@ async fn until_stopped(
             }
             _ = maintenance.tick() => scan(labels, watchers).await,
             _ = interval_records.tick() => interval.record(false).await,
+            _ = uses.tick() => interval.uses().await,
             _ = look.tick() => match interval.gone() {
                 None => seen = clock::rfc3339(jiff::Timestamp::now()),
                 Some(why) => {
@@ -332,6 +349,7 @@ struct Interval {
     pin_directory: PathBuf,
     programs: Vec<String>,
     evidence: Evidence,
+    exact: Option<Exact>,
 }
 
 impl Interval {
@@ -346,7 +364,22 @@ impl Interval {
         Some(format!("somebody removed the program {first}{more} from the kernel"))
     }
 
+    /// What exact rules allowed since the last time.
+    async fn uses(&self) {
+        if let Some(exact) = self.exact.clone() {
+            let done = tokio::task::spawn_blocking(move || {
+                exact.record();
+                exact.tidy();
+            });
+            let _ = done.await;
+        }
+    }
+
     async fn record(&self, stopping: bool) {
+        if stopping && let Some(exact) = &self.exact {
+            exact.stop();
+            self.uses().await;
+        }
         let pin_directory = self.pin_directory.clone();
         let usage = tokio::task::spawn_blocking(move || kernel::usage(&pin_directory)).await;
         let counters = match usage {

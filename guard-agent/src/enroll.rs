@@ -120,6 +120,7 @@ pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enro
         .map_err(|status| EnrollError::Refused(guard_evidence::text::visible_fold(status.message(), 500)))?
         .into_inner();
     let enrolment = check(&reply, token)?;
+    let log_key = PublicKey::from_der(&reply.log_public_key).map_err(|e| EnrollError::Answer(e.to_string()))?;
     let tls = TlsFiles {
         chain_pem: reply.certificate_chain_pem,
         key_pem,
@@ -133,6 +134,7 @@ pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enro
         Some(&tls),
         Some(enrolment),
     )?;
+    identity.pin_log_key(&log_key)?;
     Ok(Enrolled {
         host_id: identity.host_id,
         hostname: identity.hostname,

@@ -71,7 +71,15 @@ fn text(status: &AgentStatus, out: &mut dyn Write) -> std::io::Result<()> {
         "actions    {} held, {} asked, {} allowed, {} denied, {} events lost",
         status.held, status.asked, status.allowed, status.denied, status.lost_events
     )?;
-    writeln!(out, "evidence   {} records not shipped yet", status.unshipped_records)?;
+    writeln!(
+        out,
+        "evidence   {} records without a receipt yet",
+        status.unshipped_records
+    )?;
+    if let Some(refused) = &status.log_refused {
+        let words = guard_evidence::text::visible_fold(refused, 600);
+        writeln!(out, "LOG        THE CONSOLE'S LOG WAS REFUSED at {words}")?;
+    }
     let Some(kernel) = &status.kernel_side else {
         return writeln!(out, "kernel     its tables cannot be read");
     };
@@ -81,6 +89,9 @@ fn text(status: &AgentStatus, out: &mut dyn Write) -> std::io::Result<()> {
             "label      {}: {} of {} tasks; {} held ({} looping, {} parked)",
             side.label, side.tasks, side.tasks_limit, side.held, side.looping, side.parked
         )?;
+        if !side.allowed.is_empty() {
+            writeln!(out, "           {} is allowed {}", side.label, side.allowed.join(", "))?;
+        }
     }
     for (label, count, why) in kernel.refusals() {
         writeln!(out, "refused    {}: {count} {why}", label.unwrap_or("all"))?;

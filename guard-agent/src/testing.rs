@@ -77,7 +77,9 @@ pub(crate) mod fake_console {
     use std::net::SocketAddr;
     use std::sync::Arc;
 
+    use guard_evidence::checkpoint::Checkpoint;
     use guard_evidence::key::SigningKey;
+    use guard_evidence::merkle::{Hash, Tree, leaf_hash};
     use guard_proto::v1;
     use guard_proto::v1::approval_server::{Approval, ApprovalServer};
     use guard_proto::v1::enrolment_server::{Enrolment, EnrolmentServer};
@@ -93,6 +95,7 @@ pub(crate) mod fake_console {
     use tonic::{Request, Response, Status, Streaming};
 
     pub(crate) const SECRET: &str = "once";
+    const LOG: &str = "console.example.org/log";
 
     /// What it has seen, and what it does.
     pub(crate) struct Console {
@@ -108,6 +111,9 @@ pub(crate) mod fake_console {
         issuer: Issuer<'static, KeyPair>,
         ca_pem: String,
         pub(crate) decision_key: SigningKey,
+        pub(crate) log_key: SigningKey,
+        /// Leaf hashes of the log that it publishes.
+        pub(crate) log: Mutex<Vec<Hash>>,
         pub(crate) spent: Mutex<bool>,
         pub(crate) from_host: Mutex<Vec<v1::host_message::Kind>>,
         pub(crate) to_host: Mutex<Option<mpsc::UnboundedSender<Result<v1::ConsoleMessage, Status>>>>,
@@ -144,6 +150,8 @@ pub(crate) mod fake_console {
                 issuer,
                 ca_pem: ca_pem.clone(),
                 decision_key: SigningKey::from_seed(&[9; 32]),
+                log_key: SigningKey::from_seed(&[10; 32]),
+                log: Mutex::default(),
                 spent: Mutex::new(false),
                 from_host: Mutex::default(),
                 to_host: Mutex::default(),
@@ -226,6 +234,44 @@ pub(crate) mod fake_console {
     struct Service(Arc<Shared>);
 
     impl Shared {
+        /// Adds the records to the log, unless it forgets them, and proves that they are there.
+        fn publish(&self, batch: &v1::RecordBatch, old: u64) -> v1::RecordsStored {
+            let mut log = self.log.lock();
+            let places: Vec<u64> = batch
+                .records
+                .iter()
+                .map(|record| {
+                    let leaf = leaf_hash(&record.envelope);
+                    let known = log.iter().position(|other| *other == leaf);
+                    let place = known.unwrap_or_else(|| {
+                        log.push(leaf);
+                        log.len() - 1
+                    });
+                    place as u64
+                })
+                .collect();
+            let tree = Tree::new(log.clone());
+            let head = Checkpoint {
+                origin: LOG.to_owned(),
+                size: tree.size(),
+                root: tree.root(),
+            };
+            let bytes = |hashes: Vec<Hash>| hashes.iter().map(|hash| hash.to_vec()).collect();
+            let receipt = |(record, index): (&v1::RecordFrame, u64)| v1::Receipt {
+                sequence: record.sequence,
+                index,
+                hashes: bytes(tree.inclusion(index).unwrap()),
+            };
+            v1::RecordsStored {
+                epoch: batch.epoch,
+                through_sequence: batch.records.last().map_or(0, |record| record.sequence),
+                checkpoint: head.sign(&self.log_key).unwrap().into_bytes(),
+                old_size: old,
+                consistency: bytes(tree.consistency(old).unwrap_or_default()),
+                receipts: batch.records.iter().zip(places).map(receipt).collect(),
+            }
+        }
+
         fn certificate(&self, csr_pem: &str) -> String {
             let csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
             let mut params = CertificateParams::default();
@@ -252,7 +298,8 @@ pub(crate) mod fake_console {
                 certificate_chain_pem: self.0.certificate(&request.csr_pem),
                 ca_pem: self.0.ca_pem.clone(),
                 decision_public_key: self.0.decision_key.public().to_der(),
-                log_origin: "console.example.org/log".to_owned(),
+                log_origin: LOG.to_owned(),
+                log_public_key: self.0.log_key.public().to_der(),
             }))
         }
     }
@@ -274,6 +321,7 @@ pub(crate) mod fake_console {
                 protocol_version: 1,
                 now_ms: crate::clock::unix_ms(),
                 heartbeat_seconds: 15,
+                log_public_key: self.0.log_key.public().to_der(),
             };
             send.send(Ok(v1::ConsoleMessage {
                 kind: Some(v1::console_message::Kind::Welcome(welcome)),
@@ -309,15 +357,15 @@ pub(crate) mod fake_console {
             let shared = Arc::clone(&self.0);
             let mut batches = request.into_inner();
             tokio::spawn(async move {
+                let mut known = None;
                 while let Some(Ok(batch)) = batches.next().await {
-                    let through_sequence = batch.records.last().map_or(0, |record| record.sequence);
+                    let old = *known.get_or_insert(batch.known_size);
+                    let answer = shared.publish(&batch, old);
                     let frames = batch.records.into_iter().map(|r| (batch.epoch, r.sequence, r.envelope));
                     shared.records.lock().extend(frames);
                     if !*shared.forgetful.lock() {
-                        let _ = send.send(Ok(v1::RecordsStored {
-                            epoch: batch.epoch,
-                            through_sequence,
-                        }));
+                        known = Some(shared.log.lock().len() as u64);
+                        let _ = send.send(Ok(answer));
                     }
                 }
             });

@@ -4,6 +4,7 @@
 //! an argument means is decided in `cmd`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -73,6 +74,15 @@ pub(crate) enum Command {
     /// People who may sign in to the console.
     #[command(subcommand)]
     Users(Users),
+    /// Who is signed in: your own sessions, or everybody's.
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// What is answered without asking again, and until when.
+    #[command(subcommand)]
+    Grants(Grants),
+    /// Keys with which programs act as service accounts.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Who changed who may decide: people, roles, groups, labels, owners, tokens and hosts.
     Changes(Changes),
     /// What does not fit: attempts at theft, mismatches, gaps in evidence and enforcement.
@@ -83,6 +93,9 @@ pub(crate) enum Command {
     /// Signed records: list, show, export, verify.
     #[command(subcommand)]
     Evidence(Evidence),
+    /// Watch a console's log from elsewhere and sign that it never changes.
+    #[command(subcommand)]
+    Witness(Witness),
     /// Whether this host can hold actions, and what to change if not.
     Doctor,
     /// How the agent on this host and the console are.
@@ -122,6 +135,15 @@ pub(crate) enum Requests {
         /// Why; kept in the evidence.
         #[arg(long, default_value = "")]
         reason: String,
+        /// Also approve later actions that are exactly the same, for this long: from 1m to 24h.
+        #[arg(long = "for", value_name = "DURATION")]
+        grant_for: Option<String>,
+        /// At most so many later actions.
+        #[arg(long, requires = "grant_for", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        times: Option<u32>,
+        /// What counts as the same.
+        #[arg(long, requires = "grant_for", value_enum, default_value_t = Scope::Exact)]
+        scope: Scope,
     },
     /// Make the held action fail with "Operation not permitted".
     Deny {
@@ -129,6 +151,23 @@ pub(crate) enum Requests {
         /// Why; the workload's owner and the evidence see it.
         #[arg(long)]
         reason: String,
+    },
+}
+
+/// What a grant covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scope {
+    /// The same program, content, arguments, directory and user; or the same destination.
+    Exact,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Grants {
+    List,
+    /// End a grant at once, on every host.
+    Revoke {
+        /// As listed.
+        id: String,
     },
 }
 
@@ -284,9 +323,64 @@ pub(crate) enum Users {
         #[command(flatten)]
         password: Password,
     },
+    /// Make an account for a program, which acts by keys (guard keys create) and approves nothing.
+    AddService {
+        username: String,
+        /// May be given several times.
+        #[arg(long = "role", value_parser = parse_role, required = true, value_name = "ROLE")]
+        roles: Vec<Role>,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        description: String,
+    },
     /// End a person's access and sessions.
     Disable {
         username: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sessions {
+    List {
+        /// Everybody's (administrators and auditors).
+        #[arg(long)]
+        all: bool,
+    },
+    /// End a session at once, wherever it is used.
+    Revoke {
+        /// As listed.
+        #[arg(required_unless_present = "user")]
+        id: Option<String>,
+        /// Every session of this person instead (administrators).
+        #[arg(long, conflicts_with = "id", value_name = "NAME")]
+        user: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    List,
+    /// Make a key; it is shown once.
+    Create {
+        /// The service account.
+        account: String,
+        /// Only this role of the account; may be given several times. All when left out.
+        #[arg(long = "role", value_parser = parse_role, value_name = "ROLE")]
+        roles: Vec<Role>,
+        /// How long it works, such as 12h or 30d; 90 days when left out.
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<String>,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        description: String,
+        /// Write it to a new file that only you can read.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Cut off whoever uses it.
+    Revoke {
+        /// As listed.
+        id: String,
     },
 }
 
@@ -337,9 +431,42 @@ pub(crate) enum Evidence {
         /// You asked for a part of the log (by host, label or time): do not call the rest missing.
         #[arg(long)]
         part: bool,
+        /// A checkpoint of this log that you kept: the bundle's has to continue it. Needs the whole log.
+        #[arg(long, value_name = "FILE")]
+        since: Option<PathBuf>,
     },
     /// Print the keys that the console vouches for: the file for `verify --trust`, to be kept apart from bundles.
     Trust,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Witness {
+    /// Serve `add-checkpoint` (C2SP tlog-witness) until stopped, and print the key that others check it by.
+    Serve(WitnessServe),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WitnessServe {
+    /// What it signs as, for example witness.example.org.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Trust file of the console whose log it watches (`guard evidence trust`); repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: Vec<PathBuf>,
+    /// Verifier key of any other log; repeatable.
+    #[arg(long = "log", value_name = "KEY")]
+    pub(crate) logs: Vec<String>,
+    /// Its key and what it has seen; made with mode 0700 when missing.
+    #[arg(long, default_value = "/var/lib/guard-witness", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[arg(long, default_value = "127.0.0.1:8450", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Serve HTTPS with this certificate chain (PEM). Requests are signed, so HTTP loses no more than privacy.
+    #[arg(long, requires = "key", value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, requires = "certificate", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

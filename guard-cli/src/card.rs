@@ -5,11 +5,11 @@
 //! come from the record alone.
 
 use guard_evidence::record::{
-    Action, Claims, ConnectAction, ConnectHow, ExecAction, Peer, Predicate, RequestRecord, Statement,
+    Action, Claims, ConnectAction, ConnectHow, ExecAction, FileAction, Peer, Predicate, RequestRecord, Statement,
 };
 use guard_evidence::statement::{sentence, sha256_hex, unix_name};
 use guard_evidence::text::{Text, defuse, shell_words, visible, visible_fold};
-use guard_evidence::{context, dsse};
+use guard_evidence::{context, dsse, writing};
 use guard_proto::rest::{DecisionView, Request, RequestState};
 
 use crate::client::{Client, segment};
@@ -79,6 +79,7 @@ fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<S
     match &record.action {
         Action::Exec(exec) => exec_fields(exec, &mut out),
         Action::Connect(connect) => connect_fields(connect, &mut out),
+        Action::File(file) => out.extend(file_fields(file)),
     }
 
     let workload = &record.workload;
@@ -216,6 +217,27 @@ fn connect_fields(connect: &ConnectAction, out: &mut Vec<(&'static str, Vec<Stri
             "an approval holds for this one socket and this peer".to_owned(),
         ],
     ));
+}
+
+/// The words are the page's, in the terminal's small letters.
+fn file_fields(file: &FileAction) -> Vec<(&'static str, Vec<String>)> {
+    let small = |name| match name {
+        "Operation" => "operation",
+        "Path" => "path",
+        "New path" => "new path",
+        "Points at" => "points at",
+        "Attribute" => "attribute",
+        "Mode" => "mode",
+        "Owner" => "owner",
+        "Mode now" => "mode now",
+        "Size now" => "size now",
+        "Inode" => "inode",
+        _ => "an approval",
+    };
+    writing::facts(file, LINE)
+        .into_iter()
+        .map(|(name, value)| (small(name), vec![value]))
+        .collect()
 }
 
 fn claims(claims: &Claims) -> Vec<String> {

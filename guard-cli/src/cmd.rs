@@ -1,15 +1,18 @@
 //! One function per command: ask, judge, print, exit status.
 
+mod access;
 mod admin;
 mod changes;
 mod doctor;
 mod evidence;
+mod grants;
 mod label;
 mod login;
 mod policy;
 mod requests;
 mod run;
 mod status;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -34,9 +37,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Hosts(command) => admin::hosts(&global, command).await,
         Command::Tokens(command) => admin::tokens(&global, command).await,
         Command::Users(command) => admin::users(&global, command).await,
+        Command::Sessions(command) => access::sessions(&global, command).await,
+        Command::Grants(command) => grants::grants(&global, command).await,
+        Command::Keys(command) => access::keys(&global, command).await,
         Command::Changes(command) => changes::changes(&global, command).await,
         Command::Alarms { limit } => changes::alarms(&global, limit).await,
         Command::Evidence(command) => evidence::run(&global, command).await,
+        Command::Witness(command) => witness::run(&global, command).await,
         Command::Doctor => doctor::run(&global),
         Command::Status => status::run(&global).await,
         Command::Login(command) => login::login(&global, command).await,

@@ -8,10 +8,11 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 pub mod protect;
+pub mod rules;
 
 /// Names the layouts below. It is part of the pin path and of every event, so that two builds never share a map that
 /// they read differently.
-pub const ABI_VERSION: u16 = 4;
+pub const ABI_VERSION: u16 = 5;
 
 /// Negative errno values that a hook returns.
 pub mod errno {
@@ -35,6 +36,42 @@ pub mod action {
     /// Reaching a unix socket: `op` as above, `inode` the address of the own `struct sock`, `extra[0]` that of the peer's,
     /// `extra[1]` the inode number of its name or 0, `extra[2]` device and generation of that.
     pub const REACH_UNIX: u32 = 3;
+    /// Changing a file or a name. `op` is one of [`super::file_op`]. A name that is made, moved or taken away: `device`,
+    /// `generation` and `inode` of its directory, `extra[0]` a keyed hash of the name; else those of the file itself. The rest of
+    /// `extra` is what the operation needs besides; see `guard-ebpf/src/files.rs`.
+    pub const FILE: u32 = 4;
+}
+
+/// `ActionKey::op` of [`action::FILE`], in its lower byte; above it what makes it another operation.
+pub mod file_op {
+    /// Opening what exists.
+    pub const OPEN: u32 = 1;
+    pub const CREATE: u32 = 2;
+    pub const UNLINK: u32 = 3;
+    pub const RENAME: u32 = 4;
+    pub const LINK: u32 = 5;
+    pub const SYMLINK: u32 = 6;
+    pub const MKDIR: u32 = 7;
+    pub const RMDIR: u32 = 8;
+    pub const MKNOD: u32 = 9;
+    pub const TRUNCATE: u32 = 10;
+    pub const CHMOD: u32 = 11;
+    pub const CHOWN: u32 = 12;
+    pub const XATTR: u32 = 13;
+    /// A file without a name, in this directory.
+    pub const TMPFILE: u32 = 14;
+    /// Writing through a descriptor from before the label, or from somebody else; mapping it shared.
+    pub const WRITE: u32 = 15;
+    /// The byte.
+    pub const MASK: u32 = 0xff;
+    /// [`OPEN`]: what is in the file goes.
+    pub const TRUNCATES: u32 = 1 << 8;
+    /// [`RENAME`]: the two change places.
+    pub const EXCHANGES: u32 = 1 << 9;
+    /// [`RENAME`]: there is something under the new name, which goes.
+    pub const REPLACES: u32 = 1 << 10;
+    /// [`XATTR`]: it is taken away; [`WRITE`]: by a shared mapping.
+    pub const OTHERWISE: u32 = 1 << 11;
 }
 
 /// `ActionKey::op` of what reaches a peer.
@@ -164,7 +201,8 @@ pub struct Stamp {
     pub origin: u64,
     /// The label in whose [`LabelUse::tasks`] the task counts.
     pub label: u32,
-    pub reserved: u32,
+    /// 1: an exact rule allowed the task's last exec, its interpreters included. Written anew by the first hook of each exec.
+    pub exec_by_rule: u32,
 }
 
 /// A cgroup that a label was given to. Written by the agent.
@@ -199,7 +237,18 @@ pub struct LabelSettings {
     pub tasks: u32,
     /// Sockets of the label that may be known at a time; further ones are refused.
     pub sockets: u32,
-    pub reserved: u32,
+    /// What is not refused to it: bits of [`protect::allow_bit`].
+    pub allow: u32,
+    /// One of [`writes`].
+    pub writes: u32,
+}
+
+/// `LabelSettings::writes`.
+pub mod writes {
+    /// Changes of files outside the label's free space are asked about.
+    pub const ASKED: u32 = 0;
+    /// Nobody is asked; what is protected stays so.
+    pub const FREE: u32 = 1;
 }
 
 impl LabelSettings {
@@ -210,7 +259,8 @@ impl LabelSettings {
         looping: 8,
         tasks: 16_384,
         sockets: 4_096,
-        reserved: 0,
+        allow: 0,
+        writes: writes::ASKED,
     };
 }
 
@@ -229,6 +279,32 @@ pub struct LabelUse {
     pub sockets: u64,
     /// Sockets and connections that were not remembered because it had too many: refused, or asked about at each message.
     pub refused_sockets: u64,
+    /// Entries of OPENED that are charged to it.
+    pub files: u64,
+    /// Open files that were not remembered because it had too many: refused, or asked about at each write.
+    pub refused_files: u64,
+}
+
+/// Open files that are remembered of one label.
+pub const FILES_PER_LABEL: u64 = 16_384;
+
+/// Slots of [`OpenFilter`]; a power of two.
+pub const OPEN_SLOTS: usize = 4_096;
+
+/// Open files that are remembered, per slot: answers "surely not" for those of everybody else. Written by the hooks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct OpenFilter {
+    pub slots: [u32; OPEN_SLOTS],
+}
+
+/// A directory whose content a label may change unasked.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FreeKey {
+    pub directory: protect::FileId,
+    pub label: u32,
+    pub reserved: u32,
 }
 
 /// Slots of [`Filter`]; a power of two.
@@ -250,8 +326,8 @@ pub struct Filter {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flow {
-    /// The peer, as in [`AskAddress`], eight bytes each in memory order; zero for a unix peer, a listener, or an accepted
-    /// connection.
+    /// The peer, as in [`AskAddress`], eight bytes each in memory order; of a listener, and of what it accepted, the
+    /// own one; zero for a unix peer.
     pub address: [u64; 2],
     /// Of the peer; of a unix socket the address of the peer's `struct sock`.
     pub port: u64,
@@ -264,7 +340,21 @@ pub struct Flow {
     pub owner: u32,
     /// The label in whose [`LabelUse::sockets`] it counts, the same as long as there is an entry.
     pub charged: u32,
-    pub reserved: u32,
+    /// Tells this socket from one that had its address before.
+    pub serial: u32,
+}
+
+/// A peer that a socket was let through to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Sent {
+    /// Address of the `struct sock`.
+    pub sock: u64,
+    /// As in [`Flow`].
+    pub address: [u64; 2],
+    pub port: u32,
+    /// [`Flow::serial`]; 0 for a socket without one.
+    pub serial: u32,
 }
 
 /// `Flow::sort`.
@@ -323,6 +413,8 @@ pub struct Config {
     /// The agent's process: never held.
     pub agent_tgid: u32,
     pub reserved: u32,
+    /// Random, of this agent instance: names in keys are hashed with it, so that no workload can find two names of one hash.
+    pub name_key: [u64; 2],
 }
 
 /// What versions of Guard know of each other's pinned maps: where, in bytes from the start of a value, a few fields stand
@@ -382,7 +474,13 @@ pub mod counter {
     pub const CROWDED: u32 = 7;
     /// Connections refused because the table of sockets was full.
     pub const FLOWS_FULL: u32 = 8;
-    pub const COUNT: u32 = 9;
+    /// Packets of labelled cgroups that no hook had let through: dropped.
+    pub const TRIPWIRE: u32 = 9;
+    /// Open files that were not remembered because the table was full: refused, or asked about at each write.
+    pub const OPENED_FULL: u32 = 10;
+    /// Changes of files by an exec that was not compared yet.
+    pub const CHANGED_EARLY: u32 = 11;
+    pub const COUNT: u32 = 12;
 }
 
 /// `EventHeader::kind`.
@@ -395,6 +493,7 @@ pub mod event {
     pub const CGROUP_GONE: u16 = 6;
     pub const ASK_ADDRESS: u16 = 7;
     pub const ASK_UNIX: u16 = 8;
+    pub const ASK_FILE: u16 = 9;
     pub const RESOLVED: u16 = 16;
 }
 
@@ -429,6 +528,12 @@ pub mod ask_flag {
     pub const CONNECTED_BEFORE: u32 = 16;
     /// listen(2): the address is the own one.
     pub const LISTEN: u32 = 32;
+    /// The walk to the second path reached the root, too.
+    pub const SECOND_WHOLE: u32 = 64;
+    /// The file is a directory.
+    pub const DIRECTORY: u32 = 128;
+    /// The path is the one below the root of the file system: no hook says through which mount it was reached.
+    pub const MOUNT_UNKNOWN: u32 = 256;
 }
 
 /// What every question says of who asks.
@@ -457,6 +562,8 @@ pub struct AskHead {
 #[derive(Debug, Clone, Copy)]
 pub struct AskExec {
     pub head: AskHead,
+    /// What an exact rule for it would name.
+    pub rule: rules::RuleKey,
     /// Bytes of `path` in use.
     pub path_len: u32,
     /// Inode number of the mount namespace that the file was found in; 0 for a mount that is in none.
@@ -496,6 +603,29 @@ pub struct AskUnix {
     /// As in [`AskExec`]; 0 for an abstract name.
     pub mount_namespace: u32,
     /// As in [`AskExec`]; with [`ask_flag::ABSTRACT`] the name itself.
+    pub path: [u8; PATH_ROOM + NAME_ROOM],
+}
+
+/// A change of [`action::FILE`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AskFile {
+    pub head: AskHead,
+    /// Bytes of `path` in use.
+    pub path_len: u32,
+    /// Of those, what the first path takes; behind it the second of a rename or link, or the target of a symlink, without its NUL.
+    pub first_len: u32,
+    /// As in [`AskExec`].
+    pub mount_namespace: u32,
+    /// The mode that is asked for, with `S_IFMT` of what is made.
+    pub mode: u32,
+    /// chown(2): user and group, `u32::MAX` for what stays; mknod(2): major << 20 | minor, and 0.
+    pub numbers: [u32; 2],
+    /// Of the file as it is: bytes, and `i_mode`; 0 for none.
+    pub size: u64,
+    pub old_mode: u32,
+    pub reserved: u32,
+    /// As in [`AskExec`].
     pub path: [u8; PATH_ROOM + NAME_ROOM],
 }
 
@@ -609,6 +739,7 @@ pub struct Offsets {
     pub sizeof_k_sigaction: u32,
     pub sigaction_handler: u32,
     pub bprm_file: u32,
+    pub bprm_unsafe: u32,
     pub file_inode: u32,
     pub file_path: u32,
     pub path_mnt: u32,
@@ -676,6 +807,10 @@ pub struct Offsets {
     pub socket_alloc_inode: u32,
     pub msghdr_control: u32,
     pub msghdr_controllen: u32,
+    pub msghdr_flags: u32,
+    pub inet_options: u32,
+    pub inet_six: u32,
+    pub six_options: u32,
     pub skb_data: u32,
     pub skb_len: u32,
     pub skb_data_len: u32,
@@ -684,6 +819,61 @@ pub struct Offsets {
     pub skb_transport_header: u32,
     pub sock_net: u32,
     pub net_ns: u32,
+    // Privilege.
+    pub task_real_cred: u32,
+    pub task_flags: u32,
+    pub task_thread_pid: u32,
+    pub task_group_leader: u32,
+    pub pid_level: u32,
+    pub pid_numbers: u32,
+    pub sizeof_upid: u32,
+    pub upid_nr: u32,
+    pub cred_uid: u32,
+    pub cred_gid: u32,
+    pub cred_suid: u32,
+    pub cred_sgid: u32,
+    pub cred_euid: u32,
+    pub cred_egid: u32,
+    pub cred_fsuid: u32,
+    pub cred_fsgid: u32,
+    pub cred_permitted: u32,
+    pub bprm_cred: u32,
+    /// Of `pt_regs`: the number of the system call.
+    pub regs_syscall: u32,
+    /// Where, and by which bits, a task that makes a 32-bit system call shows.
+    pub task_narrow: u32,
+    pub narrow_bits: u32,
+    /// Numbers of system calls; those from fsopen to fspick follow each other on every machine.
+    pub nr_unshare: u32,
+    pub nr_setns: u32,
+    pub nr_clone: u32,
+    pub nr_clone3: u32,
+    pub nr_mount: u32,
+    pub nr_umount2: u32,
+    pub nr_pivot_root: u32,
+    pub nr_open_tree: u32,
+    pub nr_move_mount: u32,
+    pub nr_mount_setattr: u32,
+    pub nr_seccomp: u32,
+    pub nr_prctl: u32,
+    pub nr_open_by_handle_at: u32,
+    pub nr_perf_event_open: u32,
+    // The tripwire.
+    pub skb_nfct: u32,
+    // For the hooks of file changes.
+    pub file_flags: u32,
+    pub task_cred: u32,
+    pub task_nameidata: u32,
+    pub sb_flags: u32,
+    pub inode_size: u32,
+    pub vma_file: u32,
+    pub vma_flags: u32,
+    // Exact rules.
+    pub inode_ctime_sec: u32,
+    pub inode_ctime_nsec: u32,
+    pub inode_writecount: u32,
+    pub renamedata_old: u32,
+    pub renamedata_new: u32,
 }
 
 macro_rules! layout {
@@ -707,30 +897,37 @@ layout! {
     Verdict = 48 + 16,
     Stamp = 16,
     Origin = 16,
-    LabelSettings = 24,
-    LabelUse = 48,
+    LabelSettings = 28,
+    LabelUse = 64,
     Filter = 16 + 4 * FILTER_SLOTS,
     Cover = 64,
-    Config = 40,
+    Config = 56,
     EventHeader = 8,
     AskHead = 8 + 4 * 8 + 48 + 8 * 4 + 16,
-    AskExec = 136 + 8 + PATH_ROOM + NAME_ROOM,
+    AskExec = 136 + 48 + 8 + PATH_ROOM + NAME_ROOM,
     AskAddress = 136 + 16 + 8 + 8,
     AskUnix = 136 + 8 + PATH_ROOM + NAME_ROOM,
     Flow = 16 + 8 + 6 * 4,
+    Sent = 8 + 16 + 8,
     FlowFilter = 4 * FLOW_SLOTS,
+    AskFile = 136 + 6 * 4 + 8 + 8 + PATH_ROOM + NAME_ROOM,
+    OpenFilter = 4 * OPEN_SLOTS,
+    FreeKey = 32,
     Ended = 8 + 24 + 16,
     Parked = 8 + 16 + 16,
     Signal = 8 + 16,
     Cgroup = 8 + 8 + 8 + CGROUP_PATH_ROOM,
     Resolved = 8 + 8 + 16 + 8 + REPLY_ROOM,
-    Offsets = 88 * 4,
+    Offsets = 141 * 4,
     protect::FileId = 24,
     protect::Protected = 8,
     protect::NameKey = 2 * protect::NAME_BYTES,
     protect::AddressKey = 24,
     protect::RefusedKey = 8,
     protect::Refused = 32,
+    rules::RuleKey = 48,
+    rules::Rule = 24,
+    rules::Note = 12 + rules::NOTE_ROOM,
 }
 
 const _: () = {
@@ -742,7 +939,7 @@ const _: () = {
     assert!(core::mem::offset_of!(AskHead, key) == 40);
     assert!(core::mem::offset_of!(AskHead, tid) == 88);
     assert!(core::mem::offset_of!(AskHead, comm) == 120);
-    assert!(core::mem::offset_of!(AskExec, path) == 144);
+    assert!(core::mem::offset_of!(AskExec, path) == 192);
     assert!(core::mem::offset_of!(Cgroup, path) == 24);
     assert!(core::mem::offset_of!(Resolved, reply) == 40);
 };

@@ -55,6 +55,62 @@ pub mod kind {
     pub const ROUTE: u32 = 17;
     /// The names of the host's log sockets, which every label may reach.
     pub const LOG: u32 = 18;
+    /// A core dump outside free space: nobody can be asked while a process dies.
+    pub const DUMP: u32 = 19;
+    /// A POSIX message queue that is made or removed.
+    pub const QUEUE: u32 = 20;
+    /// A shared mapping that becomes writable, of a file that the workload may not write.
+    pub const MAPPING: u32 = 21;
+    /// A file that was made by an open which nobody was asked about.
+    pub const MADE: u32 = 22;
+    /// An exec of a process that shares its directory, root and umask with another process, which could change them afterwards.
+    pub const SHARED: u32 = 23;
+
+    // What a label may be allowed by name; see [`super::allow_bit`].
+
+    /// Mounting, unmounting, another root.
+    pub const MOUNT: u32 = 24;
+    /// Making or entering namespaces.
+    pub const NAMESPACE: u32 = 25;
+    /// More identity or capabilities than before: a setuid program, another user or group without being root.
+    pub const GAIN: u32 = 26;
+    pub const CHROOT: u32 = 27;
+    /// Kernel modules, and having the kernel load some.
+    pub const MODULE: u32 = 28;
+    /// What CAP_SYS_ADMIN and its like are for beyond the rest: swap, quotas, time, kernel log, restart, ports.
+    pub const MACHINE: u32 = 29;
+    /// Changes of the network, packets with somebody else's address.
+    pub const NETWORK: u32 = 30;
+    /// Making device nodes.
+    pub const DEVICE_NODE: u32 = 31;
+    pub const PERF: u32 = 32;
+    /// The kernel's keyrings.
+    pub const KEYS: u32 = 33;
+    pub const URING: u32 = 34;
+    /// userfaultfd(2), which makes the kernel wait amid a system call.
+    pub const FAULTS: u32 = 35;
+    /// Writing to /proc/sys, /sys and their like.
+    pub const TUNABLE: u32 = 36;
+    /// Signals to processes outside the workload.
+    pub const SIGNAL_OUT: u32 = 37;
+    /// Files by which others run programs later: cron, at, units of systemd.
+    pub const LATER: u32 = 38;
+
+    // No label is allowed the following.
+
+    /// A packet that no hook had let through.
+    pub const STRAY: u32 = 39;
+}
+
+/// The bit of `LabelSettings::allow` for one of [`kind`]; 0 for what no label may be allowed.
+#[inline(always)]
+#[must_use]
+pub const fn allow_bit(kind: u32) -> u32 {
+    if kind >= kind::MOUNT && kind <= kind::LATER {
+        1 << (kind - kind::MOUNT)
+    } else {
+        0
+    }
 }
 
 /// An inode.

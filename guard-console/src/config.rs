@@ -2,10 +2,16 @@
 //!
 //! Owns parsing, defaults and their errors, with file, line and remedy. Unknown keys are errors.
 
+mod oidc;
+
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use guard_evidence::cosign::{KeyKind, VerifierKey};
 use serde::Deserialize;
+
+pub use oidc::{OidcConfig, RawOidc};
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/guard-console";
 const DEFAULT_PORT: u16 = 8443;
@@ -21,6 +27,16 @@ pub enum ConfigError {
     Name(String),
     #[error("{0:?} is not HOST:PORT, for example console.example.org:8444")]
     Advertise(String),
+    #[error("log.witness: {0:?} is not an address such as https://witness.example.org:8450")]
+    WitnessUrl(String),
+    #[error("log.witness: {0} is the key of a log; a witness's own is what `guard witness serve` prints")]
+    WitnessKey(String),
+    #[error("log.witness: the key of {0} stands there twice; a witness counts once")]
+    WitnessTwice(String),
+    #[error("log.quorum: {quorum} of {witnesses} witnesses can never sign")]
+    Quorum { quorum: usize, witnesses: usize },
+    #[error("identity provider {name:?}: {why}")]
+    Oidc { name: String, why: String },
 }
 
 /// As written; every key is optional.
@@ -37,6 +53,40 @@ pub struct RawConfig {
     pub names: Vec<String>,
     /// HOST:PORT of the host API as enrolment tokens say it.
     pub advertise: Option<String>,
+    #[serde(default)]
+    pub log: RawLog,
+    /// Identity providers.
+    #[serde(default)]
+    pub oidc: Vec<RawOidc>,
+}
+
+/// As written: who else has to see the log.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawLog {
+    #[serde(default)]
+    pub witness: Vec<WitnessConfig>,
+    /// How many of them have to sign a head; all, when it is not said.
+    pub quorum: Option<usize>,
+}
+
+/// One witness of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WitnessConfig {
+    /// As `guard witness serve` prints it.
+    pub key: VerifierKey,
+    /// Where its `add-checkpoint` is.
+    pub url: String,
+    /// The only CA that may vouch for it; without one, those of the system.
+    pub ca: Option<PathBuf>,
+}
+
+/// As used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    pub witnesses: Vec<WitnessConfig>,
+    pub quorum: usize,
 }
 
 /// As used.
@@ -49,6 +99,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// `None`: the first name and the port of `listen_hosts`.
     pub advertise: Option<String>,
+    pub log: LogConfig,
+    pub oidc: Vec<OidcConfig>,
 }
 
 /// Reads a configuration file.
@@ -84,6 +136,11 @@ impl RawConfig {
             listen_hosts: over.listen_hosts.or(self.listen_hosts),
             names: over.names.into_iter().chain(self.names).collect(),
             advertise: over.advertise.or(self.advertise),
+            log: RawLog {
+                witness: over.log.witness.into_iter().chain(self.log.witness).collect(),
+                quorum: over.log.quorum.or(self.log.quorum),
+            },
+            oidc: if over.oidc.is_empty() { self.oidc } else { over.oidc },
         }
     }
 
@@ -128,6 +185,37 @@ impl RawConfig {
             listen_hosts: self.listen_hosts.unwrap_or(any(DEFAULT_HOST_PORT)),
             names,
             advertise: self.advertise,
+            log: self.log.resolve()?,
+            oidc: oidc::resolve(self.oidc)?,
+        })
+    }
+}
+
+impl RawLog {
+    fn resolve(self) -> Result<LogConfig, ConfigError> {
+        let mut keys = BTreeSet::new();
+        for witness in &self.witness {
+            let url = witness.url.as_str();
+            if !(url.starts_with("https://") || url.starts_with("http://")) {
+                return Err(ConfigError::WitnessUrl(url.to_owned()));
+            }
+            if witness.key.kind != KeyKind::Witness {
+                return Err(ConfigError::WitnessKey(witness.key.to_string()));
+            }
+            if !keys.insert(witness.key.key.ed25519_bytes()) {
+                return Err(ConfigError::WitnessTwice(witness.key.name.clone()));
+            }
+        }
+        let quorum = self.quorum.unwrap_or(self.witness.len());
+        if quorum > self.witness.len() {
+            return Err(ConfigError::Quorum {
+                quorum,
+                witnesses: self.witness.len(),
+            });
+        }
+        Ok(LogConfig {
+            witnesses: self.witness,
+            quorum,
         })
     }
 }

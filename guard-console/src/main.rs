@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use guard_console::Server;
-use guard_console::config::{self, Config, RawConfig};
+use guard_console::config::{self, Config, RawConfig, RawLog};
 use guard_console::data_dir::{DATABASE_FILE, DataDir, Readers};
 use guard_console::store::Store;
 use tracing_subscriber::EnvFilter;
@@ -143,6 +143,8 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         listen_hosts: args.listen_hosts,
         names: args.names,
         advertise: args.advertise,
+        log: RawLog::default(),
+        oidc: Vec::new(),
     };
     let config = resolved(&args.data, typed)?;
     let server = Server::start(config).await?;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::endpoint::{Endpoint, Endpoints};
 use crate::api::problem::problem;
-use crate::api::{grpc, rest};
+use crate::api::{grpc, log, rest};
 use crate::app::{App, Error, Result};
 use crate::ca::{Authority, ServerCertificate, host_tls, web_tls};
 use crate::config::Config;
@@ -92,13 +92,15 @@ impl Server {
             }
         });
         let timers = tokio::spawn(run_timers(app.clone(), certificate));
+        let log_app = app.clone();
+        let sequencer = tokio::spawn(async move { log_app.log.run(log_app.stopping.clone()).await });
         tracing::info!(%web, %hosts, ca_sha256 = app.authority.fingerprint(), "serving");
         Ok(Self {
             app,
             web,
             hosts,
             web_handle,
-            tasks: vec![web_task, hosts_task, timers],
+            tasks: vec![web_task, hosts_task, timers, sequencer],
         })
     }
 
@@ -150,6 +152,7 @@ async fn run_timers(app: Arc<App>, certificate: Arc<ServerCertificate>) {
 pub fn endpoint_table() -> Vec<Endpoint> {
     let Endpoints { mut table, .. } = rest::endpoints();
     table.extend(ui::endpoints().table);
+    table.extend(log::endpoints().table);
     table
 }
 
@@ -159,6 +162,7 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(api)
         .merge(pages)
+        .merge(log::endpoints().router)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(rest::take_left_over))

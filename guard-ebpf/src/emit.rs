@@ -7,12 +7,13 @@ use core::arch::asm;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use guard_common::{
-    ABI_VERSION, AskAddress, AskExec, AskHead, AskUnix, Ended, EventHeader, PATH_ROOM, Parked, Pending, REPLY_ROOM,
-    Resolved, Signal, ask_flag, counter, ended, event, verdict,
+    ABI_VERSION, AskAddress, AskExec, AskFile, AskHead, AskUnix, Ended, EventHeader, NAME_ROOM, PATH_ROOM, Parked,
+    Pending, REPLY_ROOM, Resolved, Signal, ask_flag, counter, ended, event, verdict,
 };
 
 use crate::kernel::{self, Typed};
 use crate::maps::{EVENTS, count};
+use crate::rules;
 
 /// How an event is submitted. Never by 0: that wakes the agent only if it has read everything before, which it has not as
 /// long as a [`QUIET`] one waits.
@@ -86,6 +87,7 @@ impl Subject for ExecOf {
         // SAFETY: the entry has room for an AskExec and nobody else sees it before it is submitted; every field is written.
         unsafe {
             head(&raw mut (*out).head, header::<AskExec>(event::ASK_EXEC), task, pending);
+            rules::exec_key(&raw mut (*out).rule, pending.label, file);
             let walked = kernel::walk(
                 kernel::file_path(file.number()),
                 (&raw mut (*out).path).cast(),
@@ -175,6 +177,85 @@ impl Subject for UnixOf {
                 }
                 (*out).mount_namespace = walked.mount_namespace;
             }
+            (*out).head.flags = flags;
+        }
+        entry.submit(WAKE);
+        true
+    }
+}
+
+/// A change of a file or name; kernel objects by number.
+pub struct ChangeOf {
+    /// 0: not known.
+    pub mount: u64,
+    pub dentry: u64,
+    /// The other name of a rename or link, of the same mount; 0 for none.
+    pub second: u64,
+    /// Text that belongs to it: what a symlink points at, the name of an attribute; 0 for none.
+    pub target: u64,
+    /// Of `ask_flag`.
+    pub flags: u32,
+    pub mode: u32,
+    pub numbers: [u32; 2],
+}
+
+impl ChangeOf {
+    /// Of what this dentry names.
+    #[inline(always)]
+    pub fn of(mount: u64, dentry: u64) -> Self {
+        Self {
+            mount,
+            dentry,
+            second: 0,
+            target: 0,
+            flags: 0,
+            mode: 0,
+            numbers: [0; 2],
+        }
+    }
+}
+
+impl Subject for ChangeOf {
+    #[inline(always)]
+    fn ask(&self, task: u64, pending: &Pending) -> bool {
+        const S_IFMT: u16 = 0o170_000;
+        const S_IFDIR: u16 = 0o040_000;
+        let Some(mut entry) = reserve::<AskFile>() else {
+            return false;
+        };
+        let out = entry.as_mut_ptr();
+        // SAFETY: as above; every field is written.
+        unsafe {
+            head(&raw mut (*out).head, header::<AskFile>(event::ASK_FILE), task, pending);
+            let mut flags = self.flags;
+            let (path, length) = ((&raw mut (*out).path).cast::<u8>(), &raw mut (*out).path_len);
+            length.write_volatile(0);
+            let walked = kernel::walk_on(self.mount, self.dentry, path, length);
+            if walked.whole {
+                flags |= ask_flag::PATH_WHOLE;
+            }
+            (*out).mount_namespace = walked.mount_namespace;
+            (*out).first_len = length.read_volatile();
+            if self.second != 0 && kernel::walk_on(self.mount, self.second, path, length).whole {
+                flags |= ask_flag::SECOND_WHOLE;
+            }
+            if self.target != 0 {
+                let position = length.read_volatile() as usize;
+                if position < PATH_ROOM {
+                    let written = kernel::copy_str(self.target, path.add(position), NAME_ROOM as u32);
+                    length.write_volatile(position as u32 + written);
+                }
+            }
+            (*out).mode = self.mode;
+            (*out).numbers = self.numbers;
+            let inode = kernel::dentry_inode(self.dentry);
+            let mode = if inode == 0 { 0 } else { kernel::inode_mode(inode) };
+            if mode & S_IFMT == S_IFDIR {
+                flags |= ask_flag::DIRECTORY;
+            }
+            (*out).old_mode = mode.into();
+            (*out).size = if inode == 0 { 0 } else { kernel::inode_size(inode) };
+            (*out).reserved = 0;
             (*out).head.flags = flags;
         }
         entry.submit(WAKE);

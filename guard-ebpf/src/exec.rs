@@ -4,13 +4,16 @@
 use aya_ebpf::helpers::generated::{bpf_send_signal, bpf_send_signal_thread};
 use aya_ebpf::macros::{fexit, lsm};
 use aya_ebpf::programs::{FExitContext, LsmContext};
+use guard_common::protect::kind;
 use guard_common::{counter, ended, errno, state, verdict};
 
 use crate::emit::ExecOf;
 use crate::maps::{CONFIG, PENDING, count};
+use crate::protect::count_refused;
 use crate::verdict::{Answer, finish};
-use crate::{emit, kernel, scope, verdict as questions};
+use crate::{emit, kernel, rules, scope, verdict as questions};
 
+const LSM_UNSAFE_SHARE: u32 = 1;
 const SIGKILL: u32 = 9;
 const SIGSTOP: u32 = 19;
 /// `task->ptrace`: the tracer asked for PTRACE_EVENT_EXEC.
@@ -30,10 +33,22 @@ macro_rules! answer {
 /// Once per exec, before anything happened: here it is held.
 #[lsm(hook = "bprm_creds_for_exec")]
 pub fn guard_exec(context: LsmContext) -> i32 {
-    if !scope::maybe(kernel::current()) {
+    let task = kernel::current();
+    if !scope::maybe(task) {
         return 0;
     }
-    let file = kernel::bprm_file(kernel::object(&context, 0));
+    let bprm = kernel::object(&context, 0);
+    if kernel::bprm_unsafe(bprm) & LSM_UNSAFE_SHARE != 0
+        && let Some(label) = scope::label(task)
+    {
+        // Another process that is no thread of this one could change the directory after it was looked at.
+        count_refused(&label, kind::SHARED);
+        return -errno::EPERM;
+    }
+    let file = kernel::bprm_file(bprm);
+    if rules::exec_allowed(task, file) {
+        return 0;
+    }
     answer!(questions::gate(kernel::file_key(file), &ExecOf(file)))
 }
 
@@ -57,6 +72,9 @@ pub fn guard_exec_format(context: LsmContext) -> i32 {
                 None => -errno::EPERM,
             };
         }
+    }
+    if rules::in_exec(task) {
+        return 0;
     }
     // Labelled since the exec began, or nothing to do with us.
     answer!(questions::gate(kernel::file_key(file), &ExecOf(file)))

@@ -11,7 +11,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::task_struct;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
-    bpf_probe_read_kernel_str,
+    bpf_probe_read_kernel_str, bpf_task_pt_regs,
 };
 use guard_common::protect::{FileId, NAME_BYTES};
 use guard_common::{ABSTRACT_ROOM, ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
@@ -31,6 +31,7 @@ static OFFSETS: Offsets = Offsets {
     sizeof_k_sigaction: 0,
     sigaction_handler: 0,
     bprm_file: 0,
+    bprm_unsafe: 0,
     file_inode: 0,
     file_path: 0,
     path_mnt: 0,
@@ -98,6 +99,10 @@ static OFFSETS: Offsets = Offsets {
     socket_alloc_inode: 0,
     msghdr_control: 0,
     msghdr_controllen: 0,
+    msghdr_flags: 0,
+    inet_options: 0,
+    inet_six: 0,
+    six_options: 0,
     skb_data: 0,
     skb_len: 0,
     skb_data_len: 0,
@@ -106,6 +111,54 @@ static OFFSETS: Offsets = Offsets {
     skb_transport_header: 0,
     sock_net: 0,
     net_ns: 0,
+    task_real_cred: 0,
+    task_flags: 0,
+    task_thread_pid: 0,
+    task_group_leader: 0,
+    pid_level: 0,
+    pid_numbers: 0,
+    sizeof_upid: 0,
+    upid_nr: 0,
+    cred_uid: 0,
+    cred_gid: 0,
+    cred_suid: 0,
+    cred_sgid: 0,
+    cred_euid: 0,
+    cred_egid: 0,
+    cred_fsuid: 0,
+    cred_fsgid: 0,
+    cred_permitted: 0,
+    bprm_cred: 0,
+    regs_syscall: 0,
+    task_narrow: 0,
+    narrow_bits: 0,
+    nr_unshare: 0,
+    nr_setns: 0,
+    nr_clone: 0,
+    nr_clone3: 0,
+    nr_mount: 0,
+    nr_umount2: 0,
+    nr_pivot_root: 0,
+    nr_open_tree: 0,
+    nr_move_mount: 0,
+    nr_mount_setattr: 0,
+    nr_seccomp: 0,
+    nr_prctl: 0,
+    nr_open_by_handle_at: 0,
+    nr_perf_event_open: 0,
+    skb_nfct: 0,
+    file_flags: 0,
+    task_cred: 0,
+    task_nameidata: 0,
+    sb_flags: 0,
+    inode_size: 0,
+    vma_file: 0,
+    vma_flags: 0,
+    inode_ctime_sec: 0,
+    inode_ctime_nsec: 0,
+    inode_writecount: 0,
+    renamedata_old: 0,
+    renamedata_new: 0,
 };
 
 /// Read at run time: the compiler must not fold the zeros above into the programs.
@@ -306,6 +359,12 @@ pub fn bprm_file(bprm: Typed) -> Typed {
     bprm.follow(offset!(bprm_file))
 }
 
+/// `bprm->unsafe`: LSM_UNSAFE_* bits.
+#[inline(always)]
+pub fn bprm_unsafe(bprm: Typed) -> u32 {
+    bprm.get(offset!(bprm_unsafe))
+}
+
 /// The exec key of a file.
 #[inline(always)]
 pub fn file_key(file: Typed) -> Option<ActionKey> {
@@ -350,16 +409,29 @@ pub struct Walked {
 /// elsewhere is unknown to the verifier, so that it sees the same state in every iteration and looks at one only.
 #[inline(always)]
 pub unsafe fn walk(from: u64, path: *mut u8, length: *mut u32) -> Walked {
+    let mount: u64 = read_or_zero(from + offset!(path_mnt));
+    let dentry: u64 = read_or_zero(from + offset!(path_dentry));
+    // SAFETY: by contract of this function.
+    unsafe {
+        length.write_volatile(0);
+        walk_on(mount, dentry, path, length)
+    }
+}
+
+/// [`walk`] from a dentry of a mount; the names follow what `path` holds already. Without a mount it ends at the root of the
+/// file system, and is never whole.
+///
+/// # Safety
+/// As for [`walk`].
+#[inline(always)]
+pub unsafe fn walk_on(from_mount: u64, from: u64, path: *mut u8, length: *mut u32) -> Walked {
     let mut walked = Walked {
         whole: false,
         mount_namespace: 0,
     };
-    let mut mount: u64 = read_or_zero(from + offset!(path_mnt));
-    let mut dentry: u64 = read_or_zero(from + offset!(path_dentry));
+    let (mut mount, mut dentry) = (from_mount, from);
     let namespace: u64 = read_or_zero(mount - offset!(mount_mnt) + offset!(mount_namespace));
     walked.mount_namespace = read_or_zero(namespace + offset!(namespace_common) + offset!(ns_common_inum));
-    // SAFETY: by contract of this function.
-    unsafe { length.write_volatile(0) };
     for _ in 0..PATH_DEPTH {
         let root: u64 = read_or_zero(mount + offset!(vfsmount_root));
         let parent: u64 = read_or_zero(dentry + offset!(dentry_parent));
@@ -542,6 +614,36 @@ pub fn inode_links<O: Object>(inode: O) -> u32 {
     inode.get(offset!(inode_nlink))
 }
 
+/// When an inode, its content or its names were last changed: seconds and nanoseconds.
+#[inline(always)]
+pub fn inode_changed<O: Object>(inode: O) -> (u64, u32) {
+    // Newer kernels note in the highest bit that somebody asked.
+    const NANOSECONDS: u32 = 0x7fff_ffff;
+    let nanoseconds: u32 = inode.get(offset!(inode_ctime_nsec));
+    (inode.get(offset!(inode_ctime_sec)), nanoseconds & NANOSECONDS)
+}
+
+/// Open descriptors that may write to it, mappings included; below zero while it is executed and nobody may.
+#[inline(always)]
+pub fn inode_writers<O: Object>(inode: O) -> i32 {
+    inode.get(offset!(inode_writecount))
+}
+
+/// The `struct vfsmount` that a file was opened through, as a number.
+#[inline(always)]
+pub fn file_mount<O: Object>(file: O) -> u64 {
+    file.get(offset!(file_path) + offset!(path_mnt))
+}
+
+/// The two names of a `struct renamedata`.
+#[inline(always)]
+pub fn renamed(data: Typed) -> (Typed, Typed) {
+    (
+        data.follow(offset!(renamedata_old)),
+        data.follow(offset!(renamedata_new)),
+    )
+}
+
 /// The root dentry of a file system.
 #[inline(always)]
 pub fn super_root<O: Object>(superblock: O) -> O {
@@ -584,6 +686,26 @@ pub fn message_address(message: u64) -> (u64, u32) {
         read_or_zero(message + offset!(msghdr_name)),
         read_or_zero(message + offset!(msghdr_namelen)),
     )
+}
+
+/// MSG_* bits of a message.
+#[inline(always)]
+pub fn message_flags(message: u64) -> u32 {
+    read_or_zero(message + offset!(msghdr_flags))
+}
+
+/// Whether options for its packets were set on an IPv4 or IPv6 socket: a route may be among them.
+#[inline(always)]
+pub fn sock_has_options(sock: u64) -> bool {
+    let six: u64 = read_or_zero(sock + offset!(inet_six));
+    read_or_zero::<u64>(sock + offset!(inet_options)) != 0
+        || six != 0 && read_or_zero::<u64>(six + offset!(six_options)) != 0
+}
+
+/// Port and groups of a `sockaddr_nl` in kernel memory.
+#[inline(always)]
+pub fn netlink_address(address: u64) -> (u32, u32) {
+    (read_or_zero(address + 4), read_or_zero(address + 8))
 }
 
 /// Address and length of the control messages that a message carries.
@@ -635,6 +757,34 @@ pub fn datagram(skb: u64) -> ([u64; 2], u16, u64, u32) {
         0
     };
     (from, u16::from_be(read_or_zero(transport)), transport + 8, length)
+}
+
+/// What the verifier knows as an object or a context, as a number.
+#[inline(always)]
+pub fn number(typed: u64) -> u64 {
+    Typed(typed).number()
+}
+
+/// Protocol, address (IPv4 as in `Peer`) and port of where a packet that leaves goes to; of protocols without ports the port
+/// means nothing.
+#[inline(always)]
+pub fn packet_destination(skb: u64) -> (u8, [u64; 2], u32) {
+    let head: u64 = read_or_zero(skb + offset!(skb_head));
+    let network = head + u64::from(read_or_zero::<u16>(skb + offset!(skb_network_header)));
+    let transport = head + u64::from(read_or_zero::<u16>(skb + offset!(skb_transport_header)));
+    let port = u16::from_be(read_or_zero(transport + 2)).into();
+    if read_or_zero::<u8>(network) >> 4 == 4 {
+        let address = u64::from(read_or_zero::<u32>(network + 16));
+        (read_or_zero(network + 9), [0, MAPPED | address << 32], port)
+    } else {
+        (read_or_zero(network + 6), read_or_zero(network + 24), port)
+    }
+}
+
+/// Whether the host follows the connection of a packet: only then may its addresses have been translated.
+#[inline(always)]
+pub fn packet_is_tracked(skb: u64) -> bool {
+    read_or_zero::<u64>(skb + offset!(skb_nfct)) != 0
 }
 
 /// Inode number of the network namespace of a socket.
@@ -815,4 +965,192 @@ pub fn address_family(address: u64, length: u32) -> u16 {
     } else {
         read_or_zero(address)
     }
+}
+
+/// The cred that a task is known by, whatever it does in somebody else's name meanwhile.
+#[inline(always)]
+pub fn real_cred(task: Typed) -> Typed {
+    task.follow(offset!(task_real_cred))
+}
+
+/// The cred that an exec will give.
+#[inline(always)]
+pub fn bprm_cred(bprm: Typed) -> Typed {
+    bprm.follow(offset!(bprm_cred))
+}
+
+/// Real, effective, saved and file system user.
+#[inline(always)]
+pub fn users(cred: Typed) -> [u32; 4] {
+    [
+        cred.get(offset!(cred_uid)),
+        cred.get(offset!(cred_euid)),
+        cred.get(offset!(cred_suid)),
+        cred.get(offset!(cred_fsuid)),
+    ]
+}
+
+/// Real, effective, saved and file system group.
+#[inline(always)]
+pub fn groups(cred: Typed) -> [u32; 4] {
+    [
+        cred.get(offset!(cred_gid)),
+        cred.get(offset!(cred_egid)),
+        cred.get(offset!(cred_sgid)),
+        cred.get(offset!(cred_fsgid)),
+    ]
+}
+
+/// Permitted capabilities, a bit each. Both targets are little endian, so a kernel that has them in two halves has the same bits.
+#[inline(always)]
+pub fn permitted(cred: Typed) -> u64 {
+    cred.get(offset!(cred_permitted))
+}
+
+/// The first eight bytes of the name in a `struct qstr`.
+#[inline(always)]
+pub fn name_start(qstr: u64) -> u64 {
+    read_or_zero(read_or_zero::<u64>(qstr + offset!(qstr_name)))
+}
+
+/// Whether a thread of the kernel's own works for io_uring in its name.
+#[inline(always)]
+pub fn is_uring_worker(task: Typed) -> bool {
+    const PF_IO_WORKER: u32 = 0x10;
+    task.get::<u32>(offset!(task_flags)) & PF_IO_WORKER != 0
+}
+
+/// The process id of a task as its own PID namespace has it.
+#[inline(always)]
+pub fn tgid_inside(task: Typed) -> u32 {
+    let pid = task
+        .follow(offset!(task_group_leader))
+        .follow(offset!(task_thread_pid))
+        .number();
+    let level: u32 = read_or_zero(pid + offset!(pid_level));
+    read_or_zero(pid + offset!(pid_numbers) + u64::from(level) * offset!(sizeof_upid) + offset!(upid_nr))
+}
+
+/// Which system call the current task is in.
+pub mod syscall {
+    use super::{OFFSETS, Object, bpf_get_current_task_btf, bpf_task_pt_regs, me, read_or_zero};
+
+    /// What a system call is for, as far as somebody asks.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub enum Call {
+        Mount,
+        Namespace,
+        Seccomp,
+        /// open_by_handle_at(2)
+        ByHandle,
+        Perf,
+        /// Any 32-bit one.
+        Narrow,
+        Other,
+    }
+
+    #[inline(always)]
+    pub fn current() -> Call {
+        if me().get::<u32>(offset!(task_narrow)) & offset!(narrow_bits) as u32 != 0 {
+            return Call::Narrow;
+        }
+        // SAFETY: no arguments; the helper is given what the other one returned.
+        let registers = super::number(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64);
+        let number: u32 = read_or_zero(registers + offset!(regs_syscall));
+        if number == offset!(nr_mount) as u32
+            || number == offset!(nr_umount2) as u32
+            || number == offset!(nr_pivot_root) as u32
+            || number >= offset!(nr_open_tree) as u32 && number <= offset!(nr_move_mount) as u32 + 4
+            || number == offset!(nr_mount_setattr) as u32
+        {
+            Call::Mount
+        } else if number == offset!(nr_unshare) as u32
+            || number == offset!(nr_setns) as u32
+            || number == offset!(nr_clone) as u32
+            || number == offset!(nr_clone3) as u32
+        {
+            Call::Namespace
+        } else if number == offset!(nr_seccomp) as u32 || number == offset!(nr_prctl) as u32 {
+            Call::Seccomp
+        } else if number == offset!(nr_open_by_handle_at) as u32 {
+            Call::ByHandle
+        } else if number == offset!(nr_perf_event_open) as u32 {
+            Call::Perf
+        } else {
+            Call::Other
+        }
+    }
+}
+
+// ---- what the hooks of file changes read ----
+
+/// `file->f_flags`: O_* bits.
+#[inline(always)]
+pub fn file_flags(file: u64) -> u32 {
+    read_or_zero(file + offset!(file_flags))
+}
+
+/// The `struct file` whose `f_path` is at this address, if it is one's.
+#[inline(always)]
+pub fn file_of_path(path: u64) -> u64 {
+    path - offset!(file_path)
+}
+
+/// The mount of a `struct path` at this address.
+#[inline(always)]
+pub fn path_mount(path: u64) -> u64 {
+    read_or_zero(path + offset!(path_mnt))
+}
+
+/// The current task acts with the credentials of somebody else: the kernel does so below overlayfs and in core dumps.
+#[inline(always)]
+pub fn acts_for_another(task: u64) -> bool {
+    read_or_zero::<u64>(task + offset!(task_cred)) != read_or_zero::<u64>(task + offset!(task_real_cred))
+}
+
+/// PF_* bits.
+#[inline(always)]
+pub fn task_flags(task: u64) -> u32 {
+    read_or_zero(task + offset!(task_flags))
+}
+
+/// The `struct path` in which the current task looks a name up; 0 for none. It is the first field of its `struct nameidata`.
+#[inline(always)]
+pub fn looked_up(task: u64) -> u64 {
+    read_or_zero(task + offset!(task_nameidata))
+}
+
+/// Address of a dentry's name, which ends with NUL.
+#[inline(always)]
+pub fn name_of(dentry: u64) -> u64 {
+    read_or_zero(dentry + offset!(dentry_name) + offset!(qstr_name))
+}
+
+/// Eight bytes of kernel memory.
+#[inline(always)]
+pub fn word_at(address: u64) -> u64 {
+    read_or_zero(address)
+}
+
+/// `super_block.s_flags`: SB_* bits.
+#[inline(always)]
+pub fn super_flags(superblock: u64) -> u64 {
+    read_or_zero(superblock + offset!(sb_flags))
+}
+
+#[inline(always)]
+pub fn inode_size(inode: u64) -> u64 {
+    read_or_zero(inode + offset!(inode_size))
+}
+
+/// The file that a `struct vm_area_struct` maps; 0 for none.
+#[inline(always)]
+pub fn area_file(area: u64) -> u64 {
+    read_or_zero(area + offset!(vma_file))
+}
+
+/// VM_* bits.
+#[inline(always)]
+pub fn area_flags(area: u64) -> u64 {
+    read_or_zero(area + offset!(vma_flags))
 }

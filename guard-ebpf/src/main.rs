@@ -12,17 +12,21 @@ mod cgroups;
 mod cover;
 mod emit;
 mod exec;
+mod files;
 mod hold;
 mod identify;
 mod kernel;
 mod maps;
+mod privilege;
 mod protect;
 mod quota;
 mod reach;
+mod rules;
 mod scope;
 mod signals;
 mod stay;
 mod tasks;
+mod tripwire;
 mod verdict;
 
 #[unsafe(no_mangle)]

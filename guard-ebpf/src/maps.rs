@@ -3,12 +3,14 @@
 
 use core::arch::asm;
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use guard_common::protect::{AddressKey, FileId, NameKey, Protected, Refused, RefusedKey};
+use guard_common::rules::{Note, Rule, RuleKey, SLOTS, word};
 use guard_common::{
-    ActionKey, Config, Cover, Filter, Flow, FlowFilter, LabelSettings, LabelUse, Origin, Pending, Stamp, Verdict,
-    VerdictKey, counter,
+    ActionKey, Config, Cover, Filter, Flow, FlowFilter, FreeKey, LabelSettings, LabelUse, OpenFilter, Origin, Pending,
+    Stamp, Verdict, VerdictKey, counter,
 };
 
 /// Written by the agent. One element.
@@ -95,6 +97,39 @@ pub static FLOWS: HashMap<u64, Flow> = HashMap::pinned(65_536, 0);
 /// What is surely not in FLOWS. One element; written by the hooks alone.
 #[map]
 pub static FLOW_FILTER: Array<FlowFilter> = Array::pinned(1, 0);
+
+/// `struct file` address to the label that may write through it. An entry lives as long as the open file. Written by the hooks
+/// alone.
+#[map]
+pub static OPENED: HashMap<u64, u32> = HashMap::pinned(65_536, 0);
+
+/// What is surely not in OPENED. One element; written by the hooks alone.
+#[map]
+pub static OPEN_FILTER: Array<OpenFilter> = Array::pinned(1, 0);
+
+/// Directories whose content a label may change unasked. Written by the agent.
+#[map]
+pub static FREE: HashMap<FreeKey, u32> = HashMap::pinned(4_096, 0);
+
+/// Exact rules; see `rules`. Written by the agent.
+#[map]
+pub static RULES: HashMap<RuleKey, Rule> = HashMap::pinned(SLOTS, 0);
+
+/// How often each rule was used, by its slot. Written by the hooks alone.
+#[map]
+pub static USES: Array<u64> = Array::pinned(SLOTS, 0);
+
+/// How many of USES are in records. Written by the agent, kept here because it outlives it.
+#[map]
+pub static RECORDED: Array<u64> = Array::pinned(SLOTS, 0);
+
+/// What the rule of a slot allows, for its records. Written by the agent, kept here because it outlives it; made as needed.
+#[map]
+pub static NOTES: HashMap<u32, Note> = HashMap::pinned(SLOTS, BPF_F_NO_PREALLOC);
+
+/// `guard_common::rules::word`. MOVED is written by the hooks, the others by the agent.
+#[map]
+pub static WORDS: Array<u64> = Array::pinned(word::COUNT, 0);
 
 #[map]
 pub static COUNTERS: Array<u64> = Array::pinned(counter::COUNT, 0);

@@ -16,7 +16,7 @@ use guard_common::protect::{AddressKey, NameKey, Protected, Refused, RefusedKey,
 use crate::kernel::{Object, Typed};
 use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
 use crate::scope::Label;
-use crate::{kernel, scope, stay};
+use crate::{kernel, privilege, scope, stay};
 
 /// Levels that the walk up from an open file takes: whoever hangs deeper below a protected directory was put there by
 /// somebody without a label, and is reached through it alone. More levels take longer to verify at each start.
@@ -36,6 +36,8 @@ const PTRACE_MODE_ATTACH: u32 = 2;
 const PTRACE_MODE_NOAUDIT: u32 = 4;
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
 const AF_UNSPEC: u16 = 0;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -74,7 +76,7 @@ pub fn count_refused(label: &Label, kind: u32) {
 macro_rules! refuse_if {
     ($label:expr, $found:expr) => {{
         let found: u32 = $found;
-        if found == 0 {
+        if found == 0 || privilege::allowed(&$label, found) {
             0
         } else {
             count_refused(&$label, found);
@@ -176,7 +178,7 @@ pub fn guard_protect_inode(context: LsmContext) -> i32 {
         if refused {
             found.kind
         } else {
-            stay::refuses_inode(inode, mask)
+            stay::refuses_inode(&label, inode, mask)
         }
     )
 }
@@ -224,7 +226,14 @@ fn of_proc(inode: Typed, dentry: Typed, writes: bool) -> u32 {
     let start = u64::from_le_bytes([name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7]]);
     let task = kernel::proc_task(inode.number());
     if task == 0 {
-        return if start == word(b"kcore") { kind::DEVICE } else { 0 };
+        return if start == word(b"kcore") {
+            kind::DEVICE
+        } else if writes {
+            // /proc/sys, sysrq-trigger and their like.
+            kind::TUNABLE
+        } else {
+            0
+        };
     }
     let memory = start == word(b"environ")
         || start == word(b"mem")
@@ -260,6 +269,19 @@ const fn word(name: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Settings of the kernel, and other processes.
+#[inline(always)]
+fn written_in_proc(inode: Typed) -> u32 {
+    let task = kernel::proc_task(inode.number());
+    if task == 0 {
+        return kind::TUNABLE;
+    }
+    match label() {
+        Some(label) if !inside(&label, task) => kind::PROCESS,
+        _ => 0,
+    }
+}
+
 /// A descriptor that was opened before the label, or was handed over.
 #[inline(always)]
 fn used(file: Typed, writes: bool) -> u32 {
@@ -267,6 +289,9 @@ fn used(file: Typed, writes: bool) -> u32 {
     let mode = kernel::inode_mode(inode);
     let sort = mode & S_IFMT;
     if sort == S_IFREG || sort == S_IFDIR {
+        if writes && kernel::super_magic(kernel::inode_super(inode)) == PROC_MAGIC {
+            return written_in_proc(inode);
+        }
         let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
         return above::<DEPTH, false, _>(kernel::file_dentry(file), flags);
     }
@@ -284,7 +309,7 @@ pub fn guard_protect_use(context: LsmContext) -> i32 {
         if found != 0 {
             found
         } else {
-            stay::refuses_file(file, mask)
+            stay::refuses_file(&label, file, mask)
         }
     )
 }
@@ -479,8 +504,25 @@ macro_rules! guard_hook {
     };
 }
 
+/// fn(target, info, signal, cred): what a task sends, not what the kernel tells by itself. Whether somebody is there may be asked.
+#[lsm(hook = "task_kill")]
+pub fn guard_protect_kill(context: LsmContext) -> i32 {
+    let Some(label) = label() else { return 0 };
+    let task = kernel::argument(&context, 0);
+    if inside(&label, task) {
+        return 0;
+    }
+    let found = if is_guard(task) {
+        kind::SIGNAL
+    } else if kernel::plain(&context, 2) as u32 != 0 {
+        kind::SIGNAL_OUT
+    } else {
+        0
+    };
+    refuse_if!(label, found)
+}
+
 guard_hook! {
-    "task_kill" guard_protect_kill;
     "task_setrlimit" guard_protect_limit;
     "task_setscheduler" guard_protect_scheduler;
     "task_setnice" guard_protect_nice;
@@ -497,11 +539,14 @@ pub fn guard_protect_bpf(_context: LsmContext) -> i32 {
 #[inline(always)]
 fn typed(context: &LsmContext) -> i32 {
     let command = kernel::plain(context, 1) as u32;
-    if command != TIOCSTI && command != TIOCLINUX {
-        return 0;
-    }
+    let found = match command {
+        TIOCSTI | TIOCLINUX => kind::TERMINAL,
+        // See `privilege::guard_privilege_owner`: whom, is in user memory.
+        FIOSETOWN | SIOCSPGRP => kind::SIGNAL_OUT,
+        _ => return 0,
+    };
     let Some(label) = label() else { return 0 };
-    refuse_if!(label, kind::TERMINAL)
+    refuse_if!(label, found)
 }
 
 #[lsm(hook = "file_ioctl")]

@@ -3,7 +3,7 @@
 //!
 //! Owns the counts; given a label's number. Whoever enters must leave exactly once, or the label starves.
 
-use guard_common::{LabelSettings, LabelUse};
+use guard_common::{FILES_PER_LABEL, LabelSettings, LabelUse};
 
 use crate::maps::{LABELS, USE, add};
 
@@ -109,4 +109,30 @@ pub fn room_for_task(label: u32) -> bool {
         }
     }
     true
+}
+
+/// One more open file of this label is remembered; false if there are too many already.
+#[inline(never)]
+pub fn enter_file(label: u32) -> bool {
+    let Some(usage) = usage(label) else {
+        return true;
+    };
+    // SAFETY: a live map value.
+    unsafe {
+        if (&raw mut (*usage).files).read_volatile() >= FILES_PER_LABEL {
+            add(&raw mut (*usage).refused_files, 1);
+            return false;
+        }
+        add(&raw mut (*usage).files, 1);
+    }
+    true
+}
+
+/// It is closed.
+#[inline(always)]
+pub fn leave_file(label: u32) {
+    if let Some(usage) = usage(label) {
+        // SAFETY: a live map value.
+        unsafe { add(&raw mut (*usage).files, u64::MAX) };
+    }
 }

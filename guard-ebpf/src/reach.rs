@@ -5,11 +5,12 @@
 //! (an interrupted connect that starts again, the messages themselves) is not asked again. It must never let a socket
 //! that was connected elsewhere, or before the label, send unasked.
 
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use guard_common::protect::kind as protected;
 use guard_common::{
-    ActionKey, FLOW_SLOTS, Flow, FlowFilter, Pending, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
+    ActionKey, FLOW_SLOTS, Flow, FlowFilter, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
 };
 
 use crate::emit::{self, AddressOf, UnixOf};
@@ -17,7 +18,9 @@ use crate::kernel;
 use crate::maps::{FLOW_FILTER, FLOWS, PENDING, add32, count};
 use crate::protect::{self, count_refused};
 use crate::quota;
+use crate::rules;
 use crate::scope::{self, Label};
+use crate::tripwire;
 use crate::verdict::{self as questions, Answer, finish, gate};
 
 const AF_UNSPEC: u16 = 0;
@@ -36,6 +39,7 @@ const NETLINK_ROUTE: u32 = 0;
 const RESOLVER_PORT: u64 = 53;
 const MAY_WRITE: u32 = 2;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
+const MSG_FASTOPEN: u32 = 0x2000_0000;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
@@ -145,6 +149,8 @@ fn remember(sock: u64, new: &mut Flow) -> bool {
         return true;
     }
     new.charged = if new.label != 0 { new.label } else { new.owner };
+    // SAFETY: no arguments. Never 0, which is that of a socket without an entry.
+    new.serial = unsafe { bpf_get_prandom_u32() } | 1;
     if !quota::enter_socket(new.charged) {
         return false;
     }
@@ -173,6 +179,7 @@ fn replace(sock: u64, new: &mut Flow) -> bool {
         return false;
     };
     new.charged = found.charged;
+    new.serial = found.serial;
     FLOWS.insert(sock, &*new, EXIST).is_ok()
 }
 
@@ -206,7 +213,7 @@ const NOTHING: Flow = Flow {
     sort: flow::MADE,
     owner: 0,
     charged: 0,
-    reserved: 0,
+    serial: 0,
 };
 
 #[inline(always)]
@@ -229,6 +236,21 @@ fn owner(sock: u64) -> u32 {
 fn is(sock: u64, sort: u32, label: &Label) -> bool {
     match known(sock) {
         Some(found) => found.sort == sort && found.label == label.label,
+        None => false,
+    }
+}
+
+/// Whether it may already listen there, for this label: an address that it got later is another one.
+#[inline(always)]
+fn may_listen(sock: u64, own: &Peer, label: &Label) -> bool {
+    match known(sock) {
+        Some(found) => {
+            found.sort == flow::LISTENER
+                && found.label == label.label
+                && found.port == own.port as u64
+                && found.address[0] == own.address[0]
+                && found.address[1] == own.address[1]
+        }
         None => false,
     }
 }
@@ -261,12 +283,14 @@ pub fn guard_reach_listen(context: LsmContext) -> i32 {
     if family != AF_INET && family != AF_INET6 {
         return 0;
     }
-    if is(sock, flow::LISTENER, &label) {
+    let own = Peer::own(sock);
+    if may_listen(sock, &own, &label) {
         return 0;
     }
-    let own = Peer::own(sock);
     if own.is_loopback() {
         let mut listener = Flow {
+            address: own.address,
+            port: own.port.into(),
             label: label.label,
             sort: flow::LISTENER,
             owner: owner(sock),
@@ -297,10 +321,32 @@ pub fn guard_reach_bind(context: LsmContext) -> i32 {
     let own = Peer::read(address, length, kernel::address_family(address, length) == AF_INET6);
     // On loopback too nobody answers as a resolver unasked.
     let closed = own.is_loopback() && own.port as u64 != RESOLVER_PORT;
-    if own.port == 0 || closed || is(sock, flow::LISTENER, &label) {
+    if own.port == 0 || closed || may_listen(sock, &own, &label) {
         return 0;
     }
     answer!(ask(&label, sock, &own, ask_flag::LISTEN))
+}
+
+/// fn(sk, skb, req): somebody connects, perhaps to another address than the one that was looked at: between the look and the
+/// listening another thread may have bound the socket anew.
+#[lsm(hook = "inet_conn_request")]
+pub fn guard_reach_incoming(context: LsmContext) -> i32 {
+    let sock = kernel::argument(&context, 0);
+    if !maybe(sock) {
+        return 0;
+    }
+    let Some(found) = known(sock) else {
+        return 0;
+    };
+    let own = Peer::own(sock);
+    // Port 0: whichever it got.
+    let same = found.address[0] == own.address[0]
+        && found.address[1] == own.address[1]
+        && (found.port == 0 || found.port == own.port as u64);
+    if found.sort != flow::LISTENER || same {
+        return 0;
+    }
+    -errno::EPERM
 }
 
 /// fn(newsk, req): a connection came in; not in the context of the task that will accept it.
@@ -375,7 +421,7 @@ fn settle() {
 
 #[inline(always)]
 fn ask(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
-    if !room(label, sock) {
+    if !room(label, sock) || is_routed_already(label, sock) {
         return Answer::Refuse;
     }
     let key = ActionKey {
@@ -394,7 +440,30 @@ fn ask(label: &Label, sock: u64, peer: &Peer, flags: u32) -> Answer {
             u64::from(flags & ask_flag::LISTEN != 0),
         ],
     };
-    through(gate(Some(key), &AddressOf { flags }))
+    let answer = if rules::reach_allowed(label.label, &key, flags) {
+        if remember_answer(&key, label.label) {
+            Answer::Pass
+        } else {
+            Answer::Refuse
+        }
+    } else {
+        through(gate(Some(key), &AddressOf { flags }))
+    };
+    if answer == Answer::Pass && flags & ask_flag::LISTEN == 0 {
+        let_through(sock, peer);
+    }
+    answer
+}
+
+/// Whoever lets something leave for an address says so here, whether a question led to it or not. A function of its own: the
+/// stack is short.
+#[inline(never)]
+fn let_through(sock: u64, peer: &Peer) {
+    let serial = match known(sock) {
+        Some(found) => found.serial,
+        None => 0,
+    };
+    tripwire::let_through(sock, serial, peer.address, peer.port);
 }
 
 /// An answer was used. What it was for is remembered first, so that it holds although the question is over.
@@ -410,7 +479,7 @@ fn through(answer: Answer) -> Answer {
     };
     // SAFETY: only this task's own hooks write or remove this entry.
     let pending = unsafe { &*pending };
-    let goes_on = remember_answer(pending) && pending.verdict != verdict::CHECK;
+    let goes_on = remember_answer(&pending.key, pending.label) && pending.verdict != verdict::CHECK;
     let (how, errno) = if goes_on {
         (ended::COMMITTED, 0)
     } else {
@@ -420,25 +489,25 @@ fn through(answer: Answer) -> Answer {
     if goes_on { Answer::Pass } else { Answer::Refuse }
 }
 
-/// What the key of an answered question says, for its socket. A function of its own: the stack is short.
+/// What the key of an answer says, for its socket. A function of its own: the stack is short.
 #[inline(never)]
-fn remember_answer(pending: &Pending) -> bool {
-    let key = &pending.key;
+fn remember_answer(key: &ActionKey, label: u32) -> bool {
     let sock = key.inode;
     let mut new = Flow {
-        label: pending.label,
+        label,
         sort: flow::ALLOWED,
         owner: owner(sock),
         ..NOTHING
     };
     if key.kind == action::REACH_UNIX {
         new.port = key.extra[0];
-    } else if key.extra[2] != 0 {
-        new.sort = flow::LISTENER;
     } else {
         new.address = [key.extra[0], key.extra[1]];
         new.port = key.device as u64;
         new.scope = key.generation;
+        if key.extra[2] != 0 {
+            new.sort = flow::LISTENER;
+        }
     }
     remember(sock, &mut new)
 }
@@ -492,7 +561,7 @@ pub fn guard_reach_connect(context: LsmContext) -> i32 {
     match kernel::sock_family(sock) {
         // What is really reached is seen by its own hooks.
         AF_UNIX => 0,
-        AF_NETLINK => 0,
+        AF_NETLINK if to_kernel(address, length) => 0,
         AF_INET | AF_INET6 if kernel::sock_type(sock) != SOCK_RAW => {
             let family = kernel::address_family(address, length);
             if family == AF_UNSPEC {
@@ -525,7 +594,7 @@ pub fn guard_reach_send(context: LsmContext) -> i32 {
         return answer!(connected_unix(&label, sock));
     }
     if own == AF_NETLINK {
-        return 0;
+        return if to_kernel(to, length) { 0 } else { never(&label) };
     }
     let kind = kernel::sock_type(sock);
     if own != AF_INET && own != AF_INET6 || kind == SOCK_RAW {
@@ -537,9 +606,10 @@ pub fn guard_reach_send(context: LsmContext) -> i32 {
     }
     let family = kernel::address_family(to, length);
     let connected = kernel::sock_state(sock) != TCP_CLOSE;
-    // A stream goes where it is connected to, whatever the message says; so does what IPv6 reads no family in.
-    let named =
-        to != 0 && length != 0 && !(kind == SOCK_STREAM && connected) && !(own == AF_INET6 && family == AF_UNSPEC);
+    // A stream goes where it is connected to, whatever the message says; so does what IPv6 reads no family in. One that asks
+    // to connect is asked about in any case: it may be disconnected before its turn.
+    let stream = kind == SOCK_STREAM && connected && kernel::message_flags(message) & MSG_FASTOPEN == 0;
+    let named = to != 0 && length != 0 && !stream && !(own == AF_INET6 && family == AF_UNSPEC);
     if named {
         let peer = Peer::read(to, length, family == AF_INET6);
         return answer!(reach(&label, sock, &peer, ask_flag::MESSAGE));
@@ -609,6 +679,41 @@ pub fn guard_reach_heard(context: LsmContext) -> i32 {
 
 // ---- packets that would go elsewhere ----
 
+/// Options of a socket that make the kernel send packets to whom the workload likes: memberships of groups, which it reports.
+#[inline(always)]
+const fn is_membership(level: u32, name: u32) -> bool {
+    const IP: u32 = 0;
+    const IPV6: u32 = 41;
+    const IP_ADD_MEMBERSHIP: u32 = 35;
+    const IP_MSFILTER: u32 = 41;
+    const IPV6_JOIN_GROUP: u32 = 20;
+    const IPV6_LEAVE_GROUP: u32 = 21;
+    const IPV6_JOIN_ANYCAST: u32 = 27;
+    const IPV6_LEAVE_ANYCAST: u32 = 28;
+    const MCAST_JOIN_GROUP: u32 = 42;
+    const MCAST_MSFILTER: u32 = 48;
+    match level {
+        IP => name >= IP_ADD_MEMBERSHIP && name <= IP_MSFILTER || name >= MCAST_JOIN_GROUP && name <= MCAST_MSFILTER,
+        IPV6 => {
+            matches!(
+                name,
+                IPV6_JOIN_GROUP | IPV6_LEAVE_GROUP | IPV6_JOIN_ANYCAST | IPV6_LEAVE_ANYCAST
+            ) || name >= MCAST_JOIN_GROUP && name <= MCAST_MSFILTER
+        }
+        _ => false,
+    }
+}
+
+/// Whether somebody gave the socket a route before the label, under which nobody does. A function of its own: the stack is short.
+#[inline(never)]
+fn is_routed_already(label: &Label, sock: u64) -> bool {
+    let routed = kernel::sock_has_options(sock);
+    if routed {
+        count_refused(label, protected::ROUTE);
+    }
+    routed
+}
+
 /// Options of a socket, and control messages, that carry a route of their own.
 #[inline(always)]
 const fn is_route(level: u32, name: u32, of_message: bool) -> bool {
@@ -619,9 +724,11 @@ const fn is_route(level: u32, name: u32, of_message: bool) -> bool {
     const OLD_RTHDR: u32 = 5;
     const OLD_OPTIONS: u32 = 6;
     const RTHDR: u32 = 57;
+    /// It may carry one inside.
+    const FLOWLABEL_MGR: u32 = 32;
     match level {
         IP => name == if of_message { IP_RETOPTS } else { IP_OPTIONS },
-        IPV6 => name == RTHDR || name == OLD_RTHDR || name == OLD_OPTIONS,
+        IPV6 => name == RTHDR || name == OLD_RTHDR || name == OLD_OPTIONS || name == FLOWLABEL_MGR && !of_message,
         _ => false,
     }
 }
@@ -657,15 +764,27 @@ pub fn guard_reach_option(context: LsmContext) -> i32 {
     let Some(label) = scope::label(kernel::current()) else {
         return 0;
     };
-    if is_route(
-        kernel::argument(&context, 1) as u32,
-        kernel::argument(&context, 2) as u32,
-        false,
-    ) {
+    let (level, name) = (kernel::plain(&context, 1) as u32, kernel::plain(&context, 2) as u32);
+    if is_route(level, name, false) || is_membership(level, name) {
         count_refused(&label, protected::ROUTE);
         return -errno::EPERM;
     }
     0
+}
+
+/// Whether a netlink address is the kernel's: processes and groups hear there, too.
+#[inline(always)]
+fn to_kernel(address: u64, length: u32) -> bool {
+    const LENGTH: u32 = 12;
+    if address == 0 || length == 0 {
+        return true;
+    }
+    if length < LENGTH {
+        // The kernel refuses it.
+        return false;
+    }
+    let (port, groups) = kernel::netlink_address(address);
+    port == 0 && groups == 0
 }
 
 /// fn(sock, skb): of the host's network, a workload reads; it changes nothing, whatever privileges it has.

@@ -98,7 +98,7 @@ pub fn stamp_of(task: u64) -> Option<Stamp> {
     Some(Stamp {
         origin: stamp.origin,
         label: origin.label,
-        reserved: 0,
+        exec_by_rule: 0,
     })
 }
 
@@ -116,7 +116,7 @@ fn wanted(task: u64) -> Option<Stamp> {
     Some(Stamp {
         origin,
         label,
-        reserved: 0,
+        exec_by_rule: 0,
     })
 }
 

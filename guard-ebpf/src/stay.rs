@@ -12,36 +12,38 @@ use guard_common::protect::kind;
 
 use crate::kernel::Object;
 use crate::protect::count_refused;
-use crate::{kernel, scope};
+use crate::scope::Label;
+use crate::{kernel, privilege, scope};
 
 const MAY_WRITE: u32 = 2;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
 
 #[inline(always)]
-fn is_cgroup<O: Object>(inode: O) -> bool {
-    matches!(
-        kernel::super_magic(kernel::inode_super(inode)),
-        CGROUP2_MAGIC | CGROUP1_MAGIC
-    )
+const fn is_cgroup(magic: u64) -> bool {
+    matches!(magic, CGROUP2_MAGIC | CGROUP1_MAGIC)
 }
 
 /// Opening for writing, and making or removing a directory, which both write to the one above. A directory is also what
-/// CLONE_INTO_CGROUP must be allowed to write to. 0 if it may.
+/// CLONE_INTO_CGROUP must be allowed to write to. 0 if it may. What is no cgroup may be a setting of the kernel.
 #[inline(always)]
-pub fn refuses_inode<O: Object>(inode: O, mask: u32) -> u32 {
-    if mask & MAY_WRITE != 0 && is_cgroup(inode) {
+pub fn refuses_inode<O: Object>(label: &Label, inode: O, mask: u32) -> u32 {
+    if mask & MAY_WRITE == 0 {
+        return 0;
+    }
+    let magic = kernel::super_magic(kernel::inode_super(inode));
+    if is_cgroup(magic) {
         kind::CGROUP
     } else {
-        0
+        privilege::tunable(label, magic, mask)
     }
 }
 
 /// Writing to what was opened before the label, or by somebody else. 0 if it may.
 #[inline(always)]
-pub fn refuses_file<O: Object>(file: O, mask: u32) -> u32 {
+pub fn refuses_file<O: Object>(label: &Label, file: O, mask: u32) -> u32 {
     if mask & MAY_WRITE != 0 {
-        refuses_inode(kernel::file_inode(file), mask)
+        refuses_inode(label, kernel::file_inode(file), mask)
     } else {
         0
     }
@@ -57,7 +59,8 @@ macro_rules! attribute_hook {
                 let Some(label) = scope::label(kernel::current()) else {
                     return 0;
                 };
-                if !is_cgroup(kernel::dentry_inode(kernel::object(&context, 1))) {
+                let inode = kernel::dentry_inode(kernel::object(&context, 1));
+                if !is_cgroup(kernel::super_magic(kernel::inode_super(inode))) {
                     return 0;
                 }
                 count_refused(&label, kind::CGROUP);

@@ -9,7 +9,8 @@ use guard_common::{ActionKey, Config, Pending, Verdict, VerdictKey, counter, end
 
 use crate::emit::Subject;
 use crate::maps::{CONFIG, PENDING, PROCESSES, Process, VERDICTS, add, count};
-use crate::{emit, hold, kernel, quota, scope};
+use crate::scope::{self, Label};
+use crate::{emit, hold, kernel, quota};
 
 /// What the hook returns; turned into a constant at the end of each program, because the verifier wants to see one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,20 +118,44 @@ fn leave(tgid: u32, loops: u32) {
 /// objects; `None` (unreadable) is refused. `subject` tells the agent what it is about.
 #[inline(always)]
 pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
-    let task = kernel::current();
-    let Some(label) = scope::label(task) else {
+    let Some(label) = scope::label(kernel::current()) else {
         return Answer::Pass;
     };
-    let Some(config) = CONFIG.get(0) else {
+    match step(label, key.as_ref()) {
+        Some(answer) => answer,
+        None => round(subject),
+    }
+}
+
+/// A round of the hold for the question that [`step`] has found or made.
+#[inline(always)]
+pub fn round(subject: &impl Subject) -> Answer {
+    let task = kernel::current();
+    let (Some(config), Some(pending)) = (CONFIG.get(0), PENDING.get_ptr_mut(task)) else {
         return Answer::Refuse;
+    };
+    // SAFETY: only this task's own hooks write or remove this entry.
+    hold::round(task, unsafe { &mut *pending }, config, subject)
+}
+
+/// [`gate`] of a task with this label, up to a [`round`], which `None` asks for.
+#[inline(always)]
+pub fn step(label: Label, key: Option<&ActionKey>) -> Option<Answer> {
+    let task = kernel::current();
+    let Some(config) = CONFIG.get(0) else {
+        return Some(Answer::Refuse);
     };
     let me = kernel::me();
     let tgid = kernel::tgid(me);
     if tgid == config.agent_tgid {
-        return Answer::Pass;
+        return Some(Answer::Pass);
+    }
+    // It has no system call to start again: what a ring asks for is refused, whoever made the ring.
+    if kernel::is_uring_worker(me) {
+        return Some(Answer::Refuse);
     }
     let Some(key) = key else {
-        return Answer::Refuse;
+        return Some(Answer::Refuse);
     };
     let tid = kernel::tid(me);
     let start_ns = kernel::start_ns(me);
@@ -141,15 +166,15 @@ pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
         let pending = unsafe { &mut *pending };
         if pending.state == state::AWAITS_CHECK {
             if find(task, pending) != verdict::CHECKED {
-                return Answer::Refuse;
+                return Some(Answer::Refuse);
             }
             finish(task, pending, ended::RETURNED, 0);
-        } else if same(pending, config, tid, start_ns, &key) {
+        } else if same(pending, config, tid, start_ns, key) {
             match find(task, pending) {
-                0 => return hold::round(task, pending, config, subject),
+                0 => return None,
                 verdict::ASK_AGAIN => forget(task, pending),
                 found => match honor(task, pending, found) {
-                    Some(answer) => return answer,
+                    Some(answer) => return Some(answer),
                     None => finish(task, pending, ended::REPLACED, 0),
                 },
             }
@@ -159,7 +184,14 @@ pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
     }
 
     let fresh = Pending {
-        key,
+        key: ActionKey {
+            kind: key.kind,
+            op: key.op,
+            device: key.device,
+            generation: key.generation,
+            inode: key.inode,
+            extra: [key.extra[0], key.extra[1], key.extra[2]],
+        },
         asked_ns: now,
         start_ns,
         rounds: 0,
@@ -181,19 +213,15 @@ pub fn gate(key: Option<ActionKey>, subject: &impl Subject) -> Answer {
         },
     };
     if !quota::enter_question(label.label) {
-        return Answer::Refuse;
+        return Some(Answer::Refuse);
     }
     if PENDING.insert(task, fresh, 0).is_err() {
         quota::leave_question(label.label);
         count(counter::PENDING_FULL);
-        return Answer::Refuse;
+        return Some(Answer::Refuse);
     }
     enter(tgid);
-    let Some(pending) = PENDING.get_ptr_mut(task) else {
-        return Answer::Refuse;
-    };
-    // SAFETY: as above.
-    hold::round(task, unsafe { &mut *pending }, config, subject)
+    None
 }
 
 /// Does what the verdict that was found says; `None` if there is none, or it is good no more.

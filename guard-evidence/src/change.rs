@@ -1,10 +1,14 @@
-//! Changes of who may decide: people, their roles and groups, labels and their owners, tokens and hosts.
+//! Changes of who may decide: people, their roles and groups, identity providers, keys and sessions, labels and their
+//! owners, tokens and hosts.
 //!
 //! Owns their shapes and words. It is given what the console changed, and by whom. It must never carry a password, a
 //! token or anything else that opens something.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::grant::Grant;
 use crate::record::{Header, PersonId};
 use crate::text::visible_fold;
 
@@ -39,7 +43,17 @@ pub enum ChangedBy {
     /// Whoever had the set-up link: the first administrator.
     SetupLink,
     /// A host, with a token that somebody made.
-    Token { token: String, made_by: PersonId },
+    Token {
+        token: String,
+        made_by: PersonId,
+        /// Of who made it, when the subject is no name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// An identity provider, by what it says of somebody who signs in. Only of accounts that are its own.
+    Provider { provider: String, issuer: String },
+    /// Whoever writes the console's configuration file.
+    Configuration,
     /// Nobody: it was so before changes were recorded. Only at the beginning of the console's chain.
     Found,
 }
@@ -62,6 +76,39 @@ pub enum Change {
     /// Signed out everywhere; approvals of requests that still waited no longer count.
     UserDisabled {
         user: UserFacts,
+    },
+    /// A key with which a program acts as a service account.
+    KeyCreated {
+        user: UserFacts,
+        /// Names it, opens nothing.
+        key: String,
+        /// Some of the account's.
+        roles: Vec<String>,
+        expires_at: String,
+    },
+    KeyRevoked {
+        user: UserFacts,
+        key: String,
+    },
+    /// Somebody else than the person ended sessions of theirs.
+    SessionsEnded {
+        user: UserFacts,
+        count: u64,
+    },
+    /// Somebody approved a request, and with it later ones.
+    GrantMade {
+        grant: Box<Grant>,
+    },
+    GrantRevoked {
+        grant: Box<Grant>,
+    },
+    /// Whose word the console takes for who somebody is. `before` absent: for the first time; `after` absent: no more.
+    Provider {
+        provider: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<ProviderFacts>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<ProviderFacts>,
     },
     /// `before` absent: the console did not have it; `after` absent: deleted.
     Label {
@@ -98,6 +145,22 @@ pub struct UserFacts {
     pub name: String,
     pub roles: Vec<String>,
     pub groups: Vec<String>,
+    /// A program, not a person: its answers never count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub service: bool,
+}
+
+/// An identity provider as it is configured. Never its client secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderFacts {
+    pub issuer: String,
+    pub client_id: String,
+    /// Where the groups stand in what it says of somebody.
+    pub groups_claim: String,
+    /// Roles by group of the provider.
+    pub roles: BTreeMap<String, Vec<String>>,
+    /// Approver groups by group of the provider.
+    pub approver_groups: BTreeMap<String, Vec<String>>,
 }
 
 /// A label as the console knows it.
@@ -106,6 +169,9 @@ pub struct LabelFacts {
     /// Who may not answer its requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<PersonId>,
+    /// Of the owner, when the subject is no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_name: Option<String>,
     pub description: String,
 }
 
@@ -127,6 +193,12 @@ impl Change {
             Self::UserCreated { .. } => "user_created",
             Self::UserChanged { .. } => "user_changed",
             Self::UserDisabled { .. } => "user_disabled",
+            Self::KeyCreated { .. } => "key_created",
+            Self::KeyRevoked { .. } => "key_revoked",
+            Self::SessionsEnded { .. } => "sessions_ended",
+            Self::GrantMade { .. } => "grant_made",
+            Self::GrantRevoked { .. } => "grant_revoked",
+            Self::Provider { .. } => "provider",
             Self::Label { .. } => "label",
             Self::TokenCreated { .. } => "token_created",
             Self::HostJoined { .. } => "host_joined",
@@ -143,6 +215,17 @@ impl Change {
             | Self::UserChanged { after: user, .. }
             | Self::UserDisabled { user } => Some(user),
             _ => None,
+        }
+    }
+
+    /// The account that it is about, changed or not.
+    #[must_use]
+    pub fn about_user(&self) -> Option<&UserFacts> {
+        match self {
+            Self::KeyCreated { user, .. } | Self::KeyRevoked { user, .. } | Self::SessionsEnded { user, .. } => {
+                Some(user)
+            }
+            other => other.user(),
         }
     }
 
@@ -164,14 +247,19 @@ impl Change {
         }
     }
 
-    /// What it is about, as a name: `user:bob`, `label:coder`, `token:…`, `host:01J…`.
+    /// What it is about, as a name: `user:bob`, `label:coder`, `token:…`, `host:01J…`, `provider:okta`.
     #[must_use]
     pub fn subject(&self) -> String {
         match self {
             Self::SetUpFinished { user }
             | Self::UserCreated { user }
             | Self::UserChanged { after: user, .. }
-            | Self::UserDisabled { user } => format!("user:{}", user.who.subject),
+            | Self::UserDisabled { user }
+            | Self::KeyCreated { user, .. }
+            | Self::KeyRevoked { user, .. }
+            | Self::SessionsEnded { user, .. } => format!("user:{}", user.name),
+            Self::GrantMade { grant } | Self::GrantRevoked { grant } => format!("grant:{}", grant.id),
+            Self::Provider { provider, .. } => format!("provider:{provider}"),
             Self::Label { label, .. } => format!("label:{label}"),
             Self::TokenCreated { token, .. } => format!("token:{token}"),
             Self::HostJoined { host_id, .. } | Self::HostRevoked { host_id, .. } => format!("host:{host_id}"),
@@ -193,6 +281,28 @@ impl Change {
                 standing(after)
             ),
             Self::UserDisabled { user } => format!("the account {} was disabled", shown(&user.name)),
+            Self::KeyCreated {
+                user,
+                key,
+                roles,
+                expires_at,
+            } => format!(
+                "the key {} of {} was made ({}), good until {}",
+                shown(key),
+                shown(&user.name),
+                list(roles),
+                shown(expires_at)
+            ),
+            Self::KeyRevoked { user, key } => format!("the key {} of {} was revoked", shown(key), shown(&user.name)),
+            Self::SessionsEnded { user, count: 1 } => format!("a session of {} was ended", shown(&user.name)),
+            Self::SessionsEnded { user, count } => format!("{count} sessions of {} were ended", shown(&user.name)),
+            Self::GrantMade { grant } => format!("a grant was made: {}", grant.words()),
+            Self::GrantRevoked { grant } => format!("a grant was revoked: {}", grant.words()),
+            Self::Provider {
+                provider,
+                before,
+                after,
+            } => provider_words(provider, before.as_ref(), after.as_ref()),
             Self::Label { label, before, after } => label_words(label, before.as_ref(), after.as_ref()),
             Self::TokenCreated {
                 description,
@@ -219,7 +329,12 @@ impl ChangedBy {
         match self {
             Self::Person { name, .. } => format!("by {}", shown(name)),
             Self::SetupLink => "by whoever had the set-up link".to_owned(),
-            Self::Token { made_by, .. } => format!("with a token made by {}", shown(&made_by.subject)),
+            Self::Token { made_by, name, .. } => {
+                let name = name.as_ref().unwrap_or(&made_by.subject);
+                format!("with a token made by {}", shown(name))
+            }
+            Self::Provider { provider, .. } => format!("by the identity provider {}", shown(provider)),
+            Self::Configuration => "by the console's configuration".to_owned(),
             Self::Found => "before changes were recorded".to_owned(),
         }
     }
@@ -242,12 +357,57 @@ fn shown(text: &str) -> String {
     visible_fold(text, NAME)
 }
 
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "no role".to_owned();
+    }
+    names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")
+}
+
+fn provider_words(provider: &str, before: Option<&ProviderFacts>, after: Option<&ProviderFacts>) -> String {
+    let name = shown(provider);
+    match (before, after) {
+        (None, Some(after)) => format!(
+            "people may sign in by the identity provider {name} ({}): {}",
+            shown(&after.issuer),
+            mapping(after)
+        ),
+        (Some(before), Some(after)) if before.issuer != after.issuer => format!(
+            "the identity provider {name} is another one: {} instead of {}: {}",
+            shown(&after.issuer),
+            shown(&before.issuer),
+            mapping(after)
+        ),
+        (Some(_), Some(after)) => format!(
+            "what groups of the identity provider {name} give was changed: {}",
+            mapping(after)
+        ),
+        (_, None) => format!("nobody may sign in by the identity provider {name} any more"),
+    }
+}
+
+/// Which group makes whom what, as far as a line allows.
+fn mapping(facts: &ProviderFacts) -> String {
+    const SHOWN: usize = 6;
+    let roles = facts.roles.iter().map(|(group, roles)| (group, list(roles)));
+    let groups = facts.approver_groups.iter();
+    let groups = groups.map(|(group, names)| (group, format!("group {}", list(names))));
+    let all: Vec<String> = roles
+        .chain(groups)
+        .map(|(from, to)| format!("{} gives {to}", shown(from)))
+        .collect();
+    match all.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => format!("{} and {more} more", all[..SHOWN].join(", ")),
+        _ => all.join(", "),
+    }
+}
+
 fn standing(user: &UserFacts) -> String {
-    let list = |names: &[String]| names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ");
-    let roles = if user.roles.is_empty() {
-        "no role".to_owned()
+    let roles = list(&user.roles);
+    let roles = if user.service {
+        format!("service account, {roles}")
     } else {
-        list(&user.roles)
+        roles
     };
     match user.groups.len() {
         0 => roles,
@@ -259,9 +419,13 @@ fn standing(user: &UserFacts) -> String {
 fn label_words(label: &str, before: Option<&LabelFacts>, after: Option<&LabelFacts>) -> String {
     let label = shown(label);
     let owner = |facts: Option<&LabelFacts>| {
-        facts
-            .and_then(|facts| facts.owner.as_ref())
-            .map(|owner| shown(&owner.subject))
+        facts.and_then(|facts| {
+            let name = facts
+                .owner_name
+                .as_ref()
+                .or(facts.owner.as_ref().map(|owner| &owner.subject));
+            name.map(|name| shown(name))
+        })
     };
     let owned =
         |owner: Option<String>| owner.map_or_else(|| "without an owner".to_owned(), |o| format!("owned by {o}"));
@@ -292,6 +456,7 @@ mod tests {
     fn facts(owner: Option<&str>) -> LabelFacts {
         LabelFacts {
             owner: owner.map(person),
+            owner_name: None,
             description: String::new(),
         }
     }
@@ -338,5 +503,46 @@ mod tests {
         let text = change.words();
         assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text}");
         assert!(text.contains("⟨U+202E⟩"), "{text}");
+    }
+
+    #[test]
+    fn who_is_called_by_an_opaque_subject_is_shown_by_name() {
+        let owner = LabelFacts {
+            owner: Some(PersonId {
+                issuer: "https://id.example.org".to_owned(),
+                subject: "00u1abcd".to_owned(),
+            }),
+            owner_name: Some("okta:ann".to_owned()),
+            description: String::new(),
+        };
+        let change = Change::Label {
+            label: "coder".to_owned(),
+            before: None,
+            after: Some(owner),
+        };
+        assert_eq!(change.words(), "the label coder was made, owned by okta:ann");
+    }
+
+    #[test]
+    fn a_provider_says_what_its_groups_give() {
+        let facts = ProviderFacts {
+            issuer: "https://id.example.org".to_owned(),
+            client_id: "guard".to_owned(),
+            groups_claim: "groups".to_owned(),
+            roles: [("sre".to_owned(), vec!["approver".to_owned()])].into(),
+            approver_groups: [("sec\u{202e}".to_owned(), vec!["secops".to_owned()])].into(),
+        };
+        let change = Change::Provider {
+            provider: "okta".to_owned(),
+            before: None,
+            after: Some(facts),
+        };
+        assert_eq!(
+            change.words(),
+            "people may sign in by the identity provider okta (https://id.example.org): sre gives approver, \
+             sec⟨U+202E⟩ gives group secops"
+        );
+        assert_eq!(change.subject(), "provider:okta");
+        assert!(change.user().is_none());
     }
 }

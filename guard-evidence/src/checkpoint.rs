@@ -17,7 +17,7 @@ pub const CHECKPOINT_BYTES: usize = 16 << 10;
 pub const PROOF_BYTES: usize = CHECKPOINT_BYTES + (8 << 10);
 /// Most signatures: the log's and its witnesses'.
 const MOST_SIGNATURES: usize = 64;
-const ED25519: u8 = 0x01;
+pub(crate) const ED25519: u8 = 0x01;
 const PROOF_HEADER: &str = "c2sp.org/tlog-proof@v1";
 
 /// A checkpoint or proof was refused.
@@ -73,9 +73,13 @@ pub fn is_name(name: &str) -> bool {
 /// First four bytes of SHA-256(name ‖ 0x0A ‖ type ‖ key).
 #[must_use]
 pub fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
+    key_id_of(name, ED25519, key)
+}
+
+pub(crate) fn key_id_of(name: &str, kind: u8, key: &PublicKey) -> [u8; 4] {
     let hash = Sha256::new()
         .chain_update(name)
-        .chain_update([b'\n', ED25519])
+        .chain_update([b'\n', kind])
         .chain_update(key.ed25519_bytes())
         .finalize();
     [hash[0], hash[1], hash[2], hash[3]]
@@ -84,8 +88,13 @@ pub fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
 /// The key as tools of signed notes take it: `name+hex(key id)+base64(type ‖ key)`.
 #[must_use]
 pub fn verifier_key(name: &str, key: &PublicKey) -> String {
-    let bytes = [&[ED25519][..], &key.ed25519_bytes()].concat();
-    format!("{name}+{}+{}", hex::encode(key_id(name, key)), STANDARD.encode(bytes))
+    verifier_key_of(name, ED25519, key)
+}
+
+pub(crate) fn verifier_key_of(name: &str, kind: u8, key: &PublicKey) -> String {
+    let bytes = [&[kind][..], &key.ed25519_bytes()].concat();
+    let id = hex::encode(key_id_of(name, kind, key));
+    format!("{name}+{id}+{}", STANDARD.encode(bytes))
 }
 
 impl Checkpoint {
@@ -151,7 +160,7 @@ impl Note {
     }
 }
 
-fn signature_line(line: &str) -> Option<NoteSignature> {
+pub(crate) fn signature_line(line: &str) -> Option<NoteSignature> {
     let (name, blob) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
     let blob = STANDARD.decode(blob).ok()?;
     let (key_id, signature) = blob.split_first_chunk::<4>()?;
@@ -163,12 +172,12 @@ fn signature_line(line: &str) -> Option<NoteSignature> {
 }
 
 /// Digits without a sign or leading zeros.
-fn decimal(text: &str) -> Option<u64> {
+pub(crate) fn decimal(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-fn hash(text: &str) -> Option<Hash> {
+pub(crate) fn hash(text: &str) -> Option<Hash> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
 

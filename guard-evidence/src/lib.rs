@@ -9,18 +9,25 @@ pub mod chain;
 pub mod change;
 pub mod checkpoint;
 pub mod context;
+pub mod cosign;
 pub mod dsse;
 pub mod enforcement;
 pub mod files;
+pub mod folder;
+pub mod grant;
 pub mod key;
 pub mod merkle;
+pub mod nodes;
 pub mod record;
 pub mod spool;
 pub mod statement;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod tile;
 pub mod trust;
 pub mod verify;
+pub mod witness;
+pub mod writing;
 
 pub use rand_core;

@@ -3,7 +3,11 @@
 //! Owns the arithmetic of the tree. It is given leaf hashes in order. It must never be asked to trust a size or an
 //! index: those of a proof come from a signed checkpoint and from the record's own place.
 
+use std::convert::Infallible;
+
 use sha2::{Digest as _, Sha256};
+
+use crate::nodes::{self, Nodes};
 
 /// SHA-256.
 pub type Hash = [u8; 32];
@@ -105,84 +109,37 @@ impl Tree {
 
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.leaves() as u64
-    }
-
-    fn leaves(&self) -> usize {
-        self.levels.first().map_or(0, Vec::len)
+        self.levels.first().map_or(0, |leaves| leaves.len() as u64)
     }
 
     #[must_use]
     pub fn root(&self) -> Hash {
-        if self.leaves() == 0 {
-            empty_root()
-        } else {
-            self.subtree(0, self.leaves())
-        }
-    }
-
-    /// Root over the leaves `lo..hi`, at least one.
-    fn subtree(&self, lo: usize, hi: usize) -> Hash {
-        let n = hi - lo;
-        if n.is_power_of_two() && lo.is_multiple_of(n) {
-            return self.levels[n.trailing_zeros() as usize][lo >> n.trailing_zeros()];
-        }
-        let mid = lo + split(n);
-        node_hash(&self.subtree(lo, mid), &self.subtree(mid, hi))
+        let Ok(root) = nodes::root(&mut &*self, self.size());
+        root
     }
 
     /// Proof that leaf `index` is in this tree; `None` if it is not.
     #[must_use]
     pub fn inclusion(&self, index: u64) -> Option<Vec<Hash>> {
-        let index = usize::try_from(index).ok().filter(|i| *i < self.leaves())?;
-        let mut proof = Vec::new();
-        let (mut lo, mut hi) = (0, self.leaves());
-        while hi - lo > 1 {
-            let mid = lo + split(hi - lo);
-            if index < mid {
-                proof.push(self.subtree(mid, hi));
-                hi = mid;
-            } else {
-                proof.push(self.subtree(lo, mid));
-                lo = mid;
-            }
-        }
-        proof.reverse();
-        Some(proof)
+        let Ok(proof) = nodes::inclusion(&mut &*self, index, self.size());
+        proof
     }
 
     /// Proof that the tree of the first `old` leaves is a beginning of this one; `None` if `old` is 0 or too large.
     #[must_use]
     pub fn consistency(&self, old: u64) -> Option<Vec<Hash>> {
-        let old = usize::try_from(old)
-            .ok()
-            .filter(|old| (1..=self.leaves()).contains(old))?;
-        let mut proof = Vec::new();
-        let (mut lo, mut hi) = (0, self.leaves());
-        // While `whole`, the old tree is the subtree over `lo..old` and its root is known to the verifier.
-        let mut whole = true;
-        while hi != old {
-            let mid = lo + split(hi - lo);
-            if old <= mid {
-                proof.push(self.subtree(mid, hi));
-                hi = mid;
-            } else {
-                proof.push(self.subtree(lo, mid));
-                lo = mid;
-                whole = false;
-            }
-        }
-        if !whole {
-            proof.push(self.subtree(lo, hi));
-        }
-        proof.reverse();
-        Some(proof)
+        let Ok(proof) = nodes::consistency(&mut &*self, old, self.size());
+        proof
     }
 }
 
-/// Largest power of two smaller than `n`, which is at least 2.
-fn split(n: usize) -> usize {
-    1 << (usize::BITS - 1 - (n - 1).leading_zeros())
+impl Nodes for &Tree {
+    type Error = Infallible;
+
+    fn node(&mut self, level: u32, index: u64) -> Result<Hash, Infallible> {
+        let level = &self.levels[level as usize];
+        Ok(level[usize::try_from(index).unwrap_or(usize::MAX)])
+    }
 }
 
 /// A proof that does not prove.

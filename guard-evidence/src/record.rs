@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::change::{ChangeRecord, ChangesHead};
+use crate::grant::GrantUse;
 use crate::text::Text;
 
 /// `_type` of every statement.
@@ -215,6 +216,111 @@ pub struct ProcessFacts {
 pub enum Action {
     Exec(Box<ExecAction>),
     Connect(Box<ConnectAction>),
+    File(Box<FileAction>),
+}
+
+/// Changing a file or a name. An answer holds for this one system call; opening holds for the open file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FileAction {
+    pub operation: FileOperation,
+    /// Host view, from the kernel's walk; absent when it did not fit or is in another mount namespace. Of a rename or link the
+    /// name that there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Text>,
+    /// Where a rename goes, the new name of a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_path: Option<Text>,
+    /// The path below the root of its file system, where nothing says through which mount it was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_in_file_system: Option<Text>,
+    /// What a symlink points at: the beginning of it, written by the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Text>,
+    /// Name of the extended attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribute: Option<Text>,
+    pub flags: Vec<FileFlag>,
+    /// It is a directory.
+    pub directory: bool,
+    pub device: u32,
+    /// Of the file; of a name that is made, moved or taken away that of its directory.
+    pub inode: u64,
+    pub generation: u32,
+    /// As asked for, with the sort of what is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// What there is before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_size: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileOperation {
+    /// Opening what exists for writing.
+    #[default]
+    Open,
+    Create,
+    Unlink,
+    Rename,
+    Link,
+    Symlink,
+    Mkdir,
+    Rmdir,
+    Mknod,
+    Truncate,
+    Chmod,
+    Chown,
+    Xattr,
+    /// A file without a name; `path` is its directory.
+    Tmpfile,
+    /// Through a descriptor from before the label, or from somebody else.
+    Write,
+}
+
+impl FileOperation {
+    /// As in records and policies.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::Unlink => "unlink",
+            Self::Rename => "rename",
+            Self::Link => "link",
+            Self::Symlink => "symlink",
+            Self::Mkdir => "mkdir",
+            Self::Rmdir => "rmdir",
+            Self::Mknod => "mknod",
+            Self::Truncate => "truncate",
+            Self::Chmod => "chmod",
+            Self::Chown => "chown",
+            Self::Xattr => "xattr",
+            Self::Tmpfile => "tmpfile",
+            Self::Write => "write",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFlag {
+    /// What is in the file goes.
+    Truncates,
+    /// Two names change places.
+    Exchanges,
+    /// There is something under the new name, which goes.
+    Replaces,
+    /// An attribute is taken away.
+    Removes,
+    /// By a shared mapping of memory.
+    Maps,
 }
 
 /// Reaching somebody over a socket. An answer holds for this one socket and this peer, however many messages follow.
@@ -377,6 +483,9 @@ pub struct SignedDecision {
     /// Which changes of owners, roles and groups the console knew when the people decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<ChangesHead>,
+    /// The people answered an earlier request, with this grant, which covers this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Box<GrantUse>>,
     pub issued_at: String,
     /// The host refuses it afterwards.
     pub expires_at: String,
@@ -406,6 +515,23 @@ pub struct Answer {
     pub signed_in_at: String,
     /// SHA-256 (hex) of the request payload that was shown.
     pub shown_digest: String,
+    /// How the identity provider says that they proved who they are; absent for local accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
+}
+
+/// What an identity provider says of a sign-in; its words, not checked by anybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authentication {
+    /// When, which may be long before the session signed in (`auth_time`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Class of it (`acr`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Methods (`amr`): `pwd`, `otp`, `hwk` …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -437,7 +563,7 @@ pub struct PolicyDecided {
 }
 
 /// An action that only the kernel key described (fast), or one that was read from the held thread.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PolicyAction {
     ExecKey {
@@ -448,6 +574,7 @@ pub enum PolicyAction {
     },
     Exec(Box<ExecAction>),
     Connect(Box<ConnectAction>),
+    File(Box<FileAction>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -523,6 +650,13 @@ pub enum Lifecycle {
         request_id: String,
         because: String,
     },
+    /// The console's log contradicts what this host has seen of it, so the host takes no receipt from it.
+    LogRefused {
+        because: String,
+        /// The signed head that the host held, and the one that it was offered: both in full, as proof.
+        known: String,
+        offered: String,
+    },
     /// A labelled process tried to reach what no decision opens: the agent, the console, an approver's sign-in. At most
     /// one for each label, object and minute.
     TheftRefused {
@@ -547,6 +681,14 @@ pub enum Lifecycle {
         from: String,
         to: String,
     },
+    /// What exact rules in the kernel allowed from one time to the other (RFC 3339): counted there, without a question and a record
+    /// of each. At most one a minute for each label, and more of the same time when there are many rules.
+    AllowedByRules {
+        label: String,
+        from: String,
+        to: String,
+        rules: Vec<RuleUses>,
+    },
     /// Enforcement is on, and has been since a time (RFC 3339). Written at the start, every ten minutes, and as the last one by an
     /// agent that stops in order: then the programs stay in force without it.
     Enforcing {
@@ -554,6 +696,27 @@ pub enum Lifecycle {
         stopping: bool,
         counters: KernelCounters,
     },
+}
+
+/// One exact rule: an answer of the policy that the kernel gave again by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleUses {
+    #[serde(flatten)]
+    pub rule: ExactRule,
+    /// Since the record before this one.
+    pub count: u64,
+    /// Names the kernel's counter; it never counts back.
+    pub counter: String,
+    /// What it said. The next record of this counter begins there, so that nothing is counted twice.
+    pub through: u64,
+}
+
+/// What the policy allowed, and by which rules of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExactRule {
+    pub action: PolicyAction,
+    pub rules: Vec<MatchedRule>,
+    pub policy_digest: String,
 }
 
 /// What the kernel side has counted since `Lifecycle::Enforcing`'s `since`.

@@ -7,9 +7,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::record::{
     Action, ConnectAction, ConnectHow, DecidedBy, Digest, Effect, ExecAction, Header, Lifecycle, Peer, PolicyAction,
-    PolicyDecided, Predicate, RequestRecord, STATEMENT_TYPE, Statement, Subject, Verdict,
+    PolicyDecided, Predicate, RequestRecord, RuleUses, STATEMENT_TYPE, Statement, Subject, Verdict,
 };
 use crate::text::{Text, shell_words, visible, visible_fold};
+use crate::writing;
 
 /// Longest text of a workload in one line for people, in characters.
 const LINE: usize = 160;
@@ -117,6 +118,7 @@ impl Statement {
             Predicate::Lifecycle(r) => match &r.event {
                 Lifecycle::LabelAdded { label, .. }
                 | Lifecycle::LabelRemoved { label, .. }
+                | Lifecycle::AllowedByRules { label, .. }
                 | Lifecycle::TheftRefused { label, .. } => Some(label),
                 _ => None,
             },
@@ -166,6 +168,7 @@ fn subject(predicate: &Predicate) -> Subject {
         Predicate::Request(r) => match &r.action {
             Action::Exec(action) => exec(action),
             Action::Connect(action) => named(connect_subject(action)),
+            Action::File(action) => named(writing::subject(action)),
         },
         Predicate::Decision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
         Predicate::SignedDecision(r) => of(format!("request:{}", r.request_id), &r.request_digest),
@@ -187,6 +190,14 @@ fn subject(predicate: &Predicate) -> Subject {
                     ..
                 }),
             ) => named(connect_subject(action)),
+            (
+                _,
+                _,
+                Some(PolicyDecided {
+                    action: PolicyAction::File(action),
+                    ..
+                }),
+            ) => named(writing::subject(action)),
             (
                 _,
                 _,
@@ -254,6 +265,7 @@ pub fn sentence(request: &RequestRecord) -> Vec<Part> {
             plain(connect_verb(connect)),
             part(connect_words(connect, LINE), Style::What),
         ]),
+        Action::File(file) => parts.extend(writing::sentence(file, LINE)),
     }
     if request.workload.uid == 0 {
         parts.extend([plain(" "), part("as root".to_owned(), Style::Danger)]);
@@ -290,6 +302,7 @@ pub fn what(action: &Action, max: usize) -> String {
     match action {
         Action::Exec(exec) => what_of_exec(exec, max),
         Action::Connect(connect) => what_of_connect(connect, max),
+        Action::File(file) => writing::line(file, max),
     }
 }
 
@@ -300,6 +313,7 @@ pub fn action_word(action: &Action) -> &'static str {
         Action::Exec(_) => "exec",
         Action::Connect(connect) if connect.how == ConnectHow::Listen => "listen",
         Action::Connect(_) => "connect",
+        Action::File(_) => "write",
     }
 }
 
@@ -436,46 +450,7 @@ pub fn summary(statement: &Statement) -> String {
         },
         Predicate::Enforcement(r) => {
             let what = match (&r.by_policy, &r.request_id) {
-                (
-                    Some(PolicyDecided {
-                        action: PolicyAction::Exec(exec),
-                        ..
-                    }),
-                    _,
-                ) => {
-                    format!("`{}` by policy", what_of_exec(exec, LINE))
-                }
-                (
-                    Some(PolicyDecided {
-                        action: PolicyAction::ExecKey { path: Some(path), .. },
-                        ..
-                    }),
-                    _,
-                ) => {
-                    format!("`{}` by policy", path.fold(LINE))
-                }
-                (
-                    Some(PolicyDecided {
-                        action: PolicyAction::Connect(connect),
-                        ..
-                    }),
-                    _,
-                ) => {
-                    let what = what_of_connect(connect, LINE);
-                    match connect.how {
-                        ConnectHow::Listen => format!("listening on `{what}` by policy"),
-                        _ => format!("connection to `{what}` by policy"),
-                    }
-                }
-                (
-                    Some(PolicyDecided {
-                        action: PolicyAction::ExecKey { inode, .. },
-                        ..
-                    }),
-                    _,
-                ) => {
-                    format!("inode {inode} by policy")
-                }
+                (Some(decided), _) => format!("{} by policy", policy_words(&decided.action)),
                 (None, Some(id)) => format!("request {}", visible(id)),
                 (None, None) => "an action".to_owned(),
             };
@@ -500,6 +475,39 @@ pub fn summary(statement: &Statement) -> String {
             )
         }
     }
+}
+
+/// What the policy decided alone.
+fn policy_words(action: &PolicyAction) -> String {
+    match action {
+        PolicyAction::Exec(exec) => format!("`{}`", what_of_exec(exec, LINE)),
+        PolicyAction::ExecKey { path: Some(path), .. } => format!("`{}`", path.fold(LINE)),
+        PolicyAction::ExecKey { inode, .. } => format!("inode {inode}"),
+        PolicyAction::Connect(connect) => {
+            let what = what_of_connect(connect, LINE);
+            match connect.how {
+                ConnectHow::Listen => format!("listening on `{what}`"),
+                _ => format!("connection to `{what}`"),
+            }
+        }
+        PolicyAction::File(file) => format!("`{}`", writing::line(file, LINE)),
+    }
+}
+
+/// The rules that were used most, and how many more there are.
+fn uses_words(rules: &[RuleUses]) -> String {
+    const SHOWN: usize = 3;
+    let mut most: Vec<&RuleUses> = rules.iter().collect();
+    most.sort_by_key(|uses| std::cmp::Reverse(uses.count));
+    let mut words: Vec<String> = most
+        .iter()
+        .take(SHOWN)
+        .map(|uses| format!("{} {}×", policy_words(&uses.rule.action), uses.count))
+        .collect();
+    if most.len() > SHOWN {
+        words.push(format!("{} more", most.len() - SHOWN));
+    }
+    words.join(", ")
 }
 
 fn verdict_word(verdict: Verdict) -> &'static str {
@@ -577,6 +585,9 @@ fn lifecycle_words(event: &Lifecycle) -> String {
                 visible(request_id)
             )
         }
+        Lifecycle::LogRefused { because, .. } => {
+            format!("the console's log was refused: {}", visible_fold(because, LINE))
+        }
         Lifecycle::TheftRefused {
             label,
             object,
@@ -606,6 +617,14 @@ fn lifecycle_words(event: &Lifecycle) -> String {
             "the agent was away from {} to {}; the kernel programs stayed in force",
             visible_fold(from, 40),
             visible_fold(to, 40)
+        ),
+        Lifecycle::AllowedByRules { label, from, to, rules } => format!(
+            "{} by policy, in the kernel, {} times from {} to {}: {}",
+            visible(label),
+            rules.iter().map(|uses| u128::from(uses.count)).sum::<u128>(),
+            visible_fold(from, 40),
+            visible_fold(to, 40),
+            uses_words(rules)
         ),
         Lifecycle::Enforcing {
             since,
@@ -765,6 +784,44 @@ mod tests {
         let request = testing::request(1, "coder", &["git", &"\u{202E}".repeat(500), "--force"]);
         let text = plain_sentence(&sentence(&request));
         assert_eq!(text.matches('⟨').count(), text.matches('⟩').count(), "{text}");
+    }
+
+    #[test]
+    fn uses_of_rules_round_trip_and_name_the_most_used() {
+        let uses = |path: &str, count| RuleUses {
+            rule: crate::record::ExactRule {
+                action: PolicyAction::ExecKey {
+                    path: Some(Text::from(path)),
+                    device: 1,
+                    inode: 2,
+                    generation: 3,
+                },
+                rules: Vec::new(),
+                policy_digest: "ab".to_owned(),
+            },
+            count,
+            counter: "5f-7".to_owned(),
+            through: u64::MAX,
+        };
+        let statement = Statement::new(Predicate::Lifecycle(Box::new(crate::record::LifecycleRecord {
+            header: testing::header(1),
+            event: Lifecycle::AllowedByRules {
+                label: "coder".to_owned(),
+                from: "2026-01-01T00:00:00Z".to_owned(),
+                to: "2026-01-01T00:01:00Z".to_owned(),
+                rules: vec![uses("/a", 1), uses("/b\u{1b}", u64::MAX), uses("/c", 3), uses("/d", 2)],
+            },
+        })));
+        let payload = statement.to_payload().unwrap();
+        assert_eq!(Statement::from_payload(&payload).unwrap(), statement);
+        assert_eq!(statement.label(), Some("coder"));
+        let text = summary(&statement);
+        assert!(
+            text.starts_with("coder by policy, in the kernel, 18446744073709551621 times"),
+            "{text}"
+        );
+        let most = format!(": `/b⟨U+001B⟩` {}×, `/c` 3×, `/d` 2×, 1 more", u64::MAX);
+        assert!(text.ends_with(&most), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cosign::VerifierKey;
 use crate::key::PublicKey;
 
 /// `kind` of a trust file.
@@ -29,6 +30,17 @@ pub struct ConsoleTrust {
     pub decision_keys: Vec<PublicKey>,
     /// PKIX PEM; they sign checkpoints.
     pub log_keys: Vec<PublicKey>,
+    /// Verifier keys of witnesses that the auditor believes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<VerifierKey>,
+    /// How many of them have to have cosigned a checkpoint.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quorum: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +151,8 @@ mod tests {
             origin: "o".to_owned(),
             decision_keys: vec![key.clone()],
             log_keys: vec![key],
+            witnesses: vec![],
+            quorum: 0,
         };
         let trust = Trust::new(console.clone(), vec![host.clone()]);
         let json = trust.to_json().unwrap();

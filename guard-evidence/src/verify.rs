@@ -15,15 +15,16 @@ pub use report::{Finding, Level, Report, Section, Status};
 
 use crate::bundle::{Bundle, BundleError, record_name};
 use crate::chain::{ChainError, Checker};
-use crate::checkpoint::{self, Checkpoint, Proof};
+use crate::checkpoint::{self, Checkpoint, Note, Proof};
+use crate::cosign;
 use crate::dsse;
 use crate::enforcement::{Enforcement, Reader};
 use crate::key::PublicKey;
-use crate::merkle::{leaf_hash, verify_inclusion};
+use crate::merkle::{Frontier, leaf_hash, verify_inclusion};
 use crate::record::{Header, Lifecycle, Predicate, Statement};
 use crate::statement::sha256_hex;
 use crate::text::{visible, visible_fold};
-use crate::trust::Trust;
+use crate::trust::{ConsoleTrust, Trust};
 
 /// Where the trusted keys came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,12 @@ struct Record {
 /// why.
 #[must_use]
 pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked) -> Report {
+    verify_since(bundle, trust, source, asked, None)
+}
+
+/// As [`verify`]; `since` is a checkpoint of this log that the auditor kept, exact bytes, which the bundle's has to continue.
+#[must_use]
+pub fn verify_since(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked, since: Option<&[u8]>) -> Report {
     let mut files = Section::new("files");
     let mut signatures = Section::new("signatures");
     let mut log = Section::new("log");
@@ -71,7 +78,10 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
     let checkpoint = check_checkpoint(bundle, trust, &mut log);
     let records = check_records(bundle, trust, checkpoint.as_ref(), &mut signatures, &mut log);
     check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
-    check_sequence(bundle, &records, &mut sequence);
+    if let (Some(since), Some(checkpoint)) = (since, &checkpoint) {
+        check_since(bundle, trust, checkpoint, since, &mut log);
+    }
+    check_sequence(bundle, &records, trust, &mut sequence);
     let mut enforcement = Section::new("enforcement");
     let hosts = check_enforcement(&records, trust, &mut enforcement);
     let known = changes::check(&records, &mut changes);
@@ -174,11 +184,74 @@ fn check_checkpoint(bundle: &Bundle, trust: &Trust, section: &mut Section) -> Op
         checkpoint::verify(&note, &trust.console.origin, &trust.console.log_keys).map_err(|e| e.to_string())
     });
     match checked {
-        Ok(checkpoint) => Some(checkpoint),
+        Ok(checkpoint) => {
+            check_quorum(bundle, trust, section);
+            Some(checkpoint)
+        }
         Err(why) => {
             section.add(Level::Invalid, why, None);
             None
         }
+    }
+}
+
+/// As many witnesses as the auditor wants have cosigned the checkpoint.
+fn check_quorum(bundle: &Bundle, trust: &Trust, section: &mut Section) {
+    let ConsoleTrust { witnesses, quorum, .. } = &trust.console;
+    let note = bundle.checkpoint().ok().and_then(|note| Note::parse(&note).ok());
+    let got = note.map_or(0, |note| cosign::count(&note, witnesses));
+    if got < *quorum {
+        section.add(
+            Level::Invalid,
+            format!("{got} of the trusted witnesses have cosigned the checkpoint, {quorum} are wanted"),
+            None,
+        );
+    } else if *quorum > 0 {
+        section.add(
+            Level::Note,
+            format!("{got} witnesses have cosigned the checkpoint, {quorum} are wanted"),
+            None,
+        );
+    }
+}
+
+/// The bundle's log continues a checkpoint from before.
+fn check_since(bundle: &Bundle, trust: &Trust, checkpoint: &Checkpoint, since: &[u8], section: &mut Section) {
+    let earlier = match checkpoint::verify(since, &trust.console.origin, &trust.console.log_keys) {
+        Ok(earlier) => earlier,
+        Err(why) => {
+            section.add(Level::Invalid, format!("the checkpoint that was kept: {why}"), None);
+            return;
+        }
+    };
+    let (kept, now) = (earlier.size, checkpoint.size);
+    if kept > now {
+        let text = format!("the log has {now} records, the checkpoint that was kept {kept}: it was rolled back");
+        section.add(Level::Invalid, text, None);
+        return;
+    }
+    let mut first = Frontier::default();
+    for index in bundle.indices.iter().copied().take_while(|index| *index < kept) {
+        match bundle.record(index) {
+            Ok(envelope) if index == first.size() => first.push(leaf_hash(&envelope)),
+            _ => break,
+        }
+    }
+    if first.size() < kept {
+        let text = format!(
+            "whether it continues the checkpoint that was kept, of {kept} records, cannot be told: they are not all in the bundle"
+        );
+        section.add(Level::Incomplete, text, None);
+    } else if first.root() != earlier.root {
+        let text =
+            format!("its first {kept} records are not those of the checkpoint that was kept: the log was forked");
+        section.add(Level::Invalid, text, None);
+    } else {
+        section.add(
+            Level::Note,
+            format!("continues the checkpoint that was kept, of {kept} records"),
+            None,
+        );
     }
 }
 
@@ -413,7 +486,7 @@ fn gaps(indices: &[u64], size: u64) -> String {
 }
 
 /// Follows every signer's chain in log order.
-fn check_sequence(bundle: &Bundle, records: &[Record], section: &mut Section) {
+fn check_sequence(bundle: &Bundle, records: &[Record], trust: &Trust, section: &mut Section) {
     let filter = &bundle.manifest.filter;
     let mut chains: BTreeMap<&str, Checker> = BTreeMap::new();
     let mut left_out = 0;
@@ -454,7 +527,7 @@ fn check_sequence(bundle: &Bundle, records: &[Record], section: &mut Section) {
             ),
             Err(error) => section.add(Level::Invalid, error.to_string(), Some(record)),
         }
-        notes(record, section);
+        notes(record, trust, section);
     }
     if left_out > 0 {
         let level = if filter.label.is_some() {
@@ -529,7 +602,7 @@ fn check_enforcement(records: &[Record], trust: &Trust, section: &mut Section) -
 }
 
 /// What the reader should know although nothing is wrong with the record.
-fn notes(record: &Record, section: &mut Section) {
+fn notes(record: &Record, trust: &Trust, section: &mut Section) {
     let Predicate::Lifecycle(lifecycle) = &record.statement.predicate else {
         return;
     };
@@ -538,7 +611,26 @@ fn notes(record: &Record, section: &mut Section) {
             let text = format!("{}: {}", name_of(record), crate::statement::summary(&record.statement));
             section.add(Level::Note, text, Some(record));
         }
+        Lifecycle::LogRefused { known, offered, .. } => {
+            let text = format!("{}: {}", name_of(record), crate::statement::summary(&record.statement));
+            // Two signed heads of one size are proof; else it is the host's word.
+            let level = if are_forked(known, offered, trust) {
+                Level::Invalid
+            } else {
+                Level::Incomplete
+            };
+            section.add(level, text, Some(record));
+        }
         _ => {}
+    }
+}
+
+/// Whether the log signed two heads that cannot be of one log.
+fn are_forked(one: &str, other: &str, trust: &Trust) -> bool {
+    let head = |note: &str| checkpoint::verify(note.as_bytes(), &trust.console.origin, &trust.console.log_keys).ok();
+    match (head(one), head(other)) {
+        (Some(one), Some(other)) => one.size == other.size && one.root != other.root,
+        _ => false,
     }
 }
 

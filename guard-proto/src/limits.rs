@@ -4,6 +4,8 @@
 pub const GRPC_MESSAGE_BYTES: usize = 1 << 20;
 /// An evidence record's envelope: a tile entry has a 16-bit length.
 pub const RECORD_BYTES: usize = 65_535;
+/// Records of one batch; the answer has a receipt for each.
+pub const BATCH_RECORDS: usize = 512;
 /// An HTTP request body.
 pub const HTTP_BODY_BYTES: usize = 256 << 10;
 /// A reason given by a person, in bytes of UTF-8.

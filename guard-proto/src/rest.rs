@@ -74,6 +74,12 @@ pub struct Request {
     pub may_answer: bool,
     /// Why not, as a sentence, where the button would be.
     pub why_not: Option<String>,
+    /// What approving it with a grant would cover later, too; absent where there can be none. Safe to show.
+    #[serde(default)]
+    pub grantable: Option<String>,
+    /// The grant that answered it.
+    #[serde(default)]
+    pub grant: Option<String>,
     /// What changed within a day before it was asked, or since, about its label, the label's owner, and the accounts that answered or
     /// ask now; newest first, at most five.
     #[serde(default)]
@@ -105,6 +111,43 @@ pub struct AnswerBody {
     pub reason: String,
     /// The digest that the person was shown; the answer is refused when the request has another.
     pub digest: String,
+    /// Approves later actions too, those that are exactly the same (`grantable` says what that is). Only to approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantTerms>,
+}
+
+/// How long a grant lasts; whichever end comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantTerms {
+    /// 60 to 86,400.
+    pub seconds: u64,
+    /// How many later actions, 1 to 1,000; any number when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
+}
+
+/// One approval that covers later actions too. Safe to show.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Grant {
+    pub id: String,
+    /// `good`, `expired`, `used up`, `revoked`; `suspended` while who made it may not approve.
+    pub state: String,
+    /// Exactly what, where, until when and how often.
+    pub words: String,
+    /// User name.
+    pub by: String,
+    pub label: String,
+    pub host: String,
+    pub host_id: String,
+    /// The request that was approved with it.
+    pub request_id: String,
+    pub granted_at: String,
+    pub expires_at: String,
+    pub times: Option<u32>,
+    pub used: u32,
+    pub last_used_at: Option<String>,
+    pub revoked_by: Option<String>,
 }
 
 /// `POST /setup`: only until the first administrator exists.
@@ -138,6 +181,12 @@ pub struct Me {
     pub username: String,
     pub roles: Vec<Role>,
     pub groups: Vec<String>,
+    /// As an identity provider says it: to be shown, never to be trusted. Empty for local accounts.
+    #[serde(default)]
+    pub display_name: String,
+    /// The identity provider by which this session signed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -179,10 +228,96 @@ pub struct NewUser {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct User {
     pub username: String,
+    /// `local` or the issuer of an identity provider: with the subject, who it is.
+    #[serde(default)]
+    pub issuer: String,
+    #[serde(default)]
+    pub subject: String,
+    /// A program, which acts by keys and answers nothing.
+    #[serde(default)]
+    pub service: bool,
+    /// As an identity provider says it: to be shown, never to be trusted.
+    #[serde(default)]
+    pub display_name: String,
+    #[serde(default)]
+    pub email: String,
     pub roles: Vec<Role>,
     pub groups: Vec<String>,
     pub created_at: String,
     pub disabled: bool,
+}
+
+/// One session, without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Names it, opens nothing.
+    pub id: String,
+    pub username: String,
+    /// `web` or `api`.
+    pub kind: String,
+    pub address: String,
+    pub signed_in_at: String,
+    pub last_used_at: String,
+    pub expires_at: String,
+    /// The identity provider by which it was signed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// How, as the provider says: `pwd`, `otp`, `hwk` …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Whether it is that of whoever asks.
+    pub current: bool,
+}
+
+/// `POST /service-accounts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewServiceAccount {
+    pub username: String,
+    /// Never `approver`.
+    pub roles: Vec<Role>,
+    #[serde(default)]
+    pub description: String,
+}
+
+/// `POST /keys`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// A service account.
+    pub account: String,
+    /// Some of the account's; all when left out.
+    #[serde(default)]
+    pub roles: Option<Vec<Role>>,
+    /// Seconds until it expires: 60 to 31,622,400; 90 days when left out.
+    #[serde(default)]
+    pub expires_in: Option<u64>,
+    #[serde(default)]
+    pub description: String,
+}
+
+/// A key of a service account, without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Key {
+    pub id: String,
+    pub account: String,
+    pub roles: Vec<Role>,
+    pub description: String,
+    pub created_at: String,
+    pub created_by: String,
+    pub expires_at: String,
+    pub last_used_at: Option<String>,
+    /// `good`, `expired`, `revoked`, or `disabled` with its account.
+    pub state: String,
+}
+
+/// A key that was just made; the only time its secret is known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MadeKey {
+    /// Sent as `Authorization: Bearer …`.
+    pub secret: String,
+    #[serde(flatten)]
+    pub key: Key,
 }
 
 /// `PUT /labels/{name}`.
@@ -326,4 +461,14 @@ pub struct Status {
     /// Whether the first administrator is still to be made.
     pub needs_setup: bool,
     pub time: String,
+    /// Identity providers by which people may sign in.
+    #[serde(default)]
+    pub sign_in_with: Vec<SignInWith>,
+}
+
+/// An identity provider, as the sign-in page shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignInWith {
+    pub name: String,
+    pub label: String,
 }

@@ -8,6 +8,7 @@ mod cli;
 mod egress;
 mod enforced;
 mod evidence;
+mod files;
 mod hold;
 mod hosts;
 mod labels;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         labels::cases(),
         policy::cases(),
         egress::cases(),
+        files::cases(),
         show::cases(),
         terminal::cases(),
         restarts::cases(),

@@ -98,6 +98,23 @@ permit (principal == Workload::"policed", action == Action::"connect", resource 
 when { context.port == 8099 && context.protocol == "tcp" };
 "#;
 
+/// Execs run unasked; below `/srv/policed` it writes unasked, in `/etc/never` nobody does, the rest is asked.
+pub const ASK_WRITES: &str = r#"
+@id("any-program")
+permit (principal == Workload::"policed", action == Action::"exec", resource);
+
+@id("own-files")
+permit (principal == Workload::"policed", action == Action::"write", resource in Directory::"/srv/policed");
+
+@id("ask-writes")
+permit (principal == Workload::"policed", action == Action::"write", resource)
+when { context.approved };
+
+@id("never-there")
+@description("nobody writes there")
+forbid (principal, action == Action::"write", resource in Directory::"/etc/never");
+"#;
+
 /// Broken on its third line.
 pub const MALFORMED: &str = "\n@id(\"broken\")\npermit (principal == Label::\"policed\", action == );\n";
 

@@ -244,7 +244,12 @@ pub(crate) fn command(
     }
     argv.push("/mnt/copy/kernel-tests");
     argv.extend(names);
-    let mut running = vm.start_with(&argv, &[("SLOW", &slow.to_string())], None)?;
+    shown(vm, kernel, &argv, &[("SLOW", &slow.to_string())])
+}
+
+/// Runs a command; its standard output is shown as it comes, and given.
+pub(crate) fn shown(vm: &Vm, kernel: Kernel, argv: &[&str], environment: &[(&str, &str)]) -> Result<String> {
+    let mut running = vm.start_with(argv, environment, None)?;
     running.close_input()?;
     let (mut text, mut shown) = (Vec::new(), 0);
     loop {
@@ -428,7 +433,7 @@ impl Drop for Helpers {
 }
 
 /// Removes the folders of runs that were killed.
-fn sweep(runs: &Path) {
+pub(crate) fn sweep(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         if !Path::new("/proc").join(entry.file_name()).exists() {
             // Another run may sweep it at the same time.

@@ -22,6 +22,7 @@
 pub mod bench;
 pub mod build;
 pub mod demo;
+pub mod escape;
 pub mod full;
 pub mod fuzz;
 pub mod install;

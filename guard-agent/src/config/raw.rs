@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guard_evidence::cosign::{KeyKind, VerifierKey};
 use guard_proto::limits::is_label;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Config, ConfigError, LabelPattern, LabelRules, Log, PENDING_HEADROOM, ProtectMore};
-use crate::kernel::{Away, LabelSettings};
+use crate::kernel::{Allowed, Away, LabelSettings, Writes};
 
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES: usize = 1 << 20;
@@ -20,6 +21,8 @@ const PENDING_PER_LABEL: u32 = 2_048;
 const _: () = assert!(PENDING_PER_LABEL as usize == guard_proto::limits::PENDING_PER_HOST / 2);
 /// Paths, and addresses, of `[protect]`.
 const PROTECT_MORE: usize = 64;
+/// Directories of `free`.
+const FREE_PER_LABEL: usize = 64;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +41,19 @@ struct Raw {
     #[serde(default)]
     protect: RawProtect,
     #[serde(default)]
+    evidence: RawEvidence,
+    #[serde(default)]
+    policy: RawPolicy,
+    #[serde(default)]
     log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEvidence {
+    #[serde(default)]
+    witnesses: Vec<Spanned<String>>,
+    quorum: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,6 +66,10 @@ struct RawLabel {
     looping: Option<Spanned<i64>>,
     tasks: Option<Spanned<i64>>,
     sockets: Option<Spanned<i64>>,
+    allow: Option<Vec<Spanned<String>>>,
+    writes: Option<RawWrites>,
+    #[serde(default)]
+    free: Vec<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,7 +78,24 @@ struct RawHold {
     park_after: Option<Spanned<String>>,
     away_after: Option<Spanned<String>>,
     away: Option<RawAway>,
+    writes: Option<RawWrites>,
     looping: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawWrites {
+    Ask,
+    Free,
+}
+
+impl RawWrites {
+    fn resolve(self) -> Writes {
+        match self {
+            Self::Ask => Writes::Ask,
+            Self::Free => Writes::Free,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -96,6 +132,12 @@ struct RawProtect {
     paths: Vec<Spanned<String>>,
     #[serde(default)]
     addresses: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPolicy {
+    kernel_rules: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -243,6 +285,8 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             labels.default.sockets,
             sockets_range.clone(),
         )?,
+        allow: Allowed::default(),
+        writes: raw.hold.writes.map_or(labels.default.writes, RawWrites::resolve),
     };
     for label in raw.label {
         if !is_label(label.name.as_ref()) {
@@ -254,7 +298,35 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         }
         let name = label.name.as_ref().clone();
         let numbers = [&label.pending, &label.looping, &label.tasks, &label.sockets];
-        let sets = label.away.is_some() || numbers.iter().any(|number| number.is_some());
+        let sets = label.away.is_some()
+            || label.allow.is_some()
+            || label.writes.is_some()
+            || numbers.iter().any(|number| number.is_some());
+        let names_space = !label.free.is_empty();
+        for path in label.free {
+            let text = path.as_ref().to_string_lossy();
+            let fine = text.len() <= 4096
+                && text.strip_prefix('/').is_some_and(|body| {
+                    body.split('/')
+                        .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+                });
+            if !fine {
+                return Err(error(
+                    Some(path.span()),
+                    format!("\"{text}\" is not a directory that can be free"),
+                    "write an absolute path without a slash at its end, as in \"/srv/work\"",
+                ));
+            }
+            let space = labels.free.entry(name.clone()).or_default();
+            if space.len() >= FREE_PER_LABEL {
+                return Err(error(
+                    Some(path.span()),
+                    format!("\"{name}\" has more than {FREE_PER_LABEL} free directories"),
+                    "name the directory above them",
+                ));
+            }
+            space.push(path.into_inner());
+        }
         if sets {
             if labels.settings.contains_key(&name) {
                 return Err(error(
@@ -263,7 +335,21 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                     "set it in one of them; it holds for all cgroups of the label",
                 ));
             }
+            let mut allow = Allowed::default();
+            for what in label.allow.unwrap_or_default() {
+                if !allow.add(what.as_ref()) {
+                    return Err(error(
+                        Some(what.span()),
+                        format!("nothing that a label may be allowed is called \"{}\"", what.as_ref()),
+                        &format!(
+                            "use some of {}; docs/agent.md says what they stand for",
+                            Allowed::all_names()
+                        ),
+                    ));
+                }
+            }
             let settings = LabelSettings {
+                allow,
                 away: label
                     .away
                     .map_or(labels.default.away, |away| away.into_inner().resolve()),
@@ -271,17 +357,18 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                 looping: number("looping", label.looping, labels.default.looping, looping_range.clone())?,
                 tasks: number("tasks", label.tasks, labels.default.tasks, tasks_range.clone())?,
                 sockets: number("sockets", label.sockets, labels.default.sockets, sockets_range.clone())?,
+                writes: label.writes.map_or(labels.default.writes, RawWrites::resolve),
             };
             labels.settings.insert(name.clone(), settings);
         }
         let Some(pattern) = label.cgroup else {
-            if sets {
+            if sets || names_space {
                 continue;
             }
             return Err(error(
                 Some(label.name.span()),
                 format!("[[label]] \"{name}\" has neither a cgroup nor a setting"),
-                "add cgroup, or one of away, pending, looping, tasks, sockets; docs/agent.md shows examples",
+                "add cgroup, or one of away, writes, free, pending, looping, tasks, sockets, allow; docs/agent.md shows examples",
             ));
         };
         let cgroup = pattern.as_ref();
@@ -366,11 +453,32 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         ));
     }
 
+    let mut witnesses: Vec<VerifierKey> = Vec::new();
+    for witness in raw.evidence.witnesses {
+        let key = VerifierKey::parse(witness.as_ref()).ok().filter(|key| {
+            let new = |other: &VerifierKey| other.key != key.key;
+            key.kind == KeyKind::Witness && witnesses.iter().all(new)
+        });
+        let Some(key) = key else {
+            return Err(error(
+                Some(witness.span()),
+                "this is not the key of one more witness".to_owned(),
+                "write what `guard witness serve` prints, each key once",
+            ));
+        };
+        witnesses.push(key);
+    }
+    let all = u32::try_from(witnesses.len()).unwrap_or(u32::MAX);
+    let quorum = number("quorum", raw.evidence.quorum, all, 0..=all)?;
+
     let spool = number("spool_mib", raw.limits.spool_mib, 1_024, 16..=1_048_576)?;
     kernel.away = labels.default.away;
     kernel.looping = labels.default.looping;
     kernel.tasks = labels.default.tasks;
     kernel.sockets = labels.default.sockets;
+    kernel.writes = labels.default.writes;
+    kernel.files =
+        labels.default.writes == Writes::Ask || labels.settings.values().any(|settings| settings.writes == Writes::Ask);
     kernel.pending = labels.default.pending + PENDING_HEADROOM;
 
     Ok(Config {
@@ -382,7 +490,10 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         record_environment,
         kernel,
         spool_bytes: u64::from(spool) << 20,
+        witnesses,
+        quorum: quorum as usize,
         protect,
+        kernel_rules: raw.policy.kernel_rules.unwrap_or(default.kernel_rules),
         hash_deadline: length("hash_deadline", raw.hash_deadline, default.hash_deadline, s(1)..s(3600))?,
         log: Log {
             json: matches!(raw.log.format, Some(RawFormat::Json)),

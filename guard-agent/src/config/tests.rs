@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernel::Away;
+use crate::kernel::{Allowed, Away, Writes};
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text.as_bytes(), Path::new("agent.toml")).map_err(|e| e.to_string())
@@ -33,6 +33,9 @@ fn everything_can_be_set() {
         [limits]
         pending_per_label = 10
         spool_mib = 64
+        [evidence]
+        witnesses = ["w.example.org+b097821f+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea"]
+        quorum = 1
         [log]
         format = "json"
         level = "debug"
@@ -247,6 +250,7 @@ fn a_label_may_have_its_own_settings() {
         name = "runs"
         tasks = 9
         sockets = 30
+        allow = ["mount", "namespaces", "mount"]
         "#,
     )
     .unwrap();
@@ -257,9 +261,17 @@ fn a_label_may_have_its_own_settings() {
         looping,
         tasks,
         sockets,
+        allow: Allowed::default(),
+        writes: Writes::Free,
+    };
+    let mut allow = Allowed::default();
+    assert!(allow.add("mount") && allow.add("namespaces"));
+    let runs = LabelSettings {
+        allow,
+        ..settings(Away::Deny, 1_000, 4, 9, 30)
     };
     assert_eq!(config.labels.settings("coder"), settings(Away::Park, 20, 4, 100, 4_096));
-    assert_eq!(config.labels.settings("runs"), settings(Away::Deny, 1_000, 4, 9, 30));
+    assert_eq!(config.labels.settings("runs"), runs);
     assert_eq!(
         config.labels.settings("other"),
         settings(Away::Deny, 1_000, 4, 100, 4_096)
@@ -274,7 +286,19 @@ fn a_label_may_have_its_own_settings() {
             "[[label]]\nname = \"a\"\nlooping = 2000",
             "agent.toml:3:11: looping = 2000",
         ),
+        (
+            "[[label]]\nname = \"a\"\nallow = [\"mount\", \"everything\"]",
+            "agent.toml:3:19: nothing that a label may be allowed is called \"everything\"",
+        ),
         ("[[label]]\nname = \"a\"\ntasks = -1", "agent.toml:3:9: tasks = -1"),
+        (
+            "[[label]]\nname = \"a\"\nfree = [\"/srv/../etc\"]",
+            "agent.toml:3:9: \"/srv/../etc\" is not a directory that can be free",
+        ),
+        (
+            "[[label]]\nname = \"a\"\nfree = [\"/\"]",
+            "agent.toml:3:9: \"/\" is not a directory",
+        ),
         (
             "[[label]]\nname = \"a\"\naway = \"x\"",
             "agent.toml:3:8: unknown variant `x`",
@@ -287,4 +311,29 @@ fn a_label_may_have_its_own_settings() {
         let error = parse(text).unwrap_err();
         assert!(error.starts_with(start), "{text:?}: {error}");
     }
+}
+
+#[test]
+fn writes_are_asked_about_where_it_says_so() {
+    let config = parse("").unwrap();
+    assert_eq!(config.labels.default.writes, Writes::Free);
+    assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Free, false));
+    let config = parse("[hold]\nwrites = \"ask\"").unwrap();
+    assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Ask, true));
+    let config = parse(
+        r#"
+        [[label]]
+        name = "coder"
+        writes = "ask"
+        free = ["/srv/work", "/tmp/coder"]
+        [[label]]
+        name = "runs"
+        free = ["/srv/runs"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.labels.settings("coder").writes, Writes::Ask);
+    assert_eq!(config.labels.settings("runs").writes, Writes::Free);
+    assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Free, true));
+    assert_eq!(config.labels.free["coder"].len(), 2);
 }

@@ -6,15 +6,19 @@
 pub(crate) mod channel;
 mod ship;
 pub(crate) mod tls;
+pub(crate) mod witness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use guard_evidence::cosign::VerifierKey;
+use guard_evidence::key::PublicKey;
 use guard_proto::limits::GRPC_MESSAGE_BYTES;
 use guard_proto::v1;
 use guard_proto::v1::approval_client::ApprovalClient;
 use guard_proto::v1::console_message::Kind;
+use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +28,8 @@ use crate::engine::{Event, FromConsole};
 use crate::evidence::Evidence;
 use crate::identity::{Enrolment, Identity, IdentityError, TlsFiles, new_tls_key};
 use channel::ConnectError;
+use ship::Shipping;
+use witness::{LogTrust, Refused};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -55,6 +61,8 @@ enum StreamError {
     Renewed,
     #[error("the certificate cannot be renewed: {0}")]
     Renew(String),
+    #[error("the console did not say which key signs its log: {0}; upgrade it")]
+    LogKey(String),
     #[error("the engine has ended")]
     Engine,
 }
@@ -67,12 +75,35 @@ fn status_words(status: &tonic::Status) -> String {
 #[derive(Debug, Default)]
 pub struct ConsoleState {
     connected: AtomicBool,
+    /// Size of the log's head that this host holds.
+    log_size: AtomicU64,
+    log_refused: Mutex<Option<String>>,
 }
 
 impl ConsoleState {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Records of the log whose head this host holds.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.log_size.load(Ordering::Relaxed)
+    }
+
+    /// When and why this host last refused the console's log.
+    #[must_use]
+    pub fn log_refused(&self) -> Option<String> {
+        self.log_refused.lock().clone()
+    }
+
+    fn saw_log(&self, size: u64) {
+        self.log_size.store(size, Ordering::Relaxed);
+    }
+
+    fn refused_log(&self, refused: &Refused) {
+        *self.log_refused.lock() = Some(format!("{}: {}", refused.at, refused.because));
     }
 }
 
@@ -84,11 +115,17 @@ pub struct Client {
     pub evidence: Evidence,
     pub events: mpsc::UnboundedSender<Event>,
     pub state: Arc<ConsoleState>,
+    /// Whose cosignatures a receipt needs, and how many of them.
+    pub witnesses: Vec<VerifierKey>,
+    pub quorum: usize,
 }
 
 impl Client {
     /// Connects, again and again.
     pub async fn run(self) {
+        if let Some(refused) = witness::refused_before(self.identity.directory()) {
+            self.state.refused_log(&refused);
+        }
         let mut pause = FIRST_PAUSE;
         let mut stream = 0;
         let mut last_error = String::new();
@@ -171,7 +208,18 @@ impl Client {
             );
         }
 
-        let shipping = ship::run(channel.clone(), self.evidence.clone());
+        let shipping = Shipping {
+            evidence: self.evidence.clone(),
+            directory: self.identity.directory().to_owned(),
+            trust: LogTrust {
+                origin: self.enrolment.log_origin.clone(),
+                key: self.log_key(&welcome.log_public_key)?,
+                witnesses: self.witnesses.clone(),
+                quorum: self.quorum,
+            },
+            state: Arc::clone(&self.state),
+        };
+        let shipping = ship::run(channel.clone(), shipping);
         tokio::pin!(shipping);
         let renewal = tokio::time::sleep(renew_at);
         tokio::pin!(renewal);
@@ -191,6 +239,17 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// The log's key: the one of the enrolment, else the first that this console tells, which is pinned.
+    fn log_key(&self, told: &[u8]) -> Result<PublicKey, StreamError> {
+        if let Some(key) = self.identity.log_key()? {
+            return Ok(key);
+        }
+        let key = PublicKey::from_der(told).map_err(|e| StreamError::LogKey(e.to_string()))?;
+        self.identity.pin_log_key(&key)?;
+        tracing::info!(key = key.id(), "the log's key is pinned from now on");
+        Ok(key)
     }
 
     fn receive(&self, kind: Kind) -> Result<(), StreamError> {

@@ -1,13 +1,16 @@
 //! Evidence on its way to the console.
 //!
 //! Owns reading the spool in order and remembering what is under way. It is given a channel. It must never delete what
-//! the console has not acknowledged, and sends again whatever it is not sure of.
+//! it holds no receipt of, and sends again whatever it is not sure of.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use guard_evidence::dsse;
-use guard_evidence::record::Statement;
+use guard_evidence::merkle::leaf_hash;
+use guard_evidence::record::{Lifecycle, Statement};
 use guard_evidence::spool::SpoolError;
 use guard_evidence::text::visible_fold;
 use guard_proto::limits::GRPC_MESSAGE_BYTES;
@@ -18,6 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::ConsoleState;
+use super::witness::{LogTrust, LogWitness, NoReceipt, Sent};
 use crate::evidence::Evidence;
 
 const BATCH_RECORDS: usize = 256;
@@ -25,44 +30,69 @@ const BATCH_RECORDS: usize = 256;
 const BATCH_BYTES: usize = 512 << 10;
 const UNDER_WAY: usize = 4;
 const RETRY: Duration = Duration::from_secs(5);
+/// While the log is refused again and again.
+const RETRY_REFUSED: Duration = Duration::from_secs(60);
+const _: () = assert!(BATCH_RECORDS <= guard_proto::limits::BATCH_RECORDS);
 
-/// One record that was sent.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    position: u64,
-    epoch: u64,
-    sequence: u64,
+/// What shipping works with.
+#[derive(Debug, Clone)]
+pub(super) struct Shipping {
+    pub(super) evidence: Evidence,
+    /// Of the identity: what it remembers of the log is there.
+    pub(super) directory: PathBuf,
+    pub(super) trust: LogTrust,
+    pub(super) state: Arc<ConsoleState>,
+}
+
+/// Why shipping ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{}", visible_fold(&format!("{}: {}", .0.code(), .0.message()), 500))]
+    Status(#[from] Status),
+    #[error(transparent)]
+    NoReceipt(#[from] NoReceipt),
+    #[error("the console ended the evidence stream")]
+    Stream,
 }
 
 /// Ships for as long as the channel is used. Whatever is wrong with evidence must not keep people from being asked, so
 /// it is tried again by itself.
-pub(super) async fn run(channel: Channel, evidence: Evidence) {
+pub(super) async fn run(channel: Channel, shipping: Shipping) {
     let mut last = String::new();
     loop {
-        let ended = match ship(channel.clone(), &evidence).await {
-            Ok(()) => "the console ended the evidence stream".to_owned(),
-            Err(status) => visible_fold(&format!("{}: {}", status.code(), status.message()), 500),
+        let ended = match ship(channel.clone(), &shipping).await {
+            Ok(()) => Ended::Stream,
+            Err(ended) => ended,
         };
-        if ended != last {
+        let mut pause = RETRY;
+        let words = ended.to_string();
+        if words == last {
+            // Everything that has no receipt is sent again each time.
+            if matches!(ended, Ended::NoReceipt(_)) {
+                pause = RETRY_REFUSED;
+            }
+        } else {
             tracing::error!(
-                error = ended,
-                unshipped = evidence.unshipped(),
-                "evidence is not shipped; trying again"
+                error = words,
+                unshipped = shipping.evidence.unshipped(),
+                "evidence is not shipped and stays here; trying again"
             );
-            last = ended;
+            last = words;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
-async fn ship(channel: Channel, evidence: &Evidence) -> Result<(), Status> {
+async fn ship(channel: Channel, shipping: &Shipping) -> Result<(), Ended> {
+    let evidence = &shipping.evidence;
+    let mut witness = LogWitness::load(&shipping.directory, shipping.trust.clone())?;
     let mut client = EvidenceClient::new(channel)
         .max_decoding_message_size(GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES);
     let (send, receive) = mpsc::channel(UNDER_WAY);
     let mut stored = client.append(ReceiverStream::new(receive)).await?.into_inner();
     let mut durable = evidence.durable();
-    let mut under_way: VecDeque<Sent> = VecDeque::new();
+    let mut under_way: VecDeque<Vec<Sent>> = VecDeque::new();
     let mut next = evidence.acknowledged() + 1;
     loop {
         let through = *durable.borrow_and_update();
@@ -71,38 +101,76 @@ async fn ship(channel: Channel, evidence: &Evidence) -> Result<(), Status> {
                 permit = send.reserve() => permit.map_err(|_| Status::unavailable("the stream is closed"))?,
                 message = stored.message() => {
                     let Some(message) = message? else { return Ok(()) };
-                    acknowledge(evidence, &mut under_way, &message);
+                    witness = acknowledge(shipping, witness, &mut under_way, message).await?;
                     continue;
                 }
             };
-            let (batch, sent) = read(evidence, next, through).await?;
+            let (mut batch, sent) = read(evidence, next, through).await?;
+            batch.known_size = witness.size();
             next = sent.last().map_or(next, |sent| sent.position + 1);
-            under_way.extend(sent);
+            under_way.push_back(sent);
             permit.send(batch);
             continue;
         }
         tokio::select! {
             message = stored.message() => {
                 let Some(message) = message? else { return Ok(()) };
-                acknowledge(evidence, &mut under_way, &message);
+                witness = acknowledge(shipping, witness, &mut under_way, message).await?;
             }
             changed = durable.changed() => changed.map_err(|_| Status::aborted("the evidence writer has ended"))?,
         }
     }
 }
 
-fn acknowledge(evidence: &Evidence, under_way: &mut VecDeque<Sent>, stored: &RecordsStored) {
-    let mut through = None;
-    while let Some(first) = under_way.front() {
-        if first.epoch > stored.epoch || (first.epoch == stored.epoch && first.sequence > stored.through_sequence) {
-            break;
+/// Takes the receipts of the oldest batch; only then may it be deleted here.
+async fn acknowledge(
+    shipping: &Shipping,
+    mut witness: LogWitness,
+    under_way: &mut VecDeque<Vec<Sent>>,
+    answer: RecordsStored,
+) -> Result<LogWitness, Ended> {
+    let batch = under_way
+        .pop_front()
+        .ok_or_else(|| Status::aborted("the console answered what was not sent"))?;
+    let through = batch.last().map_or(0, |sent| sent.position);
+    let checked = tokio::task::spawn_blocking(move || {
+        let result = witness.accept(&answer, &batch);
+        (witness, result)
+    });
+    let (witness, result) = checked.await.map_err(|e| Status::internal(e.to_string()))?;
+    match result {
+        Ok(()) => {
+            shipping.evidence.acknowledge(through);
+            shipping.state.saw_log(witness.size());
+            Ok(witness)
         }
-        through = Some(first.position);
-        under_way.pop_front();
+        Err(error) => {
+            if let NoReceipt::Refused { because, offered } = &error {
+                alarm(shipping, &witness, because, offered)?;
+            }
+            Err(error.into())
+        }
     }
-    if let Some(through) = through {
-        evidence.acknowledge(through);
-    }
+}
+
+/// Makes a record of what was refused, once; it is loud here, for a console that forked its log will not show it.
+fn alarm(shipping: &Shipping, witness: &LogWitness, because: &str, offered: &str) -> Result<(), NoReceipt> {
+    let at = crate::clock::rfc3339(jiff::Timestamp::now());
+    let Some(refused) = witness.remember(because, offered, &at)? else {
+        return Ok(());
+    };
+    tracing::error!(
+        because = refused.because,
+        "THE CONSOLE'S LOG CONTRADICTS WHAT THIS HOST HAS SEEN OF IT. Nothing is deleted here any more until it continues \
+         what was seen; both heads are in log-refused.json"
+    );
+    shipping.evidence.lifecycle(Lifecycle::LogRefused {
+        because: refused.because.clone(),
+        known: refused.known.clone(),
+        offered: refused.offered.clone(),
+    });
+    shipping.state.refused_log(&refused);
+    Ok(())
 }
 
 /// The next records of one epoch.
@@ -126,6 +194,7 @@ async fn read(evidence: &Evidence, from: u64, through: u64) -> Result<(RecordBat
     let mut batch = RecordBatch {
         epoch: 0,
         records: Vec::new(),
+        known_size: 0,
     };
     let mut sent = Vec::new();
     for (position, envelope) in frames {
@@ -140,6 +209,7 @@ async fn read(evidence: &Evidence, from: u64, through: u64) -> Result<(RecordBat
             position,
             epoch,
             sequence,
+            leaf: leaf_hash(&envelope),
         });
         batch.records.push(RecordFrame { sequence, envelope });
     }

@@ -38,6 +38,8 @@ fn client(state: &Path) -> (Client, mpsc::UnboundedReceiver<Event>) {
             evidence,
             events,
             state: Arc::default(),
+            witnesses: vec![],
+            quorum: 0,
         },
         receive,
     )
@@ -225,5 +227,64 @@ async fn the_certificate_is_renewed_before_it_ends() {
     until("renewed", || *console.shared.renewals.lock() > 0).await;
     until("stored", || identity.tls().unwrap().key_pem != before.key_pem).await;
     until("connected with it", || state.is_connected()).await;
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_that_forks_its_log_gets_no_more_and_an_alarm() {
+    let console = Console::start(LOOPBACK, WEEK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (client, events) = joined(&console, dir.path()).await;
+    let (evidence, state) = (client.evidence.clone(), Arc::clone(&client.state));
+    let _from_console = say_hello(events);
+    let task = tokio::spawn(client.run());
+    evidence.lifecycle(Lifecycle::EventsLost { count: 1 });
+    until("two receipts", || state.log_size() == 2 && evidence.unshipped() == 0).await;
+    // Another log of the same key, with what this host sends now.
+    console.shared.log.lock()[0] = [7; 32];
+    evidence.lifecycle(Lifecycle::EventsLost { count: 2 });
+    until("refused", || state.log_refused().is_some()).await;
+    let words = state.log_refused().unwrap();
+    assert!(words.contains("not proved"), "{words}");
+    // The record and what was sent stay here, and the record is shipped all the same.
+    until("recorded", || evidence.unshipped() == 2).await;
+    let recorded = |bytes: &[u8]| {
+        let statement = guard_evidence::dsse::parse(bytes).unwrap();
+        let text = String::from_utf8_lossy(statement.unverified_payload()).into_owned();
+        text.contains("log_refused")
+    };
+    until("told", || {
+        console
+            .shared
+            .records
+            .lock()
+            .iter()
+            .any(|(_, _, bytes)| recorded(bytes))
+    })
+    .await;
+    assert_eq!((evidence.unshipped(), state.log_size()), (2, 2));
+    task.abort();
+    // The log that it knew goes on: so does shipping.
+    {
+        let records = console.shared.records.lock();
+        console.shared.log.lock()[0] = guard_evidence::merkle::leaf_hash(&records[0].2);
+    }
+    let identity = Arc::new(Identity::load(dir.path()).unwrap().unwrap());
+    let (events, receive) = mpsc::unbounded_channel();
+    let again = Client {
+        enrolment: identity.enrolment.clone().unwrap(),
+        identity,
+        evidence: evidence.clone(),
+        events,
+        state: Arc::default(),
+        witnesses: vec![],
+        quorum: 0,
+    };
+    let state = Arc::clone(&again.state);
+    let _from_console = say_hello(receive);
+    let task = tokio::spawn(again.run());
+    // What was sent before, the refusal, and one more if it was refused twice.
+    until("goes on", || evidence.unshipped() == 0 && state.log_size() >= 4).await;
+    assert!(state.log_refused().is_some(), "what was refused is not forgotten");
     task.abort();
 }

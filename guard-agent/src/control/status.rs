@@ -46,6 +46,8 @@ pub(super) async fn status(context: &Context) -> AgentStatus {
         denied: count(&context.stats.denied),
         lost_events: count(&context.stats.lost_events),
         unshipped_records: context.evidence.unshipped(),
+        log_size: context.console.as_ref().map_or(0, |(_, state)| state.log_size()),
+        log_refused: context.console.as_ref().and_then(|(_, state)| state.log_refused()),
         kernel_side: kernel_side(context).await,
     }
 }
@@ -112,6 +114,7 @@ fn label(numbers: &LabelNumbers, labels: &Labels, refused_by_agent: u64) -> Labe
         sockets_limit: limits.sockets.into(),
         refused_sockets: numbers.refused_sockets,
         refused_leaving: leaving,
+        allowed: limits.allow.names().into_iter().map(str::to_owned).collect(),
         refused_theft: numbers
             .refused
             .iter()

@@ -1,9 +1,10 @@
 //! The one way to a verdict.
 //!
-//! Owns sending [`ToKernel::Release`], and the answers that the kernel side may give again by itself ([`Remembered`]):
+//! Owns sending [`ToKernel::Release`], and the answers that the kernel side ([`Remembered`]) and the kernel ([`Exact`]) may give again by themselves:
 //! nothing else in the agent does. It is given an action and the authority for its verdict. It must never allow without a place for the record of it, or on people's word before their decision is on
 //! disk; both are shown by the types.
 
+mod exact;
 mod remembered;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::evidence::Slot;
 use crate::kernel::KernelHandle;
 use crate::kernel::api::{ActionId, ExecExpectation, Release, ToKernel};
 
+pub use exact::Exact;
 pub use remembered::{Known, Pass, Remembered};
 
 /// What holds an answer to the action that it was given for.

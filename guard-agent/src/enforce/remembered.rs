@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use guard_evidence::record::MatchedRule;
 use parking_lot::Mutex;
 
 use crate::evidence::{Evidence, Slot};
-use crate::kernel::api::{Asked, AskedAction, AskedReach, AtOnce, LabelId};
+use crate::kernel::api::{Asked, AskedAction, AskedReach, AtOnce, ChangeOp, LabelId};
 
 /// Answers of one label; one workload's odd paths must not push out what others use.
 const PER_LABEL: usize = 2_048;
@@ -26,6 +27,8 @@ pub struct Known {
     pub cgroup: String,
     pub rules: Vec<MatchedRule>,
     pub policy_digest: String,
+    /// The answer follows from the label and what is done alone, whoever does it: it may become an exact rule.
+    pub exact: bool,
 }
 
 /// An action that was let through at once; the record of it has its place.
@@ -54,6 +57,12 @@ enum What {
         unlinked: bool,
     },
     Reach(AskedReach),
+    Change {
+        op: ChangeOp,
+        path: Option<OsString>,
+        second: Option<OsString>,
+        directory: bool,
+    },
 }
 
 impl Key {
@@ -65,6 +74,15 @@ impl Key {
                     unlinked: exec.unlinked,
                 },
                 AskedAction::Reach(reach) => What::Reach(reach.clone()),
+                AskedAction::Change(asked) => {
+                    let written = |path: &PathBuf| path.as_os_str().to_owned();
+                    What::Change {
+                        op: asked.change.op,
+                        path: asked.change.path.as_ref().map(written),
+                        second: asked.change.second.as_ref().map(written),
+                        directory: asked.change.directory,
+                    }
+                }
             },
             uid: asked.uid,
             gid: asked.gid,

@@ -118,6 +118,9 @@ impl Engine {
             policies: policy.count,
         });
         self.parts.remembered.forget_all();
+        if let Some(exact) = &self.parts.exact {
+            exact.begin();
+        }
         self.parts.policy = policy;
         let asking: Vec<ActionId> = self
             .actions

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use ulid::Ulid;
 
 use crate::approval::open::{OpenQuestion, OpenQuestions};
-use crate::enforce::{Enforcer, Remembered};
+use crate::enforce::{Enforcer, Exact, Remembered};
 use crate::enrich::{Enriched, Enricher};
 use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
@@ -103,6 +103,8 @@ pub struct Parts {
     pub kernel: KernelHandle,
     pub evidence: Evidence,
     pub remembered: Arc<Remembered>,
+    /// `None`: the kernel answers nothing by itself.
+    pub exact: Option<Exact>,
     pub enricher: Arc<Enricher>,
     pub labels: Labels,
     pub watchers: Watchers,
@@ -203,6 +205,9 @@ impl Engine {
             waiting: HashMap::new(),
             link: Link::default(),
         };
+        if let Some(exact) = &engine.parts.exact {
+            exact.begin();
+        }
         // The records of the agent before may know more of its questions than what it noted beside them.
         let before = engine.parts.evidence.before();
         let mut questions: BTreeMap<String, OpenQuestion> =
@@ -304,7 +309,7 @@ impl Engine {
             Answer::Allow { rules } => match self.parts.evidence.reserve() {
                 Some(slot) => {
                     self.enforcer.allow_by_key(id, &slot);
-                    self.remember(&action, &rules);
+                    self.remember(&action, &rules, &facts);
                     let what = action.what_by_key();
                     let basis = self.by_policy(&action, workload, None, rules);
                     action.stage = Stage::Released(Box::new(Released {
@@ -364,6 +369,7 @@ impl Engine {
                 (AskedAction::Exec(exec), Some(found)) => {
                     enricher.of_held(asked, exec, found, label, cgroup, root).await
                 }
+                (AskedAction::Change(change), _) => enricher.of_held_change(asked, *change, label, cgroup, root).await,
                 (AskedAction::Reach(reach), _) => enricher.of_held_connection(asked, reach, label, cgroup, root).await,
                 // The holder reads every exec before it says that it is held.
                 (AskedAction::Exec(_), None) => {
@@ -491,6 +497,7 @@ impl Action {
                 None => format!("file {} on device {}", exec.file.inode, exec.file.device),
             },
             AskedAction::Reach(reach) => records::what_is_reached(reach),
+            AskedAction::Change(change) => records::what_is_changed(change),
         }
     }
 }

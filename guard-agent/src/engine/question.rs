@@ -256,6 +256,7 @@ impl Engine {
             nonce: &nonce,
             groups: &question.ask.groups,
             quorum: question.ask.quorum,
+            record: &question.envelope,
         };
         let decision = decision::check(envelope, key, &expected, Timestamp::now())?;
         if decision.verdict == Verdict::Allow

@@ -20,10 +20,10 @@ use super::Basis;
 use super::ends::withdrawn_words;
 use super::question::Question;
 use crate::clock::rfc3339;
-use crate::enrich::{Enriched, connect_action};
+use crate::enrich::{Enriched, connect_action, file_action};
 use crate::evidence::unsealed;
 use crate::kernel::api::{
-    AskedAction, AskedReach, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy,
+    AskedAction, AskedChange, AskedReach, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy,
 };
 
 /// Characters of one line for people.
@@ -89,6 +89,11 @@ pub(super) fn what_is_reached(reach: &AskedReach) -> String {
     statement::what(&Action::Connect(Box::new(connect_action(reach))), LINE)
 }
 
+/// The change in one line.
+pub(super) fn what_is_changed(change: &AskedChange) -> String {
+    statement::what(&Action::File(Box::new(file_action(change))), LINE)
+}
+
 /// An action of which the kernel's key says enough.
 pub(super) fn key_action(what: &AskedAction) -> PolicyAction {
     match what {
@@ -99,6 +104,7 @@ pub(super) fn key_action(what: &AskedAction) -> PolicyAction {
             generation: exec.file.generation,
         },
         AskedAction::Reach(reach) => PolicyAction::Connect(Box::new(connect_action(reach))),
+        AskedAction::Change(change) => PolicyAction::File(Box::new(file_action(change))),
     }
 }
 

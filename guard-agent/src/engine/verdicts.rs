@@ -21,6 +21,7 @@ use crate::enrich::Enriched;
 use crate::evidence::Slot;
 use crate::kernel::api::{Asked, Enforced, Outcome, WithdrawnWhy};
 use crate::kernel::crash;
+use crate::policy::Facts;
 
 impl Engine {
     pub(super) fn deny_by_policy(
@@ -74,6 +75,7 @@ impl Engine {
         let action = match enriched.map(|enriched| enriched.action) {
             Some(RecordedAction::Exec(exec)) => PolicyAction::Exec(exec),
             Some(RecordedAction::Connect(connect)) => PolicyAction::Connect(connect),
+            Some(RecordedAction::File(file)) => PolicyAction::File(file),
             None => records::key_action(&action.asked.what),
         };
         let policy_digest = self.parts.policy.digest.clone();
@@ -147,8 +149,8 @@ impl Engine {
         }
     }
 
-    /// From now on the kernel side gives this answer by itself.
-    pub(super) fn remember(&self, action: &Action, rules: &[MatchedRule]) {
+    /// From now on the kernel side gives this answer by itself, or the kernel does.
+    pub(super) fn remember(&self, action: &Action, rules: &[MatchedRule], facts: &Facts) {
         // What is not a function of the kernel's key may be another answer the next time.
         if action.cgroup.is_empty() || self.parts.policy.reads_user() {
             return;
@@ -158,13 +160,27 @@ impl Engine {
             cgroup: action.cgroup.clone(),
             rules: rules.to_vec(),
             policy_digest: self.parts.policy.digest.clone(),
+            exact: self.parts.policy.is_exact(facts),
         };
+        self.make_rule(&action.asked, &known);
         self.parts.remembered.learn(&action.asked, known);
+    }
+
+    /// The kernel gives this answer of the policy in force by itself, if it may.
+    fn make_rule(&self, asked: &Asked, known: &Known) {
+        if let Some(exact) = &self.parts.exact
+            && known.exact
+            && known.policy_digest == self.parts.policy.digest
+        {
+            exact.learn(asked, records::key_action(&asked.what), known);
+        }
     }
 
     /// The kernel side gave a remembered answer; here it is recorded.
     pub(super) fn passed(&mut self, asked: &Asked, pass: Pass, end: &Result<Enforced, WithdrawnWhy>) {
         let Pass { slot, known } = pass;
+        // The rule went, or names an earlier state of the file.
+        self.make_rule(asked, &known);
         let (workload, _) = self.parts.enricher.of_key(asked, &known.label, &known.cgroup);
         let basis = Basis::Policy(Box::new(PolicyDecided {
             workload,

@@ -12,6 +12,7 @@ mod names;
 mod process;
 mod redact;
 mod users;
+mod write;
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,7 +25,9 @@ use guard_evidence::text::Text;
 use tokio::sync::Semaphore;
 
 use crate::enforce::Bound;
-use crate::kernel::api::{Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, HeldExec, Peer, ReachHow, Reply};
+use crate::kernel::api::{
+    Asked, AskedAction, AskedChange, AskedExec, AskedReach, ExecExpectation, HeldExec, Peer, ReachHow, Reply,
+};
 use crate::policy::{Deed, ExecFacts, Facts, HeldFacts};
 
 pub(crate) use connect::connect_action;
@@ -36,6 +39,7 @@ pub use names::fuzz_reply;
 pub(crate) use process::cgroup;
 pub use process::fuzz_proc;
 use users::Users;
+pub(crate) use write::file_action;
 
 /// /proc of a hostile process may make a reader wait.
 const PROC_DEADLINE: Duration = Duration::from_secs(2);
@@ -119,6 +123,7 @@ impl Enricher {
             deed: match &asked.what {
                 AskedAction::Exec(exec) => Deed::Exec(exec_facts(exec)),
                 AskedAction::Reach(reach) => Deed::Connect(connect::facts(reach)),
+                AskedAction::Change(change) => Deed::Write(write::facts(change)),
             },
         };
         (workload, facts)
@@ -153,6 +158,37 @@ impl Enricher {
         Enriched {
             workload,
             action: Action::Connect(Box::new(action)),
+            claims,
+            context,
+            facts,
+            bound: Ok(Bound::Key),
+        }
+    }
+
+    /// Everything about a held change of a file: as of a connection, the kernel's question says what it is.
+    pub async fn of_held_change(
+        self: Arc<Self>,
+        asked: Asked,
+        change: AskedChange,
+        label: String,
+        cgroup: String,
+        root: Option<String>,
+    ) -> Enriched {
+        let (mut workload, mut facts) = self.of_key(&asked, &label, &cgroup);
+        if let Deed::Write(write) = &mut facts.deed {
+            write.held = true;
+        }
+        let found = self
+            .read_proc(asked.tgid, root, container::of_path(&cgroup), true)
+            .await;
+        let claims = claims::claims(&found.environment);
+        let mut action = file_action(&change);
+        let mut context = found.context(&cgroup, &mut workload);
+        crate::evidence::fit_file(&mut action, &mut workload);
+        limit_ancestry(&mut context, &workload);
+        Enriched {
+            workload,
+            action: Action::File(Box::new(action)),
             claims,
             context,
             facts,

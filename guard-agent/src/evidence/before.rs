@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use guard_evidence::dsse;
 use guard_evidence::key::PublicKey;
-use guard_evidence::record::{Effect, Predicate, Statement};
+use guard_evidence::record::{Effect, Lifecycle, Predicate, Statement};
 use guard_evidence::spool::{Spool, SpoolError};
 use guard_evidence::statement::sha256_hex;
 
@@ -23,6 +23,8 @@ pub struct Before {
     pub asked: BTreeMap<String, OpenQuestion>,
     /// What became of others, by request.
     pub ended: HashMap<String, Effect>,
+    /// How far the uses of exact rules are in records, by counter.
+    pub counted: HashMap<String, u64>,
 }
 
 /// Reads the last records.
@@ -66,6 +68,12 @@ impl Before {
                 if let Some(request) = record.request_id {
                     self.asked.remove(&request);
                     self.ended.insert(request, record.effect);
+                }
+            }
+            Ok(Predicate::Lifecycle(record)) => {
+                if let Lifecycle::AllowedByRules { rules, .. } = record.event {
+                    let counted = rules.into_iter().map(|uses| (uses.counter, uses.through));
+                    self.counted.extend(counted);
                 }
             }
             _ => {}

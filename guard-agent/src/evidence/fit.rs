@@ -3,7 +3,7 @@
 //! Owns the budget of one record. It is given the parts that a workload can make long. It must never cut without saying
 //! so in the record, and never cut what identifies the action: digests stay whole.
 
-use guard_evidence::record::{ConnectAction, ExecAction, Peer, WorkloadFacts};
+use guard_evidence::record::{ConnectAction, ExecAction, FileAction, Peer, WorkloadFacts};
 use guard_evidence::text::Text;
 
 /// Of a record's payload as JSON: an envelope of 65,535 bytes is base64 of about 49,000, less the fixed parts.
@@ -35,6 +35,18 @@ pub fn fit(action: &mut ExecAction, workload: &mut WorkloadFacts) {
 pub fn fit_connect(action: &mut ConnectAction, workload: &mut WorkloadFacts) {
     if let Peer::Unix { path: Some(name) } | Peer::Abstract { name } = &mut action.peer {
         cut(name, ACTION_BYTES);
+    }
+    fit_workload(workload);
+}
+
+/// As [`fit`], of a change of a file: two paths of 4096 bytes in all, and a text of 255.
+pub fn fit_file(action: &mut FileAction, workload: &mut WorkloadFacts) {
+    let paths = [&mut action.path, &mut action.new_path, &mut action.path_in_file_system];
+    for text in paths.into_iter().flatten() {
+        cut(text, ACTION_BYTES / 2);
+    }
+    for text in [&mut action.target, &mut action.attribute].into_iter().flatten() {
+        cut(text, STRING_BYTES / 4);
     }
     fit_workload(workload);
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use before::Before;
-pub use fit::{fit, fit_connect};
+pub use fit::{fit, fit_connect, fit_file};
 
 /// Records that may wait for the disk. Beyond it everything is denied.
 const QUEUE: usize = 8_192;

@@ -52,6 +52,9 @@ struct HostFile {
     enrolment: Option<Enrolment>,
 }
 
+/// The key of the console's log, told at enrolment or pinned at the first connection after an upgrade.
+const LOG_KEY: &str = "log-key.pem";
+
 /// This host as it signs and connects.
 #[derive(Debug)]
 pub struct Identity {
@@ -209,6 +212,44 @@ impl Identity {
         };
         let pem = self.evidence_key.to_pkcs8_pem().map_err(|e| damaged(e.to_string()))?;
         SigningKey::from_pkcs8_pem(&pem).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// Where this identity's files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The key that signs the console's log, if it is pinned.
+    ///
+    /// # Errors
+    /// If the file is unreadable or not what was written.
+    pub fn log_key(&self) -> Result<Option<PublicKey>, IdentityError> {
+        let path = self.directory.join(LOG_KEY);
+        match fs::read_to_string(&path) {
+            Ok(pem) => PublicKey::from_pem(&pem).map(Some).map_err(|e| IdentityError::Damaged {
+                path,
+                why: e.to_string(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(IdentityError::Io { path, source }),
+        }
+    }
+
+    /// Pins the key that signs the console's log. One that is pinned stays.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn pin_log_key(&self, key: &PublicKey) -> Result<(), IdentityError> {
+        if self.log_key()?.is_some() {
+            return Ok(());
+        }
+        let path = self.directory.join(LOG_KEY);
+        let pem = key.to_pem().map_err(|e| IdentityError::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        })?;
+        files::replace(&path, pem.as_bytes(), 0o600).map_err(at(&path))
     }
 
     /// A file of this identity.

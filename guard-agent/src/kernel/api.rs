@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use super::file_key::FileKey;
-pub use super::told::{LabelId, ReachHow, Reply};
+pub use super::told::{Change, ChangeOp, LabelId, OldFile, ReachHow, Reply};
 use crate::enforce::Pass;
 
 /// One question of the kernel. `sequence` never repeats while the agent runs, so an answer that comes too late names
@@ -57,6 +57,8 @@ pub struct Asked {
     pub what: AskedAction,
     /// Names the socket and its peer; `None` for what is not done over a socket.
     pub connection: Option<guard_common::ActionKey>,
+    /// What an exact rule of the answer would name; `None`: there can be none.
+    pub rule: Option<guard_common::rules::RuleKey>,
 }
 
 /// The action as the kernel key describes it.
@@ -64,6 +66,17 @@ pub struct Asked {
 pub enum AskedAction {
     Exec(AskedExec),
     Reach(AskedReach),
+    /// On the heap: it has most to say.
+    Change(Box<AskedChange>),
+}
+
+/// Changing a file or a name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AskedChange {
+    /// Of the file; of a name that is made, moved or taken away that of its directory.
+    pub file: FileKey,
+    /// Its paths are `None` also in another mount namespace than the host's: then no allow rule by path may match.
+    pub change: Change,
 }
 
 /// Reaching somebody over a socket.

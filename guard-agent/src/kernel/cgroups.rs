@@ -16,7 +16,7 @@ use guard_common::{Cover, LabelSettings, LabelUse, Origin};
 use super::maps::Maps;
 use super::sys;
 
-const ROOT: &str = "/sys/fs/cgroup";
+pub(super) const ROOT: &str = "/sys/fs/cgroup";
 /// The kernel's own limit is far below.
 const MAX_DEPTH: usize = 64;
 const BPF_NOEXIST: u64 = 1;

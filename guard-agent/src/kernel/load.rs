@@ -12,15 +12,18 @@ use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::links::FdLink;
-use aya::programs::{Program, ProgramError};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use guard_common::{ABI_VERSION, Offsets};
 
 use super::btf::{Btf, BtfError};
+use super::cgroups;
+use super::files;
 use super::maps::{Identify, Maps, MapsError};
 use super::offsets;
 use super::protect::{self, Protect};
 use super::retire::{self, Other};
+use super::rules::Rules;
 use super::single::{self, Single, SingleError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
@@ -56,6 +59,11 @@ pub enum KernelError {
     },
     #[error("this kernel has no function {0} that a program can be attached to")]
     NoFunction(String),
+    #[error(
+        "a label has writes = \"ask\", and this kernel cannot ask about changes of files: it is older than 6.2. \
+         Set writes = \"free\" in the agent's configuration, or use another kernel"
+    )]
+    NoFileChanges,
     #[error("cannot pin {path}: {source}")]
     Pin { path: PathBuf, source: io::Error },
     #[error("cannot set up the holder: {0}")]
@@ -91,6 +99,8 @@ pub(super) enum Attach {
         function: &'static str,
     },
     Tracepoint(&'static str),
+    /// Packets that leave sockets of the cgroups below this one.
+    Egress(&'static str),
     /// The end of a function; not needed where the kernel does not have it.
     End {
         function: &'static str,
@@ -114,7 +124,9 @@ const EXEC_ENDS: [(&str, &str, bool); 4] = [
 ];
 
 /// In the order of attaching: what takes labels away comes before what gives them, what ends questions before what asks.
-fn programs() -> Vec<(&'static str, Attach)> {
+///
+/// `files`: somebody is asked about changes of files.
+fn programs(files: bool) -> Vec<(&'static str, Attach)> {
     let mut all = vec![
         ("guard_task_free", Attach::Lsm("task_free")),
         ("guard_exit", Attach::Tracepoint("sched_process_exit")),
@@ -129,15 +141,32 @@ fn programs() -> Vec<(&'static str, Attach)> {
         ("guard_identify", Attach::Lsm("file_lock")),
     ];
     all.extend(protect::PROGRAMS);
+    // Behind those: what is protected is refused before anybody is asked.
+    if files {
+        all.extend(files::PROGRAMS);
+    }
     all.extend([
         ("guard_stay_setxattr", Attach::Lsm("inode_setxattr")),
         ("guard_stay_removexattr", Attach::Lsm("inode_removexattr")),
+        ("guard_rules_mount", Attach::Lsm("sb_mount")),
+        ("guard_rules_move", Attach::Lsm("move_mount")),
+        ("guard_rules_umount", Attach::Lsm("sb_umount")),
+        ("guard_rules_root", Attach::Lsm("sb_pivotroot")),
+        (
+            "guard_rules_rename",
+            Attach::End {
+                function: "vfs_rename",
+                needed: true,
+            },
+        ),
     ]);
     all.extend(EXEC_ENDS.map(|(program, function, needed)| (program, Attach::End { function, needed })));
     all.extend([
         ("guard_exec_commit", Attach::Lsm("bprm_committed_creds")),
         ("guard_exec_format", Attach::Lsm("bprm_check_security")),
         ("guard_exec", Attach::Lsm("bprm_creds_for_exec")),
+        // After what lets through what it looks for.
+        ("guard_tripwire", Attach::Egress(cgroups::ROOT)),
     ]);
     all
 }
@@ -156,7 +185,7 @@ impl Targets {
                 (!self.functions.contains(function)).then_some(function)
             }
             Attach::LsmIfThere(hook) => (!self.hooks.contains(hook)).then_some(hook),
-            Attach::Lsm(_) | Attach::Tracepoint(_) => None,
+            Attach::Lsm(_) | Attach::Tracepoint(_) | Attach::Egress(_) => None,
         }
     }
 }
@@ -167,6 +196,7 @@ pub(crate) struct Loaded {
     pub ring: RingBuf<MapData>,
     pub identify: Arc<Identify>,
     pub protect: Arc<Protect>,
+    pub rules: Arc<Rules>,
     pub offsets: Offsets,
     /// `program (target)`, in order of attaching.
     pub programs: Vec<String>,
@@ -187,6 +217,8 @@ pub(crate) struct Prepared {
     btf: aya::Btf,
     pins: PathBuf,
     targets: Targets,
+    /// As given to [`prepare`].
+    files: bool,
     pub maps: Maps,
     /// Sets of other versions, which are in force.
     pub others: Vec<Other>,
@@ -195,6 +227,7 @@ pub(crate) struct Prepared {
     ring: RingBuf<MapData>,
     identify: Arc<Identify>,
     protect: Arc<Protect>,
+    rules: Arc<Rules>,
     offsets: Offsets,
     single: Single,
 }
@@ -217,7 +250,7 @@ pub(super) fn pin_directory(root: &Path) -> PathBuf {
 }
 
 /// Loads the object and opens or creates the pinned maps.
-pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
+pub(crate) fn prepare(pin_root: &Path, files: bool) -> Result<Prepared, KernelError> {
     if OBJECT.is_empty() {
         return Err(KernelError::NotBuilt);
     }
@@ -231,7 +264,10 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
     let layout = Btf::parse(&bytes)?;
     let offsets = offsets::resolve(&layout)?;
-    let functions = programs()
+    if files && !layout.has_function(files::NEEDED) {
+        return Err(KernelError::NoFileChanges);
+    }
+    let functions = programs(files)
         .into_iter()
         .filter_map(|(_, how)| match how {
             Attach::End { function, .. } | Attach::LsmBecauseOf { function, .. } => Some(function),
@@ -239,7 +275,7 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         })
         .filter(|name| layout.has_function(name))
         .collect();
-    let hooks = programs()
+    let hooks = programs(files)
         .into_iter()
         .filter_map(|(_, how)| match how {
             Attach::LsmIfThere(hook) => Some(hook),
@@ -266,9 +302,10 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
     let (maps, ring, identify) = Maps::take(&mut ebpf)?;
     let identify = Arc::new(identify);
     let protect = Arc::new(Protect::take(&mut ebpf, Arc::clone(&identify))?);
+    let rules = Arc::new(Rules::take(&mut ebpf)?);
     let others = retire::others(pin_root, &pins);
     let links = pins.join("links");
-    let ours = programs()
+    let ours = programs(files)
         .into_iter()
         .filter(|(_, how)| targets.absent(*how).is_none())
         .all(|(name, _)| links.join(name).exists());
@@ -279,10 +316,12 @@ pub(crate) fn prepare(pin_root: &Path) -> Result<Prepared, KernelError> {
         others,
         pins,
         targets,
+        files,
         maps,
         ring,
         identify,
         protect,
+        rules,
         offsets,
         single,
     })
@@ -308,7 +347,7 @@ impl Prepared {
         let mut attached = Vec::new();
         let mut absent = Vec::new();
         let mut links: Vec<(&'static str, FdLink)> = Vec::new();
-        for (name, how) in programs() {
+        for (name, how) in programs(self.files) {
             if let Some(target) = self.targets.absent(how) {
                 if let Attach::End { needed: true, .. } = how {
                     return Err(KernelError::NoFunction(target.to_owned()));
@@ -350,6 +389,7 @@ impl Prepared {
             ring: self.ring,
             identify: self.identify,
             protect: self.protect,
+            rules: self.rules,
             offsets: self.offsets,
             programs: attached,
             absent,
@@ -370,6 +410,7 @@ fn attach_one(
     let target = match how {
         Attach::Lsm(hook) | Attach::LsmIfThere(hook) | Attach::LsmBecauseOf { hook, .. } => format!("lsm/{hook}"),
         Attach::Tracepoint(point) => format!("tp_btf/{point}"),
+        Attach::Egress(cgroup) => format!("cgroup_skb/egress {cgroup}"),
         Attach::End { function, .. } => format!("fexit/{function}"),
     };
     let failed = |source| KernelError::Program {
@@ -391,6 +432,15 @@ fn attach_one(
             .and_then(|()| program.attach())
             .and_then(|id| program.take_link(id))
             .map(FdLink::from),
+        (Program::CgroupSkb(program), Attach::Egress(path)) => {
+            let cgroup = fs::File::open(path).map_err(|source| KernelError::Read { path, source })?;
+            program
+                .load()
+                // A link shares its cgroup with other programs, whatever this says.
+                .and_then(|()| program.attach(cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single))
+                .and_then(|id| program.take_link(id))
+                .and_then(|link| FdLink::try_from(link).map_err(|_| ProgramError::UnexpectedProgramType))
+        }
         (Program::FExit(program), Attach::End { function, .. }) => program
             .load(function, btf)
             .and_then(|()| program.attach())

@@ -36,6 +36,12 @@ pub struct MapsError {
     source: MapError,
 }
 
+impl MapsError {
+    pub(super) const fn of(name: &'static str, source: MapError) -> Self {
+        Self { name, source }
+    }
+}
+
 pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, MapsError>
 where
     T: TryFrom<Map, Error = MapError>,

@@ -3,12 +3,14 @@
 //! Given a configuration and, from then on, messages of [`api`]. It must never decide anything: a thread goes on only
 //! because a verdict was sent, and whatever cannot be asked, read or compared does not go on.
 
+mod allowed;
 pub mod api;
 mod btf;
 mod cgroups;
 pub mod crash;
 mod doctor;
 mod file_key;
+mod files;
 mod hold;
 mod load;
 mod maps;
@@ -17,6 +19,7 @@ mod pinned;
 mod protect;
 mod retire;
 mod ring;
+mod rules;
 mod single;
 mod sys;
 mod told;
@@ -28,12 +31,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use guard_common::{Config, Offsets, away};
+use guard_common::{Config, Offsets, away, writes};
+use rand::RngCore as _;
+use rand::rngs::OsRng;
 
+pub use self::allowed::Allowed;
 pub use self::doctor::{DoctorFinding, FindingState, doctor};
+pub use self::files::free;
 pub use self::load::KernelError;
 pub use self::protect::Protect;
 pub use self::ring::fuzz_decode;
+pub use self::rules::{RuleError, Rules, Uses};
 pub use self::usage::{LabelNumbers, Usage, usage};
 use api::{AtOnce, FromKernel, ToKernel};
 use sys::Waker;
@@ -50,6 +58,16 @@ pub enum Away {
     Allow,
 }
 
+/// Whether changes of files are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writes {
+    /// Outside the label's free space.
+    Ask,
+    /// Nobody is asked; what is protected stays so.
+    #[default]
+    Free,
+}
+
 /// What holds for one label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelSettings {
@@ -62,6 +80,9 @@ pub struct LabelSettings {
     pub tasks: u32,
     /// Sockets that may be known of it; further ones are refused with EPERM.
     pub sockets: u32,
+    /// What is not refused to it.
+    pub allow: Allowed,
+    pub writes: Writes,
 }
 
 impl Default for LabelSettings {
@@ -73,6 +94,8 @@ impl Default for LabelSettings {
             looping: raw.looping,
             tasks: raw.tasks,
             sockets: raw.sockets,
+            allow: Allowed::default(),
+            writes: Writes::default(),
         }
     }
 }
@@ -89,7 +112,11 @@ impl LabelSettings {
             looping: self.looping,
             tasks: self.tasks,
             sockets: self.sockets,
-            reserved: 0,
+            allow: self.allow.raw(),
+            writes: match self.writes {
+                Writes::Ask => writes::ASKED,
+                Writes::Free => writes::FREE,
+            },
         }
     }
 }
@@ -103,13 +130,16 @@ pub struct KernelConfig {
     pub park_after: Duration,
     /// Without a sign of life for so long, the agent counts as away.
     pub away_after: Duration,
-    /// For every label without settings of its own, as the next four.
+    /// For every label without settings of its own, as the next five.
     pub away: Away,
     /// As in [`LabelSettings`].
     pub pending: u32,
     pub looping: u32,
     pub tasks: u32,
     pub sockets: u32,
+    pub writes: Writes,
+    /// Some label is asked about changes of files: the programs for it are loaded. Where the kernel cannot have them, the start fails.
+    pub files: bool,
 }
 
 impl Default for KernelConfig {
@@ -123,6 +153,8 @@ impl Default for KernelConfig {
             looping: LabelSettings::default().looping,
             tasks: LabelSettings::default().tasks,
             sockets: LabelSettings::default().sockets,
+            writes: Writes::default(),
+            files: false,
         }
     }
 }
@@ -154,6 +186,7 @@ pub struct KernelHandle {
     sender: mpsc::Sender<ToKernel>,
     waker: Option<Arc<Waker>>,
     protect: Option<Arc<Protect>>,
+    rules: Option<Arc<Rules>>,
 }
 
 impl KernelHandle {
@@ -172,6 +205,12 @@ impl KernelHandle {
         self.protect.clone()
     }
 
+    /// The exact rules; `None` without a kernel.
+    #[must_use]
+    pub fn rules(&self) -> Option<Arc<Rules>> {
+        self.rules.clone()
+    }
+
     /// A handle whose messages arrive at the returned receiver, without a kernel.
     #[must_use]
     pub fn pair_for_tests() -> (Self, mpsc::Receiver<ToKernel>) {
@@ -180,6 +219,7 @@ impl KernelHandle {
             sender,
             waker: None,
             protect: None,
+            rules: None,
         };
         (handle, receiver)
     }
@@ -200,7 +240,7 @@ pub fn start(
     ),
     KernelError,
 > {
-    let mut prepared = load::prepare(&config.pin_directory)?;
+    let mut prepared = load::prepare(&config.pin_directory, config.files)?;
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
     let now = sys::boot_ns();
     let before = prepared.maps.config.get(&0, 0)?;
@@ -219,6 +259,7 @@ pub fn start(
             .unwrap_or(now),
         agent_tgid: std::process::id(),
         reserved: 0,
+        name_key: [OsRng.next_u64(), OsRng.next_u64()],
     };
     prepared.maps.config.set(0, settings, 0)?;
     let beats = others.iter().map(|other| other.last_beat_ns);
@@ -233,6 +274,8 @@ pub fn start(
         looping: config.looping,
         tasks: config.tasks,
         sockets: config.sockets,
+        allow: Allowed::default(),
+        writes: config.writes,
     };
     cgroups::take_over(&mut prepared.maps, defaults.raw());
     for other in &prepared.others {
@@ -242,6 +285,7 @@ pub fn start(
     retire::carry_over_all(&mut loaded);
 
     let protect = Arc::clone(&loaded.protect);
+    let rules = Arc::clone(&loaded.rules);
     let mut facts = KernelFacts {
         release: std::fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
@@ -265,6 +309,7 @@ pub fn start(
             sender,
             waker: Some(waker),
             protect: Some(protect),
+            rules: Some(rules),
         },
         receiver,
         facts,

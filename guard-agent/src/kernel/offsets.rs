@@ -6,10 +6,35 @@ use guard_common::Offsets;
 
 use super::btf::{Btf, BtfError};
 
+/// Where `pt_regs` has the number of the system call; where a task that makes a 32-bit one shows it, and by which bit: member,
+/// width, bit (TS_COMPAT, TIF_32BIT).
+#[cfg(target_arch = "x86_64")]
+const REGS_SYSCALL: (&str, u64) = ("orig_ax", 8);
+#[cfg(target_arch = "x86_64")]
+const NARROW: (&str, u64, u32) = ("status", 4, 2);
+#[cfg(target_arch = "aarch64")]
+const REGS_SYSCALL: (&str, u64) = ("syscallno", 4);
+#[cfg(target_arch = "aarch64")]
+const NARROW: (&str, u64, u32) = ("flags", 8, 1 << 22);
+
+/// As the programs have it. None of the numbers is negative.
+fn number(syscall: libc::c_long) -> u32 {
+    u32::try_from(syscall).unwrap_or(u32::MAX)
+}
+
 /// Looks every member up. The numbers are the widths that the programs read.
 pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
     let pointer = 8;
     let at = |name: &str, member: &str, width: u64| btf.offset(name, member, width);
+    // Seconds and nanoseconds of an inode's last change: until 6.5, until 6.10, and since.
+    let whole = at("inode", "i_ctime", 16).or_else(|_| at("inode", "__i_ctime", 16));
+    let changed = match whole {
+        Ok(whole) => (
+            whole + at("timespec64", "tv_sec", 8)?,
+            whole + at("timespec64", "tv_nsec", 8)?,
+        ),
+        Err(_) => (at("inode", "i_ctime_sec", 8)?, at("inode", "i_ctime_nsec", 4)?),
+    };
     Ok(Offsets {
         task_start_boottime: at("task_struct", "start_boottime", 8)?,
         task_pid: at("task_struct", "pid", 4)?,
@@ -24,6 +49,7 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         sizeof_k_sigaction: btf.size_of("k_sigaction")?,
         sigaction_handler: at("k_sigaction", "sa", 0)? + at("sigaction", "sa_handler", pointer)?,
         bprm_file: at("linux_binprm", "file", pointer)?,
+        bprm_unsafe: at("linux_binprm", "unsafe", 4)?,
         file_inode: at("file", "f_inode", pointer)?,
         file_path: at("file", "f_path", 0)?,
         path_mnt: at("path", "mnt", pointer)?,
@@ -91,6 +117,10 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         socket_alloc_inode: at("socket_alloc", "vfs_inode", 0)?,
         msghdr_control: at("msghdr", "msg_control", pointer)?,
         msghdr_controllen: at("msghdr", "msg_controllen", 8)?,
+        msghdr_flags: at("msghdr", "msg_flags", 4)?,
+        inet_options: at("inet_sock", "inet_opt", pointer)?,
+        inet_six: at("inet_sock", "pinet6", pointer)?,
+        six_options: at("ipv6_pinfo", "opt", pointer)?,
         skb_data: at("sk_buff", "data", pointer)?,
         skb_len: at("sk_buff", "len", 4)?,
         skb_data_len: at("sk_buff", "data_len", 4)?,
@@ -99,6 +129,55 @@ pub(crate) fn resolve(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         skb_transport_header: at("sk_buff", "transport_header", 2)?,
         sock_net: at("sock_common", "skc_net", 0)?,
         net_ns: at("net", "ns", 0)?,
+        task_real_cred: at("task_struct", "real_cred", pointer)?,
+        task_flags: at("task_struct", "flags", 4)?,
+        task_thread_pid: at("task_struct", "thread_pid", pointer)?,
+        task_group_leader: at("task_struct", "group_leader", pointer)?,
+        pid_level: at("pid", "level", 4)?,
+        pid_numbers: at("pid", "numbers", 0)?,
+        sizeof_upid: btf.size_of("upid")?,
+        upid_nr: at("upid", "nr", 4)?,
+        cred_uid: at("cred", "uid", 4)?,
+        cred_gid: at("cred", "gid", 4)?,
+        cred_suid: at("cred", "suid", 4)?,
+        cred_sgid: at("cred", "sgid", 4)?,
+        cred_euid: at("cred", "euid", 4)?,
+        cred_egid: at("cred", "egid", 4)?,
+        cred_fsuid: at("cred", "fsuid", 4)?,
+        cred_fsgid: at("cred", "fsgid", 4)?,
+        cred_permitted: at("cred", "cap_permitted", 8)?,
+        bprm_cred: at("linux_binprm", "cred", pointer)?,
+        regs_syscall: at("pt_regs", REGS_SYSCALL.0, REGS_SYSCALL.1)?,
+        task_narrow: at("task_struct", "thread_info", 0)? + at("thread_info", NARROW.0, NARROW.1)?,
+        narrow_bits: NARROW.2,
+        nr_unshare: number(libc::SYS_unshare),
+        nr_setns: number(libc::SYS_setns),
+        nr_clone: number(libc::SYS_clone),
+        nr_clone3: number(libc::SYS_clone3),
+        nr_mount: number(libc::SYS_mount),
+        nr_umount2: number(libc::SYS_umount2),
+        nr_pivot_root: number(libc::SYS_pivot_root),
+        nr_open_tree: number(libc::SYS_open_tree),
+        nr_move_mount: number(libc::SYS_move_mount),
+        nr_mount_setattr: number(libc::SYS_mount_setattr),
+        nr_seccomp: number(libc::SYS_seccomp),
+        nr_prctl: number(libc::SYS_prctl),
+        nr_open_by_handle_at: number(libc::SYS_open_by_handle_at),
+        nr_perf_event_open: number(libc::SYS_perf_event_open),
+        skb_nfct: at("sk_buff", "_nfct", 8)?,
+        // For the hooks of file changes.
+        file_flags: at("file", "f_flags", 4)?,
+        task_cred: at("task_struct", "cred", pointer)?,
+        task_nameidata: at("task_struct", "nameidata", pointer)?,
+        sb_flags: at("super_block", "s_flags", 8)?,
+        inode_size: at("inode", "i_size", 8)?,
+        vma_file: at("vm_area_struct", "vm_file", pointer)?,
+        vma_flags: at("vm_area_struct", "vm_flags", 8)?,
+        inode_ctime_sec: changed.0,
+        inode_ctime_nsec: changed.1,
+        inode_writecount: at("inode", "i_writecount", 4)?,
+        renamedata_old: at("renamedata", "old_dentry", pointer)?,
+        renamedata_new: at("renamedata", "new_dentry", pointer)?,
     })
 }
 

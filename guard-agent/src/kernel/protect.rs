@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
+use guard_common::FreeKey;
 use guard_common::protect::{AddressKey, FileId, NameKey, Protected, Refused, RefusedKey};
 
 use super::load::Attach;
 use super::maps::{Identify, MapsError, take};
 
 /// Program and where it is attached; optional ones where kernels differ.
-pub(super) const PROGRAMS: [(&str, Attach); 37] = [
+pub(super) const PROGRAMS: [(&str, Attach); 54] = [
     ("guard_protect_inode", Attach::Lsm("inode_permission")),
     ("guard_protect_open", Attach::Lsm("file_open")),
     ("guard_protect_use", Attach::Lsm("file_permission")),
@@ -41,6 +42,7 @@ pub(super) const PROGRAMS: [(&str, Attach); 37] = [
     ("guard_reach_bind", Attach::Lsm("socket_bind")),
     ("guard_reach_heard", Attach::Lsm("socket_sock_rcv_skb")),
     ("guard_reach_accepted", Attach::Lsm("inet_csk_clone")),
+    ("guard_reach_incoming", Attach::Lsm("inet_conn_request")),
     ("guard_reach_connect", Attach::Lsm("socket_connect")),
     ("guard_reach_send", Attach::Lsm("socket_sendmsg")),
     ("guard_reach_option", Attach::Lsm("socket_setsockopt")),
@@ -63,6 +65,22 @@ pub(super) const PROGRAMS: [(&str, Attach); 37] = [
     ("guard_protect_bpf", Attach::Lsm("bpf")),
     ("guard_protect_ioctl", Attach::Lsm("file_ioctl")),
     ("guard_protect_ioctl32", Attach::LsmIfThere("file_ioctl_compat")),
+    ("guard_privilege_capable", Attach::Lsm("capable")),
+    ("guard_privilege_userns", Attach::Lsm("userns_create")),
+    ("guard_privilege_perf", Attach::Lsm("perf_event_open")),
+    ("guard_privilege_key", Attach::Lsm("key_alloc")),
+    ("guard_privilege_keyring", Attach::Lsm("key_permission")),
+    ("guard_privilege_module", Attach::Lsm("kernel_module_request")),
+    ("guard_privilege_nameless", Attach::Lsm("inode_init_security_anon")),
+    ("guard_privilege_uring", Attach::LsmIfThere("uring_allowed")),
+    ("guard_privilege_uring_creds", Attach::Lsm("uring_override_creds")),
+    ("guard_privilege_uring_poll", Attach::Lsm("uring_sqpoll")),
+    ("guard_privilege_uring_command", Attach::Lsm("uring_cmd")),
+    ("guard_privilege_exec", Attach::Lsm("bprm_creds_from_file")),
+    ("guard_privilege_setuid", Attach::Lsm("task_fix_setuid")),
+    ("guard_privilege_setgid", Attach::Lsm("task_fix_setgid")),
+    ("guard_privilege_setgroups", Attach::Lsm("task_fix_setgroups")),
+    ("guard_privilege_owner", Attach::Lsm("file_fcntl")),
 ];
 
 struct Tables {
@@ -72,6 +90,8 @@ struct Tables {
     refused: HashMap<MapData, RefusedKey, Refused>,
     /// How many of `refused` are in records already; outlives the agent.
     reported: HashMap<MapData, RefusedKey, u64>,
+    /// Directories whose content a label may change.
+    free: HashMap<MapData, FreeKey, u32>,
 }
 
 /// The maps. Every call is short but for [`Protect::identify`].
@@ -94,6 +114,7 @@ impl Protect {
             addresses: take(ebpf, "ADDRESSES")?,
             refused: take(ebpf, "REFUSED")?,
             reported: take(ebpf, "REPORTED")?,
+            free: take(ebpf, "FREE")?,
         };
         Ok(Self {
             tables: Mutex::new(tables),
@@ -154,6 +175,15 @@ impl Protect {
     pub fn set_addresses(&self, wanted: &Map<AddressKey, u32>) -> Result<(), MapError> {
         let mut tables = self.tables();
         set(&mut tables.addresses, wanted, false)
+    }
+
+    /// Labels may change the content of these directories and of no others.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_free(&self, wanted: &Map<FreeKey, u32>) -> Result<(), MapError> {
+        let mut tables = self.tables();
+        set(&mut tables.free, wanted, false)
     }
 
     /// What was refused and is in no record: the attempts since, and the last one.

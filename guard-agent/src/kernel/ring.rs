@@ -7,13 +7,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use guard_common::rules::RuleKey;
 use guard_common::{
-    ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended, NAME_ROOM,
-    PATH_DEPTH, PATH_ROOM, Parked, REPLY_ROOM, Resolved, Signal, action, ask_flag, event,
+    ABI_VERSION, ABSTRACT_ROOM, ActionKey, AskAddress, AskExec, AskFile, AskUnix, CGROUP_PATH_ROOM, Cgroup, Ended,
+    NAME_ROOM, PATH_DEPTH, PATH_ROOM, Parked, REPLY_ROOM, Resolved, Signal, action, ask_flag, event, file_op,
 };
 
 use super::file_key::FileKey;
-use super::told::{LabelId, ReachHow, Reply};
+use super::told::{Change, ChangeOp, LabelId, OldFile, ReachHow, Reply};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum DecodeError {
@@ -60,6 +61,7 @@ pub(crate) enum Subject {
         path: Option<PathBuf>,
         unlinked: bool,
         mount_namespace: u32,
+        rule: RuleKey,
     },
     Address {
         address: IpAddr,
@@ -75,6 +77,8 @@ pub(crate) enum Subject {
     },
     /// A unix socket with another name, or none.
     Abstract { name: Vec<u8>, how: ReachHow },
+    /// A change of a file or name.
+    File { change: Box<Change>, mount_namespace: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +128,21 @@ impl<'a> Fields<'a> {
     }
 }
 
+impl Fields<'_> {
+    fn rule(&mut self) -> RuleKey {
+        RuleKey {
+            label: self.u32(),
+            kind: self.u32(),
+            op: self.u32(),
+            device: self.u32(),
+            generation: self.u32(),
+            how: self.u32(),
+            inode: self.u64(),
+            extra: [self.u64(), self.u64()],
+        }
+    }
+}
+
 /// Decodes one record.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     if bytes.len() < 8 {
@@ -138,6 +157,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         event::ASK_EXEC => size_of::<AskExec>(),
         event::ASK_ADDRESS => size_of::<AskAddress>(),
         event::ASK_UNIX => size_of::<AskUnix>(),
+        event::ASK_FILE => size_of::<AskFile>(),
         event::ENDED => size_of::<Ended>(),
         event::PARKED => size_of::<Parked>(),
         event::SIGNAL => size_of::<Signal>(),
@@ -155,7 +175,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     }
     let header = guard_common::EventHeader { abi, kind, size: said };
     Ok(match kind {
-        event::ASK_EXEC | event::ASK_ADDRESS | event::ASK_UNIX => Event::Ask(Box::new(ask(kind, &mut fields)?)),
+        event::ASK_EXEC | event::ASK_ADDRESS | event::ASK_UNIX | event::ASK_FILE => {
+            Event::Ask(Box::new(ask(kind, &mut fields)?))
+        }
         event::ENDED => Event::Ended(Ended {
             header,
             task: fields.u64(),
@@ -224,6 +246,7 @@ fn ask(kind: u16, fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
     let expected = match kind {
         event::ASK_EXEC => action::EXEC,
         event::ASK_ADDRESS => action::REACH,
+        event::ASK_FILE => action::FILE,
         _ => action::REACH_UNIX,
     };
     if key.kind != expected {
@@ -240,10 +263,10 @@ fn ask(kind: u16, fields: &mut Fields<'_>) -> Result<Ask, DecodeError> {
     }
     let comm = fields.take(16);
     let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-    let what = if kind == event::ASK_ADDRESS {
-        address(fields, flags)?
-    } else {
-        named(kind, fields, flags)?
+    let what = match kind {
+        event::ASK_ADDRESS => address(fields, flags)?,
+        event::ASK_FILE => file(fields, key.op, flags)?,
+        _ => named(kind, fields, flags)?,
     };
     Ok(Ask {
         task,
@@ -290,6 +313,7 @@ fn address(fields: &mut Fields<'_>, flags: u32) -> Result<Subject, DecodeError> 
 /// The end of an `AskExec` or `AskUnix`.
 fn named(kind: u16, fields: &mut Fields<'_>, flags: u32) -> Result<Subject, DecodeError> {
     let range = |what| DecodeError::Range(kind, what);
+    let rule = (kind == event::ASK_EXEC).then(|| fields.rule());
     let length = fields.u32() as usize;
     let mount_namespace = fields.u32();
     let names = fields
@@ -297,12 +321,13 @@ fn named(kind: u16, fields: &mut Fields<'_>, flags: u32) -> Result<Subject, Deco
         .get(..length)
         .ok_or(range("path length"))?;
     let whole = flags & ask_flag::PATH_WHOLE != 0;
-    if kind == event::ASK_EXEC {
+    if let Some(rule) = rule {
         let unlinked = flags & ask_flag::UNLINKED != 0;
         return Ok(Subject::Exec {
             path: path(names, whole, unlinked).ok_or(range("path"))?,
             unlinked,
             mount_namespace,
+            rule,
         });
     }
     if flags & ask_flag::ABSTRACT != 0 {
@@ -318,6 +343,94 @@ fn named(kind: u16, fields: &mut Fields<'_>, flags: u32) -> Result<Subject, Deco
         path: path(names, whole, false).ok_or(range("path"))?,
         mount_namespace,
         how: how(flags),
+    })
+}
+
+/// What a key's operation says.
+fn change_op(op: u32) -> Option<ChangeOp> {
+    let flag = |flag: u32| op & flag != 0;
+    let (what, may) = match op & file_op::MASK {
+        file_op::OPEN => (
+            ChangeOp::Open {
+                truncates: flag(file_op::TRUNCATES),
+            },
+            file_op::TRUNCATES,
+        ),
+        file_op::CREATE => (ChangeOp::Create, 0),
+        file_op::UNLINK => (ChangeOp::Unlink, 0),
+        file_op::RENAME => (
+            ChangeOp::Rename {
+                exchanges: flag(file_op::EXCHANGES),
+                replaces: flag(file_op::REPLACES),
+            },
+            file_op::EXCHANGES | file_op::REPLACES,
+        ),
+        file_op::LINK => (ChangeOp::Link, 0),
+        file_op::SYMLINK => (ChangeOp::Symlink, 0),
+        file_op::MKDIR => (ChangeOp::Mkdir, 0),
+        file_op::RMDIR => (ChangeOp::Rmdir, 0),
+        file_op::MKNOD => (ChangeOp::Mknod, 0),
+        file_op::TRUNCATE => (ChangeOp::Truncate, 0),
+        file_op::CHMOD => (ChangeOp::Chmod, 0),
+        file_op::CHOWN => (ChangeOp::Chown, 0),
+        file_op::XATTR => (
+            ChangeOp::Xattr {
+                removes: flag(file_op::OTHERWISE),
+            },
+            file_op::OTHERWISE,
+        ),
+        file_op::TMPFILE => (ChangeOp::Tmpfile, 0),
+        file_op::WRITE => (
+            ChangeOp::Write {
+                maps: flag(file_op::OTHERWISE),
+            },
+            file_op::OTHERWISE,
+        ),
+        _ => return None,
+    };
+    (op & !(file_op::MASK | may) == 0).then_some(what)
+}
+
+/// The end of an `AskFile`.
+fn file(fields: &mut Fields<'_>, op: u32, flags: u32) -> Result<Subject, DecodeError> {
+    let range = |what| DecodeError::Range(event::ASK_FILE, what);
+    let op = change_op(op).ok_or(range("operation"))?;
+    let (length, first, mount_namespace) = (fields.u32() as usize, fields.u32() as usize, fields.u32());
+    let mode = fields.u32();
+    let numbers = [fields.u32(), fields.u32()];
+    let (size, old_mode, _) = (fields.u64(), fields.u32(), fields.u32());
+    let names = fields.take(PATH_ROOM + NAME_ROOM);
+    let names = names.get(..length).ok_or(range("path length"))?;
+    let (names, rest) = names.split_at_checked(first).ok_or(range("path length"))?;
+    let whole = flags & ask_flag::PATH_WHOLE != 0;
+    let below = flags & ask_flag::MOUNT_UNKNOWN != 0;
+    // Without a mount the walk ends at the root of the file system, whose own name is a slash.
+    let (names, whole) = match names.strip_suffix(b"/\0") {
+        Some(names) if below => (names, true),
+        _ => (names, whole && !below),
+    };
+    let found = path(names, whole, false).ok_or(range("path"))?;
+    let two = matches!(op, ChangeOp::Rename { .. } | ChangeOp::Link);
+    let second = if two {
+        path(rest, flags & ask_flag::SECOND_WHOLE != 0, false).ok_or(range("second path"))?
+    } else {
+        None
+    };
+    let number = |number: u32| (op == ChangeOp::Chown && number != u32::MAX).then_some(number);
+    let (path, below_root) = if below { (None, found) } else { (found, None) };
+    Ok(Subject::File {
+        change: Box::new(Change {
+            op,
+            path,
+            second,
+            below_root,
+            text: if two { Vec::new() } else { rest.to_vec() },
+            directory: flags & ask_flag::DIRECTORY != 0,
+            mode,
+            owner: numbers.map(number),
+            old: (old_mode != 0).then_some(OldFile { size, mode: old_mode }),
+        }),
+        mount_namespace,
     })
 }
 
@@ -388,8 +501,8 @@ mod tests {
         put(112, &3u32.to_le_bytes());
         put(116, &ask_flag::PATH_WHOLE.to_le_bytes());
         put(120, b"sh\0garbage");
-        put(136, &8u32.to_le_bytes());
-        put(144, b"git\0bin\0");
+        put(184, &8u32.to_le_bytes());
+        put(192, b"git\0bin\0");
         bytes
     }
 
@@ -432,6 +545,100 @@ mod tests {
             decode(&bytes),
             Err(DecodeError::Range(event::ASK_ADDRESS, "action kind"))
         );
+    }
+
+    fn file_bytes(op: u32, flags: u32, first: &[u8], second: &[u8]) -> Vec<u8> {
+        let mut bytes = ask_bytes();
+        bytes.truncate(136);
+        bytes.resize(size_of::<AskFile>(), 0);
+        bytes[2..4].copy_from_slice(&event::ASK_FILE.to_le_bytes());
+        let size = u32::try_from(bytes.len()).unwrap();
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(4, &size.to_le_bytes());
+        put(40, &action::FILE.to_le_bytes());
+        put(44, &op.to_le_bytes());
+        put(116, &flags.to_le_bytes());
+        put(136, &u32::try_from(first.len() + second.len()).unwrap().to_le_bytes());
+        put(140, &u32::try_from(first.len()).unwrap().to_le_bytes());
+        put(152, &7u32.to_le_bytes());
+        put(156, &u32::MAX.to_le_bytes());
+        put(160, &9u64.to_le_bytes());
+        put(168, &0o100_644u32.to_le_bytes());
+        put(176, first);
+        put(176 + first.len(), second);
+        bytes
+    }
+
+    fn change_of(bytes: &[u8]) -> Change {
+        match decode(bytes) {
+            Ok(Event::Ask(ask)) => match ask.what {
+                Subject::File { change, .. } => *change,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn both_paths_of_a_rename_are_read_and_what_did_not_fit_is_none() {
+        let both = ask_flag::PATH_WHOLE | ask_flag::SECOND_WHOLE;
+        let rename = file_op::RENAME | file_op::REPLACES;
+        let change = change_of(&file_bytes(rename, both, b"a\0srv\0", b"hosts\0etc\0"));
+        let op = ChangeOp::Rename {
+            exchanges: false,
+            replaces: true,
+        };
+        assert_eq!(change.op, op);
+        assert_eq!(
+            (change.path, change.second),
+            (Some("/srv/a".into()), Some("/etc/hosts".into()))
+        );
+        let old = OldFile {
+            size: 9,
+            mode: 0o100_644,
+        };
+        assert_eq!(change.old, Some(old));
+        let change = change_of(&file_bytes(rename, ask_flag::PATH_WHOLE, b"a\0srv\0", b"hosts\0etc\0"));
+        assert_eq!((change.path, change.second), (Some("/srv/a".into()), None));
+    }
+
+    #[test]
+    fn the_rest_of_a_change_of_a_file_is_what_its_operation_has() {
+        let change = change_of(&file_bytes(
+            file_op::SYMLINK,
+            ask_flag::PATH_WHOLE,
+            b"l\0srv\0",
+            b"/etc/passwd",
+        ));
+        assert_eq!((change.text.as_slice(), change.second), (&b"/etc/passwd"[..], None));
+        let change = change_of(&file_bytes(file_op::CHOWN, ask_flag::PATH_WHOLE, b"l\0srv\0", b""));
+        assert_eq!(change.owner, [Some(7), None]);
+        let change = change_of(&file_bytes(
+            file_op::XATTR,
+            ask_flag::MOUNT_UNKNOWN,
+            b"l\0srv\0/\0",
+            b"user.x",
+        ));
+        assert_eq!((change.path, change.below_root), (None, Some("/srv/l".into())));
+        // The walk did not come to the root of the file system.
+        let change = change_of(&file_bytes(
+            file_op::XATTR,
+            ask_flag::MOUNT_UNKNOWN,
+            b"l\0srv\0",
+            b"user.x",
+        ));
+        assert_eq!((change.path, change.below_root), (None, None));
+        for (op, what) in [
+            (0, "operation"),
+            (99, "operation"),
+            (file_op::UNLINK | file_op::REPLACES, "operation"),
+        ] {
+            let bytes = file_bytes(op, ask_flag::PATH_WHOLE, b"a\0", b"");
+            assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_FILE, what)), "{op}");
+        }
+        let mut bytes = file_bytes(file_op::UNLINK, ask_flag::PATH_WHOLE, b"a\0", b"");
+        bytes[140] = 3;
+        assert_eq!(decode(&bytes), Err(DecodeError::Range(event::ASK_FILE, "path length")));
     }
 
     #[test]
@@ -488,8 +695,8 @@ mod tests {
         };
         assert_eq!(exec_of(&ask).0, None);
         bytes[116..120].copy_from_slice(&ask_flag::UNLINKED.to_le_bytes());
-        bytes[136] = 9;
-        bytes[144..153].copy_from_slice(b"memfd:x1\0");
+        bytes[184] = 9;
+        bytes[192..201].copy_from_slice(b"memfd:x1\0");
         let Ok(Event::Ask(ask)) = decode(&bytes) else {
             panic!("not an ask")
         };
@@ -522,10 +729,10 @@ mod tests {
         );
         assert_eq!(damaged(112, &0u32.to_le_bytes()), Err(DecodeError::Range(1, "label")));
         assert_eq!(
-            damaged(136, &u32::MAX.to_le_bytes()),
+            damaged(184, &u32::MAX.to_le_bytes()),
             Err(DecodeError::Range(1, "path length"))
         );
-        assert_eq!(damaged(136, &7u32.to_le_bytes()), Err(DecodeError::Range(1, "path")));
-        assert_eq!(damaged(146, b"/"), Err(DecodeError::Range(1, "path")));
+        assert_eq!(damaged(184, &7u32.to_le_bytes()), Err(DecodeError::Range(1, "path")));
+        assert_eq!(damaged(194, b"/"), Err(DecodeError::Range(1, "path")));
     }
 }

@@ -118,6 +118,15 @@ pub(crate) fn run_before_others() -> io::Result<Precedence> {
     }
 }
 
+/// How many CPUs the calling thread may run on; 1 when that cannot be told.
+pub(crate) fn cpus() -> usize {
+    sched_getaffinity(Pid::from_raw(0)).map_or(1, |allowed| {
+        (0..CpuSet::count())
+            .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+            .count()
+    })
+}
+
 /// Moves the calling thread to another CPU if it is on this one and may run on another; it may come back.
 pub(crate) fn leave_cpu(cpu: usize) -> nix::Result<()> {
     if sched_getcpu()? != cpu {

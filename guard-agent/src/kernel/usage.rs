@@ -59,6 +59,8 @@ pub struct Usage {
     pub cgroups_full: u64,
     /// Sockets and connections refused because the table of sockets was full.
     pub flows_full: u64,
+    /// Packets dropped that nothing had let through.
+    pub tripwire: u64,
     /// Events that did not fit the ring.
     pub ring_full: u64,
     /// Actions refused because a signal could not be sent.
@@ -136,6 +138,7 @@ pub fn usage(pin_root: &Path) -> Result<Usage, MapError> {
         tasks_full: counters.get(&counter::TASKS_FULL, 0)?,
         cgroups_full: counters.get(&counter::CGROUPS_FULL, 0)?,
         flows_full: counters.get(&counter::FLOWS_FULL, 0)?,
+        tripwire: counters.get(&counter::TRIPWIRE, 0)?,
         ring_full: counters.get(&counter::RING_FULL, 0)?,
         signal_failed: counters.get(&counter::SIGNAL_FAILED, 0)?,
         unchecked: counters.get(&counter::UNCHECKED, 0)?,

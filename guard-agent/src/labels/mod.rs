@@ -183,6 +183,12 @@ impl Labels {
         self.table.lock().names.get(&id).cloned()
     }
 
+    /// The number of a label that has ever been given.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<LabelId> {
+        self.table.lock().ids.get(name).copied().map(LabelId)
+    }
+
     /// What holds for a label.
     #[must_use]
     pub fn settings(&self, id: LabelId) -> LabelSettings {

@@ -105,6 +105,8 @@ fn what_holds_for_a_label_is_told_before_it_is_in_force() {
         looping: 2,
         tasks: 7,
         sockets: 5,
+        allow: crate::kernel::Allowed::default(),
+        writes: crate::kernel::Writes::Free,
     };
     let rules = LabelRules {
         settings: [("strict".to_owned(), strict)].into(),

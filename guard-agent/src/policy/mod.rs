@@ -17,7 +17,7 @@ use cedar_policy::{
     ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     PolicyId, PolicySet, PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression,
 };
-use guard_evidence::record::MatchedRule;
+use guard_evidence::record::{FileOperation, MatchedRule};
 use parking_lot::Mutex;
 
 use annotations::Annotations;
@@ -34,6 +34,7 @@ pub const POLICY_BYTES: usize = 1 << 20;
 /// Ids of the rules that ask when no rule of the file can permit an action of the kind to a label.
 const BUILTIN_ASK_EXEC: &str = "builtin:ask-every-exec";
 const BUILTIN_ASK_CONNECTION: &str = "builtin:ask-every-connection";
+const BUILTIN_ASK_WRITE: &str = "builtin:ask-every-write";
 
 /// A checked policy file. Cheap to share; never changes.
 #[derive(Debug)]
@@ -73,10 +74,12 @@ struct Names {
     executable: EntityTypeName,
     address: EntityTypeName,
     socket: EntityTypeName,
+    file: EntityTypeName,
     exec: EntityUid,
     connect: EntityUid,
     listen: EntityUid,
     connect_unix: EntityUid,
+    write: EntityUid,
 }
 
 /// What is known of an action.
@@ -97,6 +100,7 @@ pub struct Facts {
 pub enum Deed {
     Exec(ExecFacts),
     Connect(ConnectFacts),
+    Write(WriteFacts),
 }
 
 impl Default for Deed {
@@ -126,6 +130,28 @@ pub struct ConnectFacts {
     pub connected_before: bool,
     /// Whether the thread is held, so that people may be asked.
     pub held: bool,
+}
+
+/// Of a change of a file the kernel's question tells all.
+#[derive(Debug, Clone)]
+pub struct WriteFacts {
+    pub operation: FileOperation,
+    /// `None`: not known.
+    pub path: Option<String>,
+    /// The other end of a rename or link; the inner `None`: not known.
+    pub new_path: Option<Option<String>>,
+    pub directory: bool,
+    /// Something that is there goes.
+    pub replaces: bool,
+    /// Whether the thread is held, so that people may be asked.
+    pub held: bool,
+}
+
+/// Which end of a rename or link is the resource: each is put to the policy by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Path,
+    New,
 }
 
 #[derive(Debug, Clone)]
@@ -200,8 +226,16 @@ impl Policy {
     /// Answers for one action.
     #[must_use]
     pub fn evaluate(&self, facts: &Facts) -> Answer {
+        let answer = self.evaluate_end(facts, End::Path);
+        match &facts.deed {
+            Deed::Write(WriteFacts { new_path: Some(_), .. }) => answer.and(self.evaluate_end(facts, End::New)),
+            _ => answer,
+        }
+    }
+
+    fn evaluate_end(&self, facts: &Facts, end: End) -> Answer {
         let (unknown, held) = (facts.unknown(), facts.is_held());
-        let world = match World::new(&self.names, facts) {
+        let world = match World::new(&self.names, facts, end) {
             Ok(world) => world,
             Err(because) => {
                 return Answer::Deny {
@@ -250,20 +284,37 @@ impl Policy {
         self.rules.values().any(|rule| rule.reads.intersects(Reads::USER))
     }
 
-    /// Whether any rule of the file could permit an action of this kind to this label, judged by the rules' scopes.
-    fn covers(&self, world: &World) -> bool {
-        let principal = |rule: &Rule| match rule.policy.principal_constraint() {
+    /// Whether the answer to this action before it is held follows from the label and what is done alone: no rule that could
+    /// apply to it looks at who does it.
+    #[must_use]
+    pub fn is_exact(&self, facts: &Facts) -> bool {
+        World::new(&self.names, facts, End::Path).is_ok_and(|world| {
+            self.rules
+                .values()
+                .filter(|rule| self.concerns(rule, &world))
+                .all(|rule| !rule.reads.intersects(Reads::WHO | Reads::USER))
+        })
+    }
+
+    /// Whether the rule is about actions of this kind by this label, judged by its scope.
+    fn concerns(&self, rule: &Rule, world: &World) -> bool {
+        let principal = match rule.policy.principal_constraint() {
             PrincipalConstraint::Any => true,
             PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
                 uid == world.principal
             }
             PrincipalConstraint::Is(kind) => kind == self.names.workload,
         };
-        let action = |rule: &Rule| match rule.policy.action_constraint() {
+        let action = match rule.policy.action_constraint() {
             ActionConstraint::Any => true,
             ActionConstraint::Eq(uid) => uid == world.action,
             ActionConstraint::In(uids) => uids.contains(&world.action),
         };
+        principal && action
+    }
+
+    /// Whether any rule of the file could permit an action of this kind to this label, judged by the rules' scopes.
+    fn covers(&self, world: &World) -> bool {
         // An address is in no directory.
         let kind = world.resource.type_name();
         let inside = |uid: &EntityUid| {
@@ -279,7 +330,7 @@ impl Policy {
         self.rules
             .values()
             .filter(|rule| rule.of_file && rule.effect == Effect::Permit)
-            .any(|rule| principal(rule) && action(rule) && resource(rule))
+            .any(|rule| self.concerns(rule, world) && resource(rule))
     }
 
     fn look(&self, world: &World, approved: bool, unknown: Reads, held: bool) -> Look {
@@ -421,6 +472,63 @@ impl Policy {
     }
 }
 
+impl Answer {
+    /// Of an action with two ends: what both answers allow, and all that both require.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (deny @ Self::Deny { .. }, _) | (_, deny @ Self::Deny { .. }) => deny,
+            (Self::Hold, _) | (_, Self::Hold) => Self::Hold,
+            (Self::Ask(one), Self::Ask(two)) => one.and(two),
+            (ask @ Self::Ask(_), Self::Allow { .. }) | (Self::Allow { .. }, ask @ Self::Ask(_)) => ask,
+            (Self::Allow { rules }, Self::Allow { rules: more }) => Self::Allow {
+                rules: joined(rules, more),
+            },
+        }
+    }
+}
+
+impl Ask {
+    fn and(self, other: Self) -> Answer {
+        let rules = joined(self.rules, other.rules);
+        let groups = if self.groups.is_empty() {
+            other.groups
+        } else if other.groups.is_empty() {
+            self.groups
+        } else {
+            let common: Vec<String> = self
+                .groups
+                .into_iter()
+                .filter(|group| other.groups.contains(group))
+                .collect();
+            if common.is_empty() {
+                return Answer::Deny {
+                    rules,
+                    because: "the rules for the two paths ask approver groups that have none in common".to_owned(),
+                };
+            }
+            common
+        };
+        Answer::Ask(Self {
+            rules,
+            groups,
+            quorum: self.quorum.max(other.quorum),
+            timeout: self.timeout.into_iter().chain(other.timeout).min(),
+            risks: joined(self.risks, other.risks),
+            tags: joined(self.tags, other.tags),
+        })
+    }
+}
+
+/// Both lists, each entry once.
+fn joined<T: PartialEq>(mut one: Vec<T>, two: Vec<T>) -> Vec<T> {
+    for entry in two {
+        if !one.contains(&entry) {
+            one.push(entry);
+        }
+    }
+    one
+}
+
 impl Rule {
     /// Whether the rule could apply, as far as the known facts tell: scope and every clause that looks only at known
     /// facts hold. A clause that fails to evaluate counts as holding.
@@ -450,12 +558,14 @@ impl Facts {
         match &self.deed {
             Deed::Exec(exec) => exec.held.is_some(),
             Deed::Connect(connect) => connect.held,
+            Deed::Write(write) => write.held,
         }
     }
 
     /// The path that the resource has, if it is known and has one.
-    fn path(&self) -> Option<&str> {
+    fn path(&self, end: End) -> Option<&str> {
         match &self.deed {
+            Deed::Write(write) => write.end(end),
             Deed::Exec(exec) => exec.path.as_deref(),
             Deed::Connect(connect) => match &connect.peer {
                 PeerFacts::Unix(name) => name.as_deref().filter(|name| name.starts_with('/')),
@@ -464,10 +574,19 @@ impl Facts {
         }
     }
 
+    /// The directory of a file that has no name.
+    fn nameless_in(&self) -> Option<&str> {
+        match &self.deed {
+            Deed::Write(write) if write.operation == FileOperation::Tmpfile => write.path.as_deref(),
+            _ => None,
+        }
+    }
+
     fn asked_for_want_of_a_rule(&self) -> MatchedRule {
         let (id, what, every) = match &self.deed {
             Deed::Exec(_) => (BUILTIN_ASK_EXEC, "anything", "exec"),
             Deed::Connect(_) => (BUILTIN_ASK_CONNECTION, "connections", "connection"),
+            Deed::Write(_) => (BUILTIN_ASK_WRITE, "changes of files", "one outside its free space"),
         };
         MatchedRule {
             id: id.to_owned(),
@@ -484,6 +603,12 @@ impl Facts {
             Deed::Exec(exec) => exec,
             Deed::Connect(connect) => {
                 if matches!(connect.peer, PeerFacts::Unix(None)) {
+                    unknown |= Reads::PATH;
+                }
+                return unknown;
+            }
+            Deed::Write(write) => {
+                if write.path.is_none() || write.new_path == Some(None) {
                     unknown |= Reads::PATH;
                 }
                 return unknown;
@@ -566,6 +691,24 @@ impl ConnectFacts {
     }
 }
 
+impl WriteFacts {
+    fn end(&self, end: End) -> Option<&str> {
+        match end {
+            End::Path => self.path.as_deref(),
+            End::New => self.new_path.as_ref().and_then(Option::as_deref),
+        }
+    }
+
+    fn add_to(&self, context: &mut Vec<(&str, RestrictedExpression)>) {
+        context.push(("operation", string(self.operation.word())));
+        context.push(("directory", RestrictedExpression::new_bool(self.directory)));
+        context.push(("replaces", RestrictedExpression::new_bool(self.replaces)));
+        context.extend(self.path.as_deref().map(|path| ("path", string(path))));
+        let new_path = self.new_path.as_ref().and_then(Option::as_deref);
+        context.extend(new_path.map(|path| ("new_path", string(path))));
+    }
+}
+
 /// Where no packet leaves the host: connect(2) turns the address without a value into the loopback's.
 fn is_this_host(address: &IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()
@@ -581,7 +724,7 @@ struct World {
 }
 
 impl World {
-    fn new(names: &Names, facts: &Facts) -> Result<Self, String> {
+    fn new(names: &Names, facts: &Facts, end: End) -> Result<Self, String> {
         let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
         let principal = uid(&names.workload, &facts.label);
         let (action, resource) = match &facts.deed {
@@ -600,12 +743,15 @@ impl World {
                     uid(&names.socket, name.as_deref().unwrap_or("unknown")),
                 ),
             },
+            Deed::Write(write) => (&names.write, uid(&names.file, write.end(end).unwrap_or("unknown"))),
         };
         let directories: HashSet<EntityUid> = facts
-            .path()
+            .path(end)
             .map(ancestors)
             .unwrap_or_default()
-            .iter()
+            .into_iter()
+            // A file without a name is in the directory that stands for it.
+            .chain(facts.nameless_in())
             .map(|d| uid(&names.directory, d))
             .collect();
         let entities = [
@@ -626,6 +772,7 @@ impl World {
         match &facts.deed {
             Deed::Exec(exec) => exec.add_to(&mut context),
             Deed::Connect(connect) => connect.add_to(&mut context),
+            Deed::Write(write) => write.add_to(&mut context),
         }
         let context = context
             .into_iter()

@@ -193,10 +193,12 @@ fn names() -> Result<Names, String> {
         executable: kind("Executable")?,
         address: kind("Address")?,
         socket: kind("Socket")?,
+        file: kind("File")?,
         exec: action("exec")?,
         connect: action("connect")?,
         listen: action("listen")?,
         connect_unix: action("connect_unix")?,
+        write: action("write")?,
     })
 }
 

@@ -22,7 +22,9 @@ impl Reads {
     pub const HELD: Self = Self(2 | 4 | 8 | 16);
     /// The user's name: the one fact that may change while everything that the kernel says stays the same.
     pub const USER: Self = Self(32);
-    const ALL: Self = Self(63);
+    /// Who asks, beyond the label: an exact rule in the kernel does not look at it.
+    pub const WHO: Self = Self(64);
+    const ALL: Self = Self(127);
 
     #[must_use]
     pub fn intersects(self, other: Self) -> bool {
@@ -76,15 +78,16 @@ pub(super) fn of_expression(expression: &Value) -> Reads {
 
 fn of_attribute(name: &str) -> Reads {
     match name {
-        "path" | "name" => Reads::PATH,
+        "path" | "new_path" | "name" => Reads::PATH,
         "argv" | "argc" | "argv0" => Reads::ARGV,
         "command" => Reads::PATH | Reads::ARGV,
         "cwd" => Reads::CWD,
         "given" => Reads::GIVEN,
         "sha256" => Reads::SHA256,
         "user" => Reads::USER,
-        "approved" | "unlinked" | "uid" | "gid" | "login_uid" | "cgroup" | "container" | "address" | "port"
-        | "protocol" | "loopback" | "connected_before" => Reads::NONE,
+        "uid" | "gid" | "login_uid" | "cgroup" | "container" => Reads::WHO,
+        "approved" | "unlinked" | "address" | "port" | "protocol" | "loopback" | "connected_before" | "operation"
+        | "directory" | "replaces" => Reads::NONE,
         _ => Reads::ALL,
     }
 }
@@ -105,18 +108,19 @@ mod tests {
 
     #[test]
     fn every_way_to_look_is_seen() {
-        assert_eq!(reads("context.uid == 0 && context.approved"), Reads::NONE);
+        assert_eq!(reads("context.port == 0 && context.approved"), Reads::NONE);
+        assert_eq!(reads("context has container"), Reads::WHO);
         assert_eq!(reads("context.path like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context[\"path\"] like \"/usr/*\""), Reads::PATH);
         assert_eq!(reads("context has cwd"), Reads::CWD);
-        assert_eq!(reads("context has user && context.uid == 0"), Reads::USER);
+        assert_eq!(reads("context has user && context.uid == 0"), Reads::USER | Reads::WHO);
         assert_eq!(
             reads("context.argv.contains(\"--force\") || context.uid == 0"),
-            Reads::ARGV
+            Reads::ARGV | Reads::WHO
         );
         assert_eq!(
             reads("if context.uid == 0 then context.given == \"x\" else false"),
-            Reads::GIVEN
+            Reads::GIVEN | Reads::WHO
         );
         assert_eq!(reads("resource in Directory::\"/usr\""), Reads::PATH);
         assert_eq!(reads("resource == Executable::\"/bin/sh\""), Reads::PATH);
@@ -145,6 +149,6 @@ mod tests {
             count += 1;
             assert_ne!(of_attribute(name), Reads::ALL, "{name}");
         }
-        assert_eq!(count, 16 + 12 + 10 + 10);
+        assert_eq!(count, 16 + 12 + 10 + 10 + 12);
     }
 }

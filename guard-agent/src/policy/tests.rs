@@ -52,7 +52,7 @@ fn socket(name: &str) -> PeerFacts {
 fn exec(facts: &mut Facts) -> &mut ExecFacts {
     match &mut facts.deed {
         Deed::Exec(exec) => exec,
-        Deed::Connect(_) => panic!("no exec"),
+        Deed::Connect(_) | Deed::Write(_) => panic!("no exec"),
     }
 }
 
@@ -60,6 +60,7 @@ fn before_hold(mut facts: Facts) -> Facts {
     match &mut facts.deed {
         Deed::Exec(exec) => exec.held = None,
         Deed::Connect(connect) => connect.held = false,
+        Deed::Write(write) => write.held = false,
     }
     facts
 }
@@ -427,7 +428,7 @@ fn errors_have_a_place_and_a_remedy() {
             "",
         ),
         ("permit(principal == User::\"x\", action, resource);", 1, "User"),
-        ("permit(principal, action == Action::\"write\", resource);", 1, "write"),
+        ("permit(principal, action == Action::\"fly\", resource);", 1, "fly"),
         (
             "permit(principal, action, resource);\n@quorom(\"2\")\npermit(principal, action, resource);",
             2,
@@ -460,6 +461,33 @@ fn errors_have_a_place_and_a_remedy() {
 }
 
 #[test]
+fn an_answer_is_exact_unless_a_rule_for_it_looks_at_who_asks() {
+    let policy = parse(
+        r#"
+        permit(principal, action == Action::"exec", resource in Directory::"/usr");
+        permit(principal, action == Action::"connect", resource) when { context.port == 443 };
+        forbid(principal == Workload::"data", action == Action::"exec", resource) when { context.uid == 0 };
+        permit(principal == Workload::"named", action == Action::"exec", resource)
+        when { context has user && context.user == "x" };
+        permit(principal == Workload::"held", action == Action::"exec", resource) when { context has cwd };
+        "#,
+        "p",
+    )
+    .unwrap();
+    let run = |label| policy.is_exact(&before_hold(facts(label, "/usr/bin/git", &[])));
+    assert!(run("coder"));
+    assert!(run("held"), "what a hold tells is not known to the first look");
+    assert!(!run("data") && !run("named"));
+    assert!(policy.is_exact(&connection("data", to("10.0.0.1", 443), "tcp")));
+    let whole = parse(
+        "forbid(principal, action, resource) when { context has container };",
+        "p",
+    )
+    .unwrap();
+    assert!(!whole.is_exact(&connection("coder", to("10.0.0.1", 443), "tcp")));
+}
+
+#[test]
 fn any_bytes_parse_or_say_why() {
     for text in [
         "",
@@ -475,4 +503,113 @@ fn any_bytes_parse_or_say_why() {
     ] {
         let _ = parse(text, "p");
     }
+}
+
+/// Of a thread that is held.
+fn write(label: &str, operation: FileOperation, path: Option<&str>, new_path: Option<Option<&str>>) -> Facts {
+    Facts {
+        label: label.to_owned(),
+        uid: 1000,
+        gid: 1000,
+        cgroup: "/guard/x".to_owned(),
+        deed: Deed::Write(WriteFacts {
+            operation,
+            path: path.map(str::to_owned),
+            new_path: new_path.map(|path| path.map(str::to_owned)),
+            directory: false,
+            replaces: false,
+            held: true,
+        }),
+        ..Facts::default()
+    }
+}
+
+#[test]
+fn both_ends_of_a_rename_must_be_allowed() {
+    let policy = policy(
+        r#"@id("work") permit(principal == Workload::"coder", action == Action::"write", resource in Directory::"/srv/work");
+           @id("etc") @approvers("ops") permit(principal == Workload::"coder", action == Action::"write", resource in Directory::"/etc")
+           when { context.approved };
+           @id("home") @approvers("people") permit(principal == Workload::"coder", action == Action::"write", resource in Directory::"/home")
+           when { context.approved && context.operation != "unlink" };
+           @id("never") forbid(principal, action == Action::"write", resource in Directory::"/etc/ssh");"#,
+    );
+    use FileOperation::{Create, Rename, Tmpfile, Unlink};
+    for (label, operation, path, new_path, fast, held) in [
+        ("coder", Create, Some("/srv/work/a"), None, "allow", "allow"),
+        ("coder", Create, Some("/srv/workers"), None, "deny", "deny"),
+        ("coder", Tmpfile, Some("/srv/work"), None, "allow", "allow"),
+        ("coder", Create, Some("/srv/work"), None, "deny", "deny"),
+        ("coder", Unlink, Some("/etc/hosts"), None, "hold", "ask"),
+        ("coder", Unlink, Some("/home/x"), None, "deny", "deny"),
+        (
+            "coder",
+            Rename,
+            Some("/srv/work/a"),
+            Some(Some("/srv/work/b")),
+            "allow",
+            "allow",
+        ),
+        (
+            "coder",
+            Rename,
+            Some("/srv/work/a"),
+            Some(Some("/etc/hosts")),
+            "hold",
+            "ask",
+        ),
+        (
+            "coder",
+            Rename,
+            Some("/etc/hosts"),
+            Some(Some("/srv/work/a")),
+            "hold",
+            "ask",
+        ),
+        (
+            "coder",
+            Rename,
+            Some("/srv/work/a"),
+            Some(Some("/etc/ssh/x")),
+            "deny",
+            "deny",
+        ),
+        (
+            "coder",
+            Rename,
+            Some("/etc/ssh/x"),
+            Some(Some("/srv/work/a")),
+            "deny",
+            "deny",
+        ),
+        // The groups that the two ends ask have nobody in common.
+        (
+            "coder",
+            Rename,
+            Some("/etc/hosts"),
+            Some(Some("/home/x")),
+            "hold",
+            "deny",
+        ),
+        // An end that is not known is never allowed, and may be what is forbidden.
+        ("coder", Rename, Some("/srv/work/a"), Some(None), "deny", "deny"),
+        ("coder", Create, None, None, "deny", "deny"),
+        ("other", Create, Some("/srv/work/a"), None, "hold", "ask"),
+        ("other", Create, Some("/etc/ssh/a"), None, "deny", "deny"),
+    ] {
+        let facts = write(label, operation, path, new_path);
+        let word = |answer: &Answer| match answer {
+            Answer::Allow { .. } => "allow",
+            Answer::Ask(_) => "ask",
+            Answer::Deny { .. } => "deny",
+            Answer::Hold => "hold",
+        };
+        let name = format!("{label} {operation:?} {path:?} {new_path:?}");
+        assert_eq!(word(&policy.evaluate(&before_hold(facts.clone()))), fast, "fast {name}");
+        assert_eq!(word(&policy.evaluate(&facts)), held, "held {name}");
+    }
+    let Answer::Ask(ask) = policy.evaluate(&write("other", Create, Some("/srv/a"), None)) else {
+        panic!("not asked")
+    };
+    assert_eq!(ask.rules[0].id, BUILTIN_ASK_WRITE);
 }

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod changes;
+mod free;
 mod homes;
 mod patience;
 mod places;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// The console's address for hosts, if enrolled.
     pub console: Option<String>,
+    /// Labels and the directories whose content they may change unasked.
+    pub free: Vec<(String, PathBuf)>,
 }
 
 /// A place and what it is.
@@ -174,6 +177,8 @@ impl Running {
     pub fn go_on(mut self, labels: Labels, evidence: Evidence) -> Result<(), ProtectError> {
         let work = move || {
             let mut told = Told::default();
+            let mut space = free::Space::new(&self.look.settings.free);
+            space.look(&self.look.kernel, &labels);
             let (mut looked, mut read) = (Instant::now(), Instant::now());
             let mut debt = Debt::default();
             loop {
@@ -184,6 +189,7 @@ impl Running {
                 if heard || looked.elapsed() >= LOOK {
                     let began = Instant::now();
                     self.look();
+                    space.look(&self.look.kernel, &labels);
                     looked = Instant::now();
                     if heard {
                         debt.add(looked, looked - began);
@@ -396,12 +402,33 @@ pub(crate) fn object(what: u32) -> &'static str {
         kind::SIGNAL => "signal to Guard",
         kind::BPF => "bpf",
         kind::ROUTE => "another way for packets",
+        kind::SHARED => "exec with a shared directory",
+        kind::DUMP => "core dump",
+        kind::QUEUE => "message queue",
+        kind::MAPPING => "writable mapping from before",
+        kind::MADE => "file that nobody was asked about",
         kind::SOCKET => "raw or unusual socket",
         kind::DEVICE => "raw device",
         kind::TERMINAL => "somebody's terminal",
         kind::NAMELESS => "file without a name",
         kind::CGROUP => "way out of its cgroup",
         kind::LOG => "log sockets' names",
+        kind::MOUNT => "mount",
+        kind::NAMESPACE => "namespace",
+        kind::GAIN => "more privileges",
+        kind::CHROOT => "another root directory",
+        kind::MODULE => "kernel module",
+        kind::MACHINE => "the machine as a whole",
+        kind::NETWORK => "network set-up",
+        kind::DEVICE_NODE => "device node",
+        kind::PERF => "performance counters",
+        kind::KEYS => "keyrings",
+        kind::URING => "io_uring",
+        kind::FAULTS => "userfaultfd",
+        kind::TUNABLE => "kernel setting",
+        kind::SIGNAL_OUT => "signal to a process outside",
+        kind::LATER => "cron, at and units",
+        kind::STRAY => "packet that nobody allowed",
         _ => "unknown",
     }
 }

@@ -55,6 +55,34 @@ const KEPT: &[&str] = &[
     "/usr/local/lib/systemd/system/guard-console.service",
 ];
 
+/// What others run later because it is written there: as themselves, outside the workload. Readable.
+const LATER: &[&str] = &[
+    "/etc/crontab",
+    "/etc/anacrontab",
+    "/etc/cron.d",
+    "/etc/cron.hourly",
+    "/etc/cron.daily",
+    "/etc/cron.weekly",
+    "/etc/cron.monthly",
+    "/etc/cron.yearly",
+    "/var/spool/cron",
+    "/var/spool/anacron",
+    "/var/spool/at",
+    "/etc/systemd",
+    "/run/systemd/system",
+    "/run/systemd/user",
+    "/run/systemd/transient",
+    "/run/systemd/generator",
+    "/usr/lib/systemd",
+    "/usr/local/lib/systemd",
+    "/etc/init.d",
+    "/etc/rc.local",
+    "/etc/udev/rules.d",
+    "/run/udev/rules.d",
+    "/usr/lib/udev/rules.d",
+    "/etc/xdg/autostart",
+];
+
 /// What the policy lets every label reach has its name here: nobody gives another socket such a name.
 const LOG: &str = "/run/systemd/journal";
 
@@ -99,7 +127,11 @@ pub(super) fn fixed(settings: &Settings) -> Vec<Place> {
             path: path.clone(),
             sort: Sort::Configured(hidden(kind::CONFIGURED)),
         });
-    own.chain(configured).collect()
+    let later = LATER.iter().map(|path| Place {
+        path: path.into(),
+        sort: Sort::Configured(kept(kind::LATER)),
+    });
+    own.chain(configured).chain(later).collect()
 }
 
 /// The configured paths below every home, without their `~/`.
@@ -217,6 +249,26 @@ mod tests {
         );
         let last = in_homes(&paths).pop().unwrap();
         assert_eq!(last, (PathBuf::from(".ssh"), hidden(kind::CONFIGURED)));
+    }
+
+    #[test]
+    fn what_others_run_later_is_readable_and_stops_no_start() {
+        let settings = Settings {
+            free: Vec::new(),
+            config_file: "/etc/guard/agent.toml".into(),
+            policy_file: "/etc/guard/policy.cedar".into(),
+            state_dir: "/var/lib/guard-agent".into(),
+            socket: "/run/guard/agent.sock".into(),
+            pin_directory: "/sys/fs/bpf/guard".into(),
+            paths: Vec::new(),
+            addresses: Vec::new(),
+            console: None,
+        };
+        let all = fixed(&settings);
+        for path in LATER {
+            let place = all.iter().find(|place| place.path == Path::new(path)).unwrap();
+            assert_eq!(place.sort, Sort::Configured(kept(kind::LATER)), "{path}");
+        }
     }
 
     #[test]

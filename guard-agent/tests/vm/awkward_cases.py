@@ -156,18 +156,18 @@ def a_second_agent_is_refused(probe):
 @case
 def init_of_a_pid_namespace(probe):
     mark = marker("in")
-    text = runs_once_approved(probe, "hold-second-init", mark, start(AWKWARD, "init", program("hold-second-init"), mark))
+    text = runs_once_approved(probe, "hold-second-init", mark, start(AWKWARD, "init", program("hold-second-init"), mark, cgroup=FREE))
     check("child 0" in text, text)
     probe.start_case()
     mark = marker("in")
-    text = output(start(AWKWARD, "init", program("hold-deny-init"), mark))
+    text = output(start(AWKWARD, "init", program("hold-deny-init"), mark, cgroup=FREE))
     check("not permitted" in text and not os.path.exists(mark), text)
 
 
 @case
 def root_of_a_user_namespace(probe):
     mark = f"{folder('open')}/user-{time.monotonic_ns()}"
-    runs_once_approved(probe, "hold-second-user", mark, start(AWKWARD, "user", program("hold-second-user"), mark))
+    runs_once_approved(probe, "hold-second-user", mark, start(AWKWARD, "user", program("hold-second-user"), mark, cgroup=FREE))
 
 
 @case
@@ -176,7 +176,7 @@ def a_setuid_program(probe):
     mark = f"{folder('root', 0o755)}/setuid-{time.monotonic_ns()}"
     path = program("hold-second-setuid")
     os.chmod(path, 0o4755)
-    runs_once_approved(probe, "hold-second-setuid", mark, start(AWKWARD, "nobody", path, mark))
+    runs_once_approved(probe, "hold-second-setuid", mark, start(AWKWARD, "nobody", path, mark, cgroup=FREE))
 
 
 @case

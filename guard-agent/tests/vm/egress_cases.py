@@ -565,6 +565,16 @@ def listen(family, address, data):
 way("any", lambda data: listen(V4, ("0.0.0.0", port), data))
 way("any-v6", lambda data: listen(V6, ("::", port), data))
 way("broad-mapped", lambda data: listen(V6, ("::ffff:0.0.0.0", port), data))
+def moved(data):
+    s = socket.socket(V4, TCP)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("127.0.0.1", 0))
+    s.listen()
+    s.shutdown(socket.SHUT_RDWR)
+    s.bind(("0.0.0.0", port))
+    s.listen()
+    print("listening", data.decode(), flush=True)
+way("from-loopback", moved)
 def hear(family, address, data):
     s = socket.socket(family, UDP)
     s.bind(address)
@@ -637,6 +647,12 @@ way("message-options", lambda data: s4.sendmsg([data], [(socket.IPPROTO_IP, 7, L
 way("message-options-second", lambda data: s4.sendmsg(
     [data], [(socket.IPPROTO_IP, 1, struct.pack("i", 0)), (socket.IPPROTO_IP, 7, LOOSE)], 0, ("127.0.0.1", port)))
 way("header", lambda data: s6.setsockopt(socket.IPPROTO_IPV6, 57, b""))
+ONE = struct.pack("i", 1)
+way("membership", lambda data: s4.setsockopt(socket.IPPROTO_IP, 35, socket.inet_aton("239.1.2.3") + bytes([127, 0, 0, 1])))
+way("membership-v6", lambda data: s6.setsockopt(socket.IPPROTO_IPV6, 20, socket.inet_pton(V6, "ff02::1:2") + ONE))
+# One that a process outside hears.
+way("netlink-to-process", lambda data: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).sendto(
+    struct.pack("=IHHII", 16, 2, 0, 1, 0), (heard, 0)))
 def netlink(kind, flags, payload):
     s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     s.send(struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload)
@@ -652,7 +668,9 @@ netlink(18, 0x301, struct.pack("=BxHiII", 0, 0, 0, 0, 0))
 s4.sendmsg([b"x"], [(socket.IPPROTO_IP, 1, struct.pack("i", 7))], 0, ("127.0.0.1", port))
 print("the rest fine")
 '''
-    text = output(client(body, port=ALLOW))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as hears:
+        hears.bind((0, 0))
+        text = output(client(body, port=ALLOW, heard=hears.getsockname()[0]))
     done = {name: word for word, name in re.findall(r"^(done|failed) (\S+)", text, re.M)}
     made = {name for name, word in done.items() if word == "done"}
     if len(done) != len(names_in(body)) or OFF and set(done) != made:

@@ -89,7 +89,7 @@ def restarts_under_load(probe):
         look()
         PROBES.append(again())
 
-    under_load(probe, "load", 100 if FULL else 6, replace)
+    under_load(probe, "load", repeats(6, 100, "6.12"), replace)
 
 
 @case
@@ -109,7 +109,7 @@ def upgrades_under_load(probe):
         look()
         until(lambda: len(versions()) == 1, f"{versions()} are in force, {before} were\n{PROBES[-1].text()[-2000:]}", 60)
 
-    under_load(probe, "upgrade", 20 if FULL else 6, replace)
+    under_load(probe, "upgrade", repeats(6, 20, "6.18"), replace)
     if versions() == ["v0"]:
         away("stopped")
         PROBES.append(again())

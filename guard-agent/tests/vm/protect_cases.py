@@ -67,12 +67,12 @@ def seen():
         time.sleep(1.5 * SLOW)
 
 
-def thefts(probe, kinds, body, allowed=(), pass_fds=(), uid=None, **values):
+def thefts(probe, kinds, body, allowed=(), pass_fds=(), uid=None, cgroup=BOX, label=1, **values):
     """Runs thefts in one labelled process; `kinds` are the kinds that must be counted."""
     prelude = PRELUDE + "".join(f"{name} = {value!r}\n" for name, value in values.items())
     if uid is not None:
         prelude += f"os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})\n"
-    text = output(start(sys.executable, "-c", prelude + body, pass_fds=pass_fds), 60)
+    text = output(start(sys.executable, "-c", prelude + body, pass_fds=pass_fds, cgroup=cgroup), 60)
     lines = [line.split() for line in text.splitlines() if line.startswith(("stolen ", "refused "))]
     done = {line[1]: line for line in lines}
     wanted = set(re.findall(r"^\s*theft\(\"([^\"]+)\"", body, re.M))
@@ -90,7 +90,7 @@ def thefts(probe, kinds, body, allowed=(), pass_fds=(), uid=None, **values):
         raise Failed(f"prove nothing, for with enforcement off they fail too: {[done[name] for name in wanted - stolen]}: {text[-800:]}")
     absent(lambda: bool(stolen), f"stolen: {stolen}")
     for kind in kinds:
-        probe.expect(rf"^refused label=1 kind={kind} ")
+        probe.expect(rf"^refused label={label} kind={kind} ")
 
 
 # ---- files ----
@@ -182,7 +182,7 @@ def namespace():
     finally:
         os._exit(255)
 theft("user-namespace", namespace)
-''', victim=victim, place=place)
+''', victim=victim, place=place, cgroup=FREE, label=8)
 
 
 @case

@@ -219,7 +219,7 @@ def a_removed_cgroup_takes_the_label_from_nobody(probe):
 @limit(600 if FULL else 90)
 def a_storm_of_forks_leaves_nothing(probe):
     before = idle()
-    count = 20_000 if FULL else 500
+    count = repeats(500, 20_000, "7.2")
     text = output(start("/bin/sh", "-c", f"{SCOPE} storm {count} & {SCOPE} storm {count} & wait"), 60 + count // 100)
     check(text.count("0 failed") == 2, text)
     after = idle()

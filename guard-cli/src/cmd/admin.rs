@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use guard_evidence::enforcement::Enforcement;
 use guard_evidence::text::{defuse, visible, visible_fold};
-use guard_proto::rest::{Host, NewToken, NewUser, Token, User};
+use guard_proto::rest::{Host, NewServiceAccount, NewToken, NewUser, Token, User};
 use reqwest::Method;
 
 use crate::args::{Global, Hosts, Output, Tokens, Users};
@@ -243,6 +243,26 @@ pub(super) async fn users(global: &Global, command: Users) -> Result<ExitCode, F
                 }
             }
         }
+        Users::AddService {
+            username,
+            roles,
+            description,
+        } => {
+            let body = NewServiceAccount {
+                username,
+                roles,
+                description,
+            };
+            let user: User = client.send_json(Method::POST, "/service-accounts", &body).await?;
+            match global.output {
+                Output::Json => output::json(&user, false)?,
+                Output::Table => {
+                    let name = visible(&user.username);
+                    output::line(&format!("{name} is made"))?;
+                    output::note(&format!("guard: it acts by a key\n  → guard keys create {name}"));
+                }
+            }
+        }
         Users::Disable { username } => {
             client
                 .send_empty(Method::POST, &format!("/users/{}/disable", segment(&username)))
@@ -262,6 +282,11 @@ fn user_row(user: &User) -> Vec<String> {
         user.roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(","),
         user.groups.iter().map(|g| visible(g)).collect::<Vec<_>>().join(","),
         output::local(&user.created_at),
-        if user.disabled { "disabled" } else { "active" }.to_owned(),
+        match (user.disabled, user.service) {
+            (true, _) => "disabled",
+            (false, true) => "program",
+            (false, false) => "active",
+        }
+        .to_owned(),
     ]
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use guard_evidence::bundle::{self, Bundle};
+use guard_evidence::checkpoint::CHECKPOINT_BYTES;
 use guard_evidence::dsse;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::{defuse, visible};
 use guard_evidence::trust::{HostTrust, TRUST_BYTES, Trust};
-use guard_evidence::verify::{Asked, Level, Report, Section, Status, TrustSource};
+use guard_evidence::verify::{Asked, Level, Report, Section, Status, TrustSource, verify_since};
 use guard_proto::rest::RecordView;
 
 use crate::args::{Evidence, EvidenceFilter, EvidenceList, Global, Output};
@@ -27,7 +28,12 @@ pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, 
             Some(dir) => export(global, &dir, &filter).await,
             None => Err(Failure::usage("where to?").next("guard evidence export DIR")),
         },
-        Evidence::Verify { bundle, trust, part } => verify(global, &bundle, trust.as_deref(), part),
+        Evidence::Verify {
+            bundle,
+            trust,
+            part,
+            since,
+        } => verify(global, &bundle, trust.as_deref(), part, since.as_deref()),
         Evidence::Trust => {
             let client = Client::signed_in(&global.profile)?;
             let bytes = client.bytes("/trust").await?;
@@ -192,7 +198,16 @@ async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn verify(global: &Global, path: &Path, trust: Option<&Path>, part: bool) -> Result<ExitCode, Failure> {
+fn verify(
+    global: &Global,
+    path: &Path,
+    trust: Option<&Path>,
+    part: bool,
+    since: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let since = since
+        .map(|path| read_at_most(path, CHECKPOINT_BYTES as u64))
+        .transpose()?;
     let given = trust.map(read_trust).transpose()?;
     // A tar file is unpacked beside nothing of the user's.
     let mut unpacked = None;
@@ -213,7 +228,7 @@ fn verify(global: &Global, path: &Path, trust: Option<&Path>, part: bool) -> Res
             } else {
                 None
             };
-            judge(&bundle, given.as_ref().or(kept.as_ref()), part)
+            judge(&bundle, given.as_ref().or(kept.as_ref()), part, since.as_deref())
         },
     );
     drop(unpacked);
@@ -228,17 +243,17 @@ fn verify(global: &Global, path: &Path, trust: Option<&Path>, part: bool) -> Res
     })
 }
 
-fn judge(bundle: &Bundle, given: Option<&Trust>, part: bool) -> Report {
+fn judge(bundle: &Bundle, given: Option<&Trust>, part: bool, since: Option<&[u8]>) -> Report {
     let asked = if part { Asked::Part } else { Asked::WholeLog };
     if let Some(trust) = given {
-        return guard_evidence::verify::verify(bundle, trust, TrustSource::Given, asked);
+        return verify_since(bundle, trust, TrustSource::Given, asked, since);
     }
     let inside = bundle
         .trust()
         .map_err(|e| e.to_string())
         .and_then(|bytes| Trust::parse(&bytes).map_err(|e| e.to_string()));
     match inside {
-        Ok(trust) => guard_evidence::verify::verify(bundle, &trust, TrustSource::Bundle, asked),
+        Ok(trust) => verify_since(bundle, &trust, TrustSource::Bundle, asked, since),
         Err(why) => guard_evidence::verify::without_trust(&why),
     }
 }
@@ -259,20 +274,24 @@ fn kept_trust(global: &Global, bundle: &Bundle) -> Option<Trust> {
     Some(kept)
 }
 
-fn read_trust(path: &Path) -> Result<Trust, Failure> {
+pub(super) fn read_trust(path: &Path) -> Result<Trust, Failure> {
     let file: PathBuf = if path.is_dir() {
         path.join("trust.json")
     } else {
         path.to_owned()
     };
+    let bytes = read_at_most(&file, TRUST_BYTES)?;
+    Trust::parse(&bytes).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
+}
+
+fn read_at_most(file: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let read = || -> io::Result<Vec<u8>> {
         use std::io::Read as _;
         let mut bytes = Vec::new();
-        fs::File::open(&file)?.take(TRUST_BYTES).read_to_end(&mut bytes)?;
+        fs::File::open(file)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().map_err(|e| Failure::usage(format!("{}: {e}", file.display())))?;
-    Trust::parse(&bytes).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
+    read().map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
 }
 
 /// Findings of a section that are printed; `-o json` has all.

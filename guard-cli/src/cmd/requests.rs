@@ -7,10 +7,10 @@ use std::time::Duration;
 use guard_evidence::statement::sentence;
 use guard_evidence::text::{defuse, visible};
 use guard_proto::limits::REASON_BYTES;
-use guard_proto::rest::{AnswerBody, Request, RequestState};
+use guard_proto::rest::{AnswerBody, GrantTerms, Request, RequestState};
 use reqwest::Method;
 
-use crate::args::{Global, Output, Requests, RequestsList, StateFilter};
+use crate::args::{Global, Output, Requests, RequestsList, Scope, StateFilter};
 use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::{card, output, sse};
@@ -21,8 +21,17 @@ pub(super) async fn run(global: &Global, command: Requests) -> Result<ExitCode, 
         Requests::List(args) => list(global, &client, &args).await,
         Requests::Show { id } => show(global, &client, &id).await,
         Requests::Watch { label, host } => watch(global, &client, label.as_deref(), host.as_deref()).await,
-        Requests::Approve { id, reason } => answer(global, &client, &id, reason, true).await,
-        Requests::Deny { id, reason } => answer(global, &client, &id, reason, false).await,
+        Requests::Approve {
+            id,
+            reason,
+            grant_for,
+            times,
+            scope: Scope::Exact,
+        } => {
+            let grant = grant_for.as_deref().map(|text| terms(text, times)).transpose()?;
+            answer(global, &client, &id, reason, true, grant).await
+        }
+        Requests::Deny { id, reason } => answer(global, &client, &id, reason, false, None).await,
     }
 }
 
@@ -194,6 +203,7 @@ async fn answer(
     id: &str,
     reason: String,
     approve: bool,
+    grant: Option<GrantTerms>,
 ) -> Result<ExitCode, Failure> {
     let reason = reason.trim().to_owned();
     if !approve && reason.is_empty() {
@@ -227,23 +237,49 @@ async fn answer(
             defuse(&request.id)
         )));
     }
+    if grant.is_some() {
+        match &request.grantable {
+            // Before the answer is sent: what it will cover.
+            Some(words) if global.output == Output::Table => output::line(&format!("later, too: {}", defuse(words)))?,
+            Some(_) => {}
+            None => {
+                return Err(Failure::no(format!(
+                    "request {} can only be approved once: a part of it is not known, or it takes several people",
+                    defuse(&request.id)
+                ))
+                .next(format!("guard requests approve {}", defuse(&request.id))));
+            }
+        }
+    }
     let verb = if approve { "approve" } else { "deny" };
     let path = format!("/requests/{}/{verb}", segment(&request.id));
     let body = AnswerBody {
         reason,
         digest: request.digest.clone(),
+        grant,
     };
     let after: Request = client.send_json(Method::POST, &path, &body).await?;
     match global.output {
         Output::Json => output::json(&after, false)?,
-        Output::Table => output::line(&answered(&after, approve))?,
+        Output::Table => output::line(&answered(&after, approve, grant.is_some()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn answered(request: &Request, approve: bool) -> String {
+/// How long a grant lasts.
+fn terms(text: &str, times: Option<u32>) -> Result<GrantTerms, Failure> {
+    match output::parse_seconds(text) {
+        Some(seconds) if (60..=86_400).contains(&seconds) => Ok(GrantTerms { seconds, times }),
+        _ => Err(Failure::usage(format!("`{}` is not a duration from 1m to 24h", visible(text))).next("--for 15m")),
+    }
+}
+
+fn answered(request: &Request, approve: bool, granted: bool) -> String {
     let id = defuse(&request.id);
     match (approve, request.state) {
+        (true, RequestState::Approved) if granted => {
+            format!("approved, and for later (request {id})\n  → guard grants list")
+        }
         (true, RequestState::Approved) => format!("approved once (request {id})"),
         (true, _) => format!(
             "approved by {} of {}; the action stays held (request {id})",

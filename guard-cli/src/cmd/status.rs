@@ -116,6 +116,9 @@ fn print_agent(status: &AgentStatus) -> Result<(), Failure> {
             vec![format!("{} records not yet at the console", status.unshipped_records)],
         ),
     ];
+    if let Some(refused) = &status.log_refused {
+        rows.push(("LOG REFUSED", vec![visible_fold(refused, 600)]));
+    }
     if let Some(id) = &status.host_id {
         rows.insert(1, ("host", vec![defuse(id)]));
     }
@@ -138,6 +141,10 @@ fn kernel_rows(kernel: &KernelSide) -> Vec<(&'static str, Vec<String>)> {
                 text.push_str(", ");
                 text.push_str(&words);
             }
+        }
+        if !side.allowed.is_empty() {
+            text.push_str("; allowed ");
+            text.push_str(&defuse(&side.allowed.join(", ")));
         }
         text
     };

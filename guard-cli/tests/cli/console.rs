@@ -157,6 +157,8 @@ impl Console {
             ended_at: None,
             may_answer: true,
             why_not: None,
+            grantable: Some("exactly `x` in / by coder on build-7".to_owned()),
+            grant: None,
             recent_changes: vec![],
             statement: Value::Null,
         };
@@ -280,6 +282,8 @@ fn me(username: &str) -> Me {
         username: username.to_owned(),
         roles: vec![Role::Approver],
         groups: vec![],
+        display_name: String::new(),
+        provider: None,
     }
 }
 
@@ -324,6 +328,28 @@ fn router(world: Shared) -> Router {
         .route("/users", get(|| async { Json(json!({ "items": [] })) }).post(add_user))
         .route("/users/{name}/disable", post(changed_empty))
         .route("/sessions/current", axum::routing::delete(changed_empty))
+        .route("/sessions/{id}", axum::routing::delete(changed_empty))
+        .route("/users/{name}/sessions", axum::routing::delete(changed_empty))
+        .route(
+            "/sessions",
+            get(|| async {
+                Json(json!({ "items": [{ "id": "abcd", "username": "okta:ann", "kind": "web", "address": "192.0.2.1",
+                    "signed_in_at": "2026-11-21T10:00:00Z", "last_used_at": "2026-11-21T10:00:00Z",
+                    "expires_at": "2026-11-21T22:00:00Z", "provider": "okta", "methods": ["pwd", "otp"],
+                    "current": true }] }))
+            }),
+        )
+        .route("/keys", get(|| async { Json(json!({ "items": [key()] })) }).post(make_key))
+        .route("/keys/{id}/revoke", post(changed_empty))
+        .route(
+            "/grants",
+            get(|| async {
+                Json(json!({ "items": [{ "id": "01JDGRANT", "state": "good", "words": "exactly `x` by \u{1b}coder",
+                    "by": "alice", "label": "coder", "host": "build-7", "host_id": "H", "request_id": "R",
+                    "granted_at": "2026-11-21T10:00:00Z", "expires_at": "2026-11-21T10:15:00Z", "times": 5, "used": 2 }] }))
+            }),
+        )
+        .route("/grants/{id}/revoke", post(changed_empty))
         .route(
             "/evidence/bundle",
             get(|State(w): State<Shared>| async move { w.lock().unwrap().bundle.clone() }),
@@ -340,6 +366,7 @@ fn router(world: Shared) -> Router {
                     version: "0.1.0".to_owned(),
                     needs_setup: false,
                     time: "2026-11-21T10:00:00Z".to_owned(),
+                    sign_in_with: vec![],
                 })
             }),
         )
@@ -479,6 +506,19 @@ async fn put_label(State(world): State<Shared>, Json(body): Json<LabelBody>) -> 
     })
 }
 
+fn key() -> Value {
+    json!({ "id": "01JDKEY", "account": "ci", "roles": ["auditor"], "description": "nightly",
+        "created_at": "2026-11-21T10:00:00Z", "created_by": "alice", "expires_at": "2026-12-21T10:00:00Z",
+        "last_used_at": null, "state": "good" })
+}
+
+async fn make_key(State(world): State<Shared>, Json(body): Json<Value>) -> Json<Value> {
+    world.lock().unwrap().log.push(("POST /keys".to_owned(), body));
+    let mut made = key();
+    made["secret"] = json!("guardkey_shownonce");
+    Json(made)
+}
+
 async fn add_user(State(world): State<Shared>, Json(body): Json<NewUser>) -> Json<User> {
     world
         .lock()
@@ -486,6 +526,11 @@ async fn add_user(State(world): State<Shared>, Json(body): Json<NewUser>) -> Jso
         .log
         .push(("POST /users".to_owned(), serde_json::to_value(&body).unwrap()));
     Json(User {
+        issuer: "local".to_owned(),
+        subject: String::new(),
+        service: false,
+        display_name: String::new(),
+        email: String::new(),
         username: body.username,
         roles: body.roles,
         groups: body.groups,

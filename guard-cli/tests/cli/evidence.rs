@@ -49,6 +49,8 @@ fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
         origin: origin.to_owned(),
         decision_keys: vec![decision.public()],
         log_keys: vec![log.public()],
+        witnesses: vec![],
+        quorum: 0,
     };
     let key = EvidenceKey {
         key: host.public(),

@@ -9,6 +9,7 @@ mod evidence;
 mod requests;
 mod run;
 mod signing_in;
+mod witness;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

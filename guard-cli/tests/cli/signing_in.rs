@@ -272,3 +272,52 @@ fn administration() {
     );
     assert!(log.iter().any(|(path, _)| path.ends_with("/hosts/01JDHOST/revoke")));
 }
+
+#[test]
+fn sessions_keys_and_grants() {
+    let console = Console::signed_in();
+    console
+        .guard(&["sessions", "list"])
+        .expect(0, &["okta:ann", "192.0.2.1", "okta (pwd, otp)", "this one"]);
+    console.guard(&["sessions", "revoke", "abcd"]).expect(0, &["is ended"]);
+    console
+        .guard(&["sessions", "revoke", "--user", "okta:ann"])
+        .expect(0, &["every session of okta:ann"]);
+    console.guard(&["sessions", "revoke"]).expect(2, &["<ID>"]);
+    console
+        .guard(&["keys", "list"])
+        .expect(0, &["01JDKEY", "ci", "auditor", "good", "never", "nightly"]);
+    let file = console.home.path().join("key");
+    let out = file.to_str().unwrap();
+    let create = [
+        "keys",
+        "create",
+        "ci",
+        "--role",
+        "auditor",
+        "--expires-in",
+        "30d",
+        "--out",
+        out,
+    ];
+    console.guard(&create).expect(0, &["good until", "written to"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "guardkey_shownonce\n");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // A file that is there is not written over, and no key is made for nothing.
+    console.guard(&create).expect(2, &["exists"]);
+    console
+        .guard(&["keys", "create", "ci", "--expires-in", "soon"])
+        .expect(2, &["is not a duration"]);
+    console.guard(&["keys", "revoke", "01JDKEY"]).expect(0, &["is revoked"]);
+    console
+        .guard(&["grants", "list"])
+        .expect(0, &["01JDGRANT", "2 of 5", "exactly `x` by ⟨U+001B⟩coder"]);
+    console
+        .guard(&["grants", "revoke", "01JDGRANT"])
+        .expect(0, &["is revoked"]);
+    let world = console.world.lock().unwrap();
+    let made: Vec<_> = world.log.iter().filter(|(what, _)| what == "POST /keys").collect();
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0].1["expires_in"], 30 * 86_400);
+    assert_eq!(made[0].1["roles"], serde_json::json!(["auditor"]));
+}

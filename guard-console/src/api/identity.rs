@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use subtle::ConstantTimeEq as _;
 
+use crate::app::keys::KEY_PREFIX;
 use crate::app::sessions::SessionKind;
 use crate::app::{Actor, App, Error};
 use crate::auth::secret::Secret;
@@ -33,8 +34,16 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Error> {
         if let Some(bearer) = bearer(&parts.headers) {
-            let secret = Secret::parse(bearer).ok_or(Error::SignInFirst)?;
-            let actor = app.authenticate(&secret, SessionKind::Api).await?;
+            let actor = match bearer.strip_prefix(KEY_PREFIX) {
+                Some(key) => {
+                    let secret = Secret::parse(key).ok_or(Error::SignInFirst)?;
+                    app.authenticate_key(&secret).await?
+                }
+                None => {
+                    let secret = Secret::parse(bearer).ok_or(Error::SignInFirst)?;
+                    app.authenticate(&secret, SessionKind::Api).await?
+                }
+            };
             return Ok(Self {
                 actor,
                 channel: program_channel(&parts.headers),
@@ -152,13 +161,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
+    cookie_named(headers, COOKIE)
+}
+
+#[must_use]
+pub fn cookie_named<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(name, value)| (name == COOKIE).then_some(value))
+        .find_map(|(name, value)| (name == wanted).then_some(value))
 }
 
 /// `guard` says so; everything else is a program.

@@ -6,6 +6,7 @@
 pub mod endpoint;
 pub mod grpc;
 pub mod identity;
+pub mod log;
 pub mod problem;
 pub mod rest;
 pub mod watch;

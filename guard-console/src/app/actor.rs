@@ -3,6 +3,7 @@
 //! Owns the table of permissions. It is given a session that holds. Being an administrator is a set of permissions
 //! like any other: it lifts nothing.
 
+use guard_evidence::record::{Authentication, PersonId};
 use guard_proto::rest::{Me, Role};
 
 use super::{Error, Result};
@@ -13,12 +14,25 @@ use crate::time::Millis;
 pub struct Actor {
     pub(crate) user_id: String,
     pub(crate) username: String,
+    pub(crate) who: PersonId,
+    pub(crate) display_name: String,
     pub(crate) roles: Vec<Role>,
     pub(crate) groups: Vec<String>,
-    pub(crate) session_digest: String,
+    pub(crate) credential: Credential,
     pub(crate) signed_in_at: Millis,
+    /// The identity provider by which they signed in, and how they did there.
+    pub(crate) provider: Option<String>,
+    pub(crate) authentication: Option<Authentication>,
     /// `web` or `api`.
     pub(crate) channel: &'static str,
+}
+
+/// By what they are signed in; digests only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    Session(String),
+    /// Of a service account.
+    Key(String),
 }
 
 /// What a role can permit.
@@ -26,6 +40,7 @@ pub struct Actor {
 pub enum Permission {
     SeeRequests,
     AnswerRequests,
+    RevokeGrants,
     SeeHosts,
     RevokeHosts,
     CreateTokens,
@@ -53,6 +68,7 @@ impl Permission {
             | Self::SeeChanges
             | Self::SeeAlarms => EVERYBODY,
             Self::AnswerRequests => &[Role::Approver],
+            Self::RevokeGrants => &[Role::Administrator, Role::Approver],
             Self::SeeHosts => &[Role::Administrator, Role::Operator, Role::Auditor],
             Self::CreateTokens => &[Role::Administrator, Role::Operator],
             Self::SeeUsers => &[Role::Administrator, Role::Auditor],
@@ -64,6 +80,7 @@ impl Permission {
         match self {
             Self::SeeRequests => "see requests",
             Self::AnswerRequests => "answer requests",
+            Self::RevokeGrants => "revoke grants",
             Self::SeeHosts => "see hosts",
             Self::RevokeHosts => "revoke hosts",
             Self::CreateTokens => "create enrolment tokens",
@@ -120,6 +137,8 @@ impl Actor {
             username: self.username.clone(),
             roles: self.roles.clone(),
             groups: self.groups.clone(),
+            display_name: self.display_name.clone(),
+            provider: self.provider.clone(),
         }
     }
 }

@@ -29,6 +29,7 @@ fn kind(statement: &Statement) -> Option<&'static str> {
             Lifecycle::EnforcementOff { .. } => Some("enforcement-off"),
             Lifecycle::EventsLost { .. } => Some("events-lost"),
             Lifecycle::Recovered { .. } => Some("spool-recovered"),
+            Lifecycle::LogRefused { .. } => Some("log-refused"),
             Lifecycle::DecisionRefused { .. } => Some("decision-refused"),
             Lifecycle::Begun { .. } if header.epoch > 1 => Some("new-epoch"),
             Lifecycle::AgentAway { from, to } => {

@@ -5,11 +5,10 @@
 //! change that writes the answer, so that racing answers have one outcome.
 
 use guard_evidence::dsse;
-use guard_evidence::record::{Answer, Predicate, SignedDecision, Statement, Verdict};
+use guard_evidence::record::{Answer, PersonId, Predicate, SignedDecision, Statement, Verdict};
 use guard_proto::limits::REASON_BYTES;
 use guard_proto::rest::{AnswerBody, RequestState};
 
-use super::changes::person;
 use super::requests::Details;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, AnswerRow, End, RequestRow};
@@ -23,7 +22,6 @@ const MOST_AHEAD_MS: Millis = 24 * 3_600_000;
 pub(super) const RENEW_MARGIN_MS: Millis = 2 * 60_000;
 /// 16/9 of it, twice base64, plus the host's own words fit a record.
 const DECISION_PAYLOAD_BYTES: usize = 24_000;
-pub(crate) const LOCAL_ISSUER: &str = "local";
 
 /// Why somebody may not answer, as a sentence for where the button would be.
 pub(super) fn why_not(
@@ -117,6 +115,7 @@ impl App {
         channel: &'static str,
     ) -> Result<Details> {
         actor.require(Permission::AnswerRequests)?;
+        super::grants::terms_fit(verdict, body.grant.as_ref())?;
         let reason = names::free_text("a reason", &body.reason, REASON_BYTES)?;
         if verdict == Verdict::Deny && reason.is_empty() {
             return Err(Error::Invalid(
@@ -146,6 +145,7 @@ impl App {
         let answer = AnswerRow {
             user_id: actor.user_id.clone(),
             username: actor.username.clone(),
+            who: actor.who.clone(),
             groups: actor.groups.clone(),
             roles: actor.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             verdict: if verdict == Verdict::Allow { "approve" } else { "deny" }.to_owned(),
@@ -154,10 +154,16 @@ impl App {
             channel: channel.to_owned(),
             signed_in_at: actor.signed_in_at,
             shown_digest: request.digest.clone(),
+            authentication: actor.authentication.clone(),
             void_because: None,
         };
         store::add_answer(&mut change, id, &answer).await?;
         answers.push(answer);
+        // Before the head of changes is taken: the decision knows of the grant.
+        let grant = match &body.grant {
+            Some(terms) => Some(self.make_grant(&mut change, actor, &request, terms).await?),
+            None => None,
+        };
         let quorum = usize::try_from(request.quorum).unwrap_or(usize::MAX);
         let state = match verdict {
             Verdict::Deny => Some(RequestState::Denied),
@@ -185,12 +191,16 @@ impl App {
                 ..request.clone()
             };
             let clock = self.host_clock(&request.host_id, now);
-            let (envelope, expires_at) = self.sign_decision(&ended, &answers, clock)?;
+            let (envelope, expires_at) = self.signed(&mut change, &ended, &answers, clock).await?;
             store::set_decision(&mut change, id, &envelope, expires_at).await?;
         }
         change.commit().await?;
         tracing::info!(request = %id, by = %actor.username, ?verdict, ?state, channel, "answered");
         self.notify.requests_changed();
+        if let Some(grant) = grant {
+            tracing::info!(grant = %grant.id, by = %actor.username, until = %grant.expires_at, "grant made");
+            self.notify.changed();
+        }
         if state.is_some() {
             self.notify.decision_made(&request.host_id);
         }
@@ -207,10 +217,25 @@ impl App {
     }
 
     /// Signs what people decided, by the owner and the changes of when it ended, to hold for a while from `clock` on. One denial outweighs every approval.
-    pub(super) fn sign_decision(
+    pub(super) async fn signed(
+        &self,
+        change: &mut store::Change,
+        request: &RequestRow,
+        answers: &[AnswerRow],
+        clock: Millis,
+    ) -> Result<(Vec<u8>, Millis)> {
+        let owner = match &request.owner_then {
+            Some(username) => Some(self.who(change, username).await?),
+            None => None,
+        };
+        self.sign_decision(request, answers, owner.as_ref(), clock)
+    }
+
+    fn sign_decision(
         &self,
         request: &RequestRow,
         answers: &[AnswerRow],
+        owner_id: Option<&PersonId>,
         clock: Millis,
     ) -> Result<(Vec<u8>, Millis)> {
         let owner = request.owner_then.as_deref();
@@ -243,7 +268,7 @@ impl App {
                 verdict,
                 answers: counted(answers, owner)
                     .map(|a| Answer {
-                        who: person(&a.username),
+                        who: a.who.clone(),
                         name: a.username.clone(),
                         groups: groups(a, all_groups),
                         roles: a.roles.clone(),
@@ -257,11 +282,13 @@ impl App {
                         channel: a.channel.clone(),
                         signed_in_at: rfc3339(a.signed_in_at),
                         shown_digest: a.shown_digest.clone(),
+                        authentication: a.authentication.clone(),
                     })
                     .collect(),
                 quorum: request.quorum,
-                owner: owner.map(person),
+                owner: owner_id.cloned(),
                 changes: request.changes_then.clone(),
+                grant: request.grant_use.clone().map(Box::new),
                 issued_at: rfc3339(self.now()),
                 expires_at: rfc3339(expires_at),
             };

@@ -201,6 +201,7 @@ impl App {
             expires_at: checked.expires_at,
         };
         store::add_request(&mut change, &new).await?;
+        self.answer_by_grant(&mut change, &ask.request_id).await?;
         change.commit().await?;
         tracing::info!(request = %ask.request_id, host = %host.name, label = %record.workload.label, "asked");
         self.notify.requests_changed();
@@ -310,7 +311,7 @@ impl App {
         }
         let mut change = self.store.change().await?;
         let answers = store::answers_in(&mut change, &request.id).await?;
-        let (envelope, expires_at) = self.sign_decision(request, &answers, clock)?;
+        let (envelope, expires_at) = self.signed(&mut change, request, &answers, clock).await?;
         store::set_decision(&mut change, &request.id, &envelope, expires_at).await?;
         change.commit().await?;
         Ok(envelope)

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_evidence::dsse;
 use guard_evidence::record::{
-    Action, ConnectAction, ConnectHow, ExecAction, Peer, Predicate, RequestRecord, Statement,
+    Action, ConnectAction, ConnectHow, ExecAction, FileAction, Peer, Predicate, RequestRecord, Statement,
 };
 use guard_evidence::statement::{action_word, plain_sentence, sentence, sha256_hex};
 use guard_evidence::text::Text;
@@ -60,6 +60,7 @@ impl Card {
         let seen = match &self.record.action {
             Action::Exec(exec) => exec_risks(exec),
             Action::Connect(connect) => connect_risks(connect),
+            Action::File(file) => guard_evidence::writing::risks(file),
         };
         risks.extend(seen.into_iter().map(str::to_owned));
         risks
@@ -112,6 +113,7 @@ pub(crate) fn program_key(record: &RequestRecord) -> String {
     match &record.action {
         Action::Exec(exec) => key(&[label, b"exec", &program(exec)]),
         Action::Connect(connect) => key(&[label, action_word(&record.action).as_bytes(), &peer(connect).0]),
+        Action::File(file) => key(&[label, b"file", &file_path(file, file.path.as_ref())]),
     }
 }
 
@@ -137,6 +139,27 @@ pub(crate) fn action_key(record: &RequestRecord) -> String {
                 connect.protocol.as_bytes(),
             ])
         }
+        Action::File(file) => {
+            let flags: Vec<String> = file.flags.iter().map(|flag| format!("{flag:?}")).collect();
+            key(&[
+                label,
+                b"file",
+                file.operation.word().as_bytes(),
+                flags.join(",").as_bytes(),
+                &file_path(file, file.path.as_ref()),
+                &file_path(file, file.new_path.as_ref()),
+                file.target.as_ref().map_or(&[][..], Text::as_bytes),
+                format!("{:?}:{:?}:{:?}", file.mode, file.uid, file.gid).as_bytes(),
+            ])
+        }
+    }
+}
+
+/// Where it is; without a path the inode, which never reads as one.
+fn file_path(file: &FileAction, path: Option<&Text>) -> Vec<u8> {
+    match path {
+        Some(path) => path.as_bytes().to_vec(),
+        None => format!("{}:{}:{}", file.device, file.inode, file.generation).into_bytes(),
     }
 }
 

@@ -14,7 +14,6 @@ use guard_evidence::text::visible;
 use guard_proto::rest::{ChangeView, Page, RequestState};
 use nix::time::{ClockId, clock_gettime};
 
-use super::answer::LOCAL_ISSUER;
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
 use crate::store::{self, AnswerRow, ChangeFilter, NewRecord, RequestRow, StoredChange, UserRow};
@@ -25,19 +24,28 @@ const LATELY_MS: Millis = 24 * 3_600_000;
 /// Most of them on one card.
 const MARKS: u64 = 5;
 
-pub(super) fn person(username: &str) -> PersonId {
+pub(crate) const LOCAL_ISSUER: &str = "local";
+
+/// Somebody of this console's own.
+pub(super) fn local(username: &str) -> PersonId {
     PersonId {
         issuer: LOCAL_ISSUER.to_owned(),
         subject: username.to_owned(),
     }
 }
 
+/// What somebody is called, where the subject is no name.
+pub(super) fn name_beside(who: &PersonId, username: &str) -> Option<String> {
+    (who.issuer != LOCAL_ISSUER).then(|| username.to_owned())
+}
+
 pub(super) fn user_facts(user: &UserRow) -> UserFacts {
     UserFacts {
-        who: person(&user.username),
+        who: user.who.clone(),
         name: user.username.clone(),
         roles: user.roles.iter().map(|role| role.as_str().to_owned()).collect(),
         groups: user.groups.clone(),
+        service: user.service,
     }
 }
 
@@ -49,7 +57,7 @@ pub(super) fn token_name(digest: &str) -> String {
 impl Actor {
     pub(super) fn as_changer(&self) -> ChangedBy {
         ChangedBy::Person {
-            who: person(&self.username),
+            who: self.who.clone(),
             name: self.username.clone(),
             roles: self.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             channel: self.channel.to_owned(),
@@ -209,6 +217,12 @@ impl App {
         Ok(())
     }
 
+    /// Who an account is in records; one that is gone cannot be, so its name stands for a local one.
+    pub(super) async fn who(&self, tx: &mut store::Change, username: &str) -> Result<PersonId> {
+        let user = store::user_in(tx, username).await?;
+        Ok(user.map_or_else(|| local(username), |user| user.who))
+    }
+
     /// The last change: what a decision of this transaction knows.
     pub(super) async fn changes_head(&self, tx: &mut store::Change) -> Result<Option<ChangesHead>> {
         let head = store::head(tx, &self.signer()).await?;
@@ -286,7 +300,8 @@ impl App {
 
 /// Owners of a label, before and after one change of it.
 fn owners(change: &StoredChange) -> Result<[Option<String>; 2]> {
-    let name = |facts: Option<LabelFacts>| facts.and_then(|facts| facts.owner).map(|owner| owner.subject);
+    let name =
+        |facts: Option<LabelFacts>| facts.and_then(|facts| facts.owner_name.or(facts.owner.map(|owner| owner.subject)));
     match stored_statement(&change.envelope)?.predicate {
         Predicate::Change(record) => match record.change {
             Change::Label { before, after, .. } => Ok([name(before), name(after)]),
@@ -344,7 +359,7 @@ fn view(row: &StoredChange) -> Result<ChangeView> {
         },
         by_words: record.by.words(),
         what: record.change.words(),
-        user: record.change.user().map(|user| user.who.subject.clone()),
+        user: record.change.about_user().map(|user| user.name.clone()),
         label: record.change.label().map(str::to_owned),
         host_id: record.change.host().map(str::to_owned),
         why: record.why.clone(),

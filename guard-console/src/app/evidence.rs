@@ -11,10 +11,12 @@ use guard_evidence::merkle::leaf_hash;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::trust::{ConsoleTrust, EvidenceKey, HostTrust, Trust};
+use guard_proto::limits::BATCH_RECORDS;
 use guard_proto::rest::{Page, RecordView};
 use guard_proto::v1;
 use ulid::Ulid;
 
+use super::receipts::{Appended, Place};
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
 use crate::log::{Export, ExportStream};
@@ -105,14 +107,25 @@ fn follows(head: Option<&Head>, epoch: u64, sequence: u64, previous: &str) -> st
     Ok(())
 }
 
+fn place(frame: &v1::RecordFrame, index: u64) -> Place {
+    Place {
+        sequence: frame.sequence,
+        index,
+        leaf: leaf_hash(&frame.envelope),
+    }
+}
+
 impl App {
-    /// Appends records of one host; answers the last sequence that is on disk. Sending them again is harmless.
+    /// Appends records of one host; answers where they stand in the log. Sending them again is harmless.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a record that does not fit: nothing of the batch is stored, and an alarm is raised.
-    pub async fn append(&self, host: &HostRow, batch: &v1::RecordBatch) -> Result<u64> {
+    pub async fn append(&self, host: &HostRow, batch: &v1::RecordBatch) -> Result<Appended> {
+        if batch.records.len() > BATCH_RECORDS {
+            return Err(Error::Invalid(format!("a batch has at most {BATCH_RECORDS} records")));
+        }
         let key = PublicKey::from_der(&host.evidence_key).map_err(|e| Error::internal(e.to_string()))?;
-        let mut through = 0;
+        let mut places = Vec::with_capacity(batch.records.len());
         let mut alarmed = false;
         let mut checked = Vec::with_capacity(batch.records.len());
         for frame in &batch.records {
@@ -141,10 +154,10 @@ impl App {
             alarmed = true;
         }
         for (frame, record) in batch.records.iter().zip(&checked) {
-            let stored = store::stored_digest(&mut change, &signer, batch.epoch, frame.sequence).await?;
+            let stored = store::stored_place(&mut change, &signer, batch.epoch, frame.sequence).await?;
             let result = match stored {
-                Some(stored) if stored == record.digest => {
-                    through = frame.sequence;
+                Some((index, stored)) if stored == record.digest => {
+                    places.push(place(frame, index));
                     continue;
                 }
                 Some(_) => Err(Wrong {
@@ -163,21 +176,25 @@ impl App {
                 change.rollback().await?;
                 return Err(self.alarm(host, wrong).await?);
             }
-            self.append_one(&mut change, host, frame, record).await?;
+            let index = self.append_one(&mut change, host, frame, record).await?;
+            places.push(place(frame, index));
             alarmed |= self.raise(&mut change, host, &record.statement).await?;
             head = Some(Head {
                 epoch: batch.epoch,
                 sequence: frame.sequence,
                 digest: record.digest.clone(),
             });
-            through = frame.sequence;
         }
         change.commit().await?;
+        self.log.appended();
         if alarmed {
             self.notify.host_changed(&host.id);
             self.notify.changed();
         }
-        Ok(through)
+        Ok(Appended {
+            epoch: batch.epoch,
+            places,
+        })
     }
 
     async fn append_one(
@@ -186,7 +203,7 @@ impl App {
         host: &HostRow,
         frame: &v1::RecordFrame,
         record: &Checked,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let statement = &record.statement;
         let Some(header) = statement.header() else {
             return Err(Error::internal("a checked record has a header"));
@@ -214,8 +231,7 @@ impl App {
             stored_at: self.now(),
             summary: &summary(statement),
         };
-        store::add_record(change, &new).await?;
-        Ok(())
+        Ok(store::add_record(change, &new).await?)
     }
 
     /// Writes an alarm down, once, and makes the refusal.
@@ -268,6 +284,14 @@ impl App {
             origin: self.log.origin().to_owned(),
             decision_keys: vec![self.decision_key.public()],
             log_keys: vec![self.log.key().public()],
+            witnesses: self
+                .log
+                .config()
+                .witnesses
+                .iter()
+                .map(|witness| witness.key.clone())
+                .collect(),
+            quorum: self.log.config().quorum,
         };
         let mut hosts = Vec::new();
         for host in self.store.hosts().await? {

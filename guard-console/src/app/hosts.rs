@@ -9,7 +9,7 @@ use guard_proto::v1;
 use time::OffsetDateTime;
 use ulid::Ulid;
 
-use super::changes::{person, stored_statement, token_name};
+use super::changes::{name_beside, stored_statement, token_name};
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::auth::secret::Secret;
 use crate::notify::Presence;
@@ -197,9 +197,11 @@ impl App {
             name: name.clone(),
             evidence_key: key.id(),
         };
+        let made_by = self.who(&mut change, &by).await?;
         let with = ChangedBy::Token {
             token: token_name(&secret.digest()),
-            made_by: person(&by),
+            name: name_beside(&made_by, &by),
+            made_by,
         };
         self.record_change(&mut change, with, joined, None).await?;
         change.commit().await?;
@@ -212,8 +214,15 @@ impl App {
             ca_pem: self.authority.pem().to_owned(),
             decision_public_key: self.decision_key.public().to_der(),
             log_origin: self.log.origin().to_owned(),
+            log_public_key: self.log_public_key(),
             host_id,
         })
+    }
+
+    /// PKIX, DER: what hosts pin.
+    #[must_use]
+    pub fn log_public_key(&self) -> Vec<u8> {
+        self.log.key().public().to_der()
     }
 
     /// A host that may talk to us now: known and not revoked.

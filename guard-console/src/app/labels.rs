@@ -6,7 +6,7 @@ use guard_evidence::change::{Change, LabelFacts};
 use guard_proto::limits::REASON_BYTES;
 use guard_proto::rest::{Label, LabelBody};
 
-use super::changes::person;
+use super::changes::name_beside;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, LabelRow};
 
@@ -16,7 +16,11 @@ impl LabelRow {
     /// As records say it.
     pub(super) fn facts(&self) -> LabelFacts {
         LabelFacts {
-            owner: self.owner.as_deref().map(person),
+            owner: self.owner_id.clone(),
+            owner_name: match (&self.owner_id, &self.owner) {
+                (Some(who), Some(username)) => name_beside(who, username),
+                _ => None,
+            },
             description: self.description.clone(),
         }
     }
@@ -44,6 +48,7 @@ impl App {
             known.entry(name.clone()).or_insert(LabelRow {
                 name,
                 owner: None,
+                owner_id: None,
                 description: String::new(),
             });
         }
@@ -62,9 +67,10 @@ impl App {
 
     pub async fn put_label(&self, actor: &Actor, name: &str, body: &LabelBody) -> Result<Label> {
         actor.require(Permission::ManageLabels)?;
-        let row = LabelRow {
+        let mut row = LabelRow {
             name: names::label(name)?,
             owner: body.owner.clone(),
+            owner_id: None,
             description: names::free_text("a description", &body.description, DESCRIPTION_BYTES)?,
         };
         let why = names::free_text("a reason", &body.reason, REASON_BYTES)?;
@@ -73,10 +79,11 @@ impl App {
         if let Some(name) = &row.owner {
             owner = store::user_in(&mut change, name)
                 .await?
-                .filter(|user| user.disabled_at.is_none());
+                .filter(|user| user.disabled_at.is_none() && !user.service);
+            row.owner_id = owner.as_ref().map(|user| user.who.clone());
             if owner.is_none() {
                 return Err(Error::Invalid(format!(
-                    "the owner {:?} is not a user of this console, or is disabled; make the user first",
+                    "the owner {:?} is not a person with an account here, or is disabled; make the user first",
                     guard_evidence::text::visible_fold(name, 80)
                 )));
             }

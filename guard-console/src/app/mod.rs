@@ -11,11 +11,16 @@ pub mod card;
 pub mod changes;
 pub mod error;
 pub mod evidence;
+pub mod grants;
 pub mod hosts;
+pub mod keys;
 pub mod labels;
 pub mod names;
+pub mod receipts;
 pub mod requests;
 pub mod sessions;
+pub mod sign_on;
+pub mod signed_in;
 pub mod users;
 
 use std::sync::Arc;
@@ -24,6 +29,7 @@ use guard_evidence::key::SigningKey;
 use rand::rngs::OsRng;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::oidc::Provider;
 use crate::auth::password::Passwords;
 use crate::auth::throttle::Throttle;
 use crate::ca::Authority;
@@ -40,6 +46,7 @@ pub use error::{Error, Result};
 const DECISION_KEY_FILE: &str = "decision.key";
 const LOG_KEY_FILE: &str = "log.key";
 const ORIGIN_FILE: &str = "log-origin";
+const LOG_FOLDER: &str = "log";
 
 /// Everything the use-cases share.
 #[derive(Debug)]
@@ -52,6 +59,8 @@ pub struct App {
     pub(crate) log: Log,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
+    /// Identity providers, in the order of the configuration.
+    pub(crate) providers: Vec<Provider>,
     pub notify: Notify,
     /// Ends streams when the console stops.
     pub stopping: CancellationToken,
@@ -63,8 +72,15 @@ impl App {
         let decision_key = load_or_create_key(&dir, DECISION_KEY_FILE)?;
         let log_key = load_or_create_key(&dir, LOG_KEY_FILE)?;
         let origin = load_or_create_origin(&dir, &config)?;
-        let log = Log::new(log_key, origin);
+        let log = Log::open(log_key, origin, dir.path(LOG_FOLDER), store.clone(), config.log.clone())
+            .await
+            .map_err(|e| Error::internal(e.to_string()))?;
         let notify = Notify::new();
+        let console = config.web_url();
+        let providers = config.oidc.iter().cloned().map(|one| Provider::open(one, &console));
+        let providers = providers
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(|e| Error::internal(format!("identity provider {e}")))?;
         let app = Self {
             store,
             dir,
@@ -74,10 +90,12 @@ impl App {
             log,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
+            providers,
             notify,
             stopping: CancellationToken::new(),
         };
         app.begin_changes().await?;
+        app.record_providers().await?;
         app.keep_setup_link().await?;
         Ok(app)
     }

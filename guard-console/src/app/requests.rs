@@ -24,6 +24,8 @@ pub struct Details {
     pub marks: Vec<ChangeView>,
     /// `None`: the actor may answer.
     pub why_not: Option<String>,
+    /// What approving with a grant would cover; absent where there can be none.
+    pub grantable: Option<String>,
 }
 
 impl App {
@@ -96,6 +98,10 @@ impl App {
         let why_not = why_not(actor, &row, &answers, owner.as_deref(), &earlier, self.now());
         let owner_then = row.owner_then.as_deref().or(owner.as_deref());
         let marks = self.marks(actor, &row, &answers, owner_then).await?;
+        let grantable = match row.state {
+            RequestState::Pending => super::grants::grantable(&card.record, row.quorum).ok(),
+            _ => None,
+        };
         Ok(Details {
             row,
             answers,
@@ -103,6 +109,7 @@ impl App {
             owner,
             marks,
             why_not,
+            grantable,
         })
     }
 }
@@ -116,6 +123,7 @@ impl From<Details> for Request {
             owner,
             marks,
             why_not,
+            grantable,
         } = details;
         let approvals = counted(&answers, owner.as_deref())
             .filter(|a| a.verdict == "approve")
@@ -145,6 +153,8 @@ impl From<Details> for Request {
             ended_at: row.ended_at.map(rfc3339),
             may_answer: why_not.is_none(),
             why_not,
+            grantable,
+            grant: row.grant_use.map(|used| used.grant.id),
             recent_changes: marks,
             statement: card.statement,
             id: row.id,

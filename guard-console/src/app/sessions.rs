@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use guard_evidence::change::{Change, ChangedBy};
+use guard_evidence::record::Authentication;
 use guard_proto::rest::{LoginBody, Role, Session, SetupBody};
 use ulid::Ulid;
 
-use super::changes::user_facts;
+use super::actor::Credential;
+use super::changes::{local, user_facts};
 use super::{Actor, App, Error, Result, names};
 use crate::auth::secret::Secret;
 use crate::data_dir::Readers;
@@ -38,6 +40,14 @@ impl SessionKind {
             Self::Api => "api",
         }
     }
+}
+
+/// By which identity provider somebody signed in.
+#[derive(Debug)]
+pub(super) struct SignedOnBy {
+    pub(super) provider: String,
+    pub(super) authentication: Authentication,
+    pub(super) id_token: Option<String>,
 }
 
 /// A session that was just made; the only time its secret is known.
@@ -74,7 +84,7 @@ impl App {
             .user(&body.username)
             .await?
             .filter(|user| user.disabled_at.is_none());
-        let stored = user.as_ref().map(|user| user.password.clone());
+        let stored = user.as_ref().and_then(|user| user.password.clone());
         let right = self.passwords.verify(stored, &body.password).await?;
         let Some(user) = user.filter(|_| right) else {
             tracing::warn!(user = %typed, %address, "sign-in failed");
@@ -83,20 +93,25 @@ impl App {
         self.throttle.succeeded(&typed, address);
         tracing::info!(user = %user.username, %address, kind = kind.as_str(), "signed in");
         let mut change = self.store.change().await?;
-        let session = self.new_session(&mut change, &user, kind, address).await?;
+        let session = self.new_session(&mut change, &user, kind, address, None).await?;
         change.commit().await?;
         Ok(session)
     }
 
-    async fn new_session(
+    pub(super) async fn new_session(
         &self,
         change: &mut store::Change,
         user: &UserRow,
         kind: SessionKind,
         address: IpAddr,
+        by: Option<SignedOnBy>,
     ) -> Result<NewSession> {
         let secret = Secret::random();
         let now = self.now();
+        let (provider, authentication, id_token) = match by {
+            Some(by) => (Some(by.provider), Some(by.authentication), by.id_token),
+            None => (None, None, None),
+        };
         let row = SessionRow {
             digest: secret.digest(),
             user_id: user.id.clone(),
@@ -105,6 +120,9 @@ impl App {
             signed_in_at: now,
             last_used_at: now,
             expires_at: now + ABSOLUTE_MS,
+            provider,
+            authentication,
+            id_token,
         };
         store::add_session(change, &row).await?;
         let expires_at = row.expires_at;
@@ -125,11 +143,7 @@ impl App {
             return Err(Error::SignInFirst);
         };
         let now = self.now();
-        let holds = session.kind == kind.as_str()
-            && now < session.expires_at
-            && now < session.last_used_at + IDLE_MS
-            && user.disabled_at.is_none();
-        if !holds {
+        if session.kind != kind.as_str() || !holds(&session, &user, now) {
             return Err(Error::SignInFirst);
         }
         if now - session.last_used_at >= TOUCH_MS {
@@ -142,19 +156,33 @@ impl App {
 
     /// Whether a session that was authenticated earlier still holds, for streams; does not count as use.
     pub async fn still_signed_in(&self, actor: &Actor) -> Result<bool> {
-        let found = self.store.session(&actor.session_digest).await?;
+        let digest = match &actor.credential {
+            Credential::Session(digest) => digest,
+            Credential::Key(digest) => return self.key_holds(digest).await,
+        };
+        let found = self.store.session(digest).await?;
         let now = self.now();
-        Ok(found.is_some_and(|(session, user)| {
-            now < session.expires_at && now < session.last_used_at + IDLE_MS && user.disabled_at.is_none()
-        }))
+        Ok(found.is_some_and(|(session, user)| holds(&session, &user, now)))
     }
 
-    pub async fn sign_out(&self, actor: &Actor) -> Result<()> {
+    /// Ends this session; answers where a browser can sign out at its identity provider too.
+    pub async fn sign_out(&self, actor: &Actor) -> Result<Option<url::Url>> {
+        let Credential::Session(digest) = &actor.credential else {
+            return Err(Error::conflict(
+                "no-session",
+                "a key has no session; it ends when it is revoked or expires",
+            ));
+        };
+        let session = self.store.session(digest).await?;
         let mut change = self.store.change().await?;
-        store::end_session(&mut change, &actor.session_digest).await?;
+        store::end_session(&mut change, digest).await?;
         change.commit().await?;
         self.notify.sessions_ended();
-        Ok(())
+        let Some((session, _)) = session else { return Ok(None) };
+        Ok(match session.provider.and_then(|name| self.provider(&name).ok()) {
+            Some(provider) => provider.logout(session.id_token.as_deref()).await,
+            None => None,
+        })
     }
 
     /// Makes the first administrator. Works once: the secret is spent in the same change.
@@ -183,8 +211,12 @@ impl App {
         }
         let user = UserRow {
             id: Ulid::new().to_string(),
+            who: local(&username),
             username,
-            password,
+            service: false,
+            password: Some(password),
+            display_name: String::new(),
+            email: String::new(),
             roles: vec![Role::Administrator],
             groups: Vec::new(),
             created_at: now,
@@ -197,7 +229,7 @@ impl App {
         };
         self.record_change(&mut change, ChangedBy::SetupLink, made, None)
             .await?;
-        let session = self.new_session(&mut change, &user, kind, address).await?;
+        let session = self.new_session(&mut change, &user, kind, address, None).await?;
         change.commit().await?;
         self.throttle.succeeded("setup", address);
         self.dir.remove(SETUP_FILE)?;
@@ -247,14 +279,23 @@ impl App {
     }
 }
 
+/// Neither over nor left alone for too long, and its user may still sign in.
+pub(super) fn holds(session: &SessionRow, user: &UserRow, now: Millis) -> bool {
+    now < session.expires_at && now < session.last_used_at + IDLE_MS && user.disabled_at.is_none()
+}
+
 fn actor(session: SessionRow, user: UserRow, kind: SessionKind) -> Actor {
     Actor {
         user_id: user.id,
         username: user.username,
+        who: user.who,
+        display_name: user.display_name,
         roles: user.roles,
         groups: user.groups,
-        session_digest: session.digest,
+        credential: Credential::Session(session.digest),
         signed_in_at: session.signed_in_at,
+        provider: session.provider,
+        authentication: session.authentication,
         channel: kind.as_str(),
     }
 }

@@ -1,10 +1,10 @@
 //! People: made and disabled by administrators, never deleted, because evidence names them.
 
 use guard_evidence::change::Change;
-use guard_proto::rest::{NewUser, Role, User};
+use guard_proto::rest::{NewUser, User};
 use ulid::Ulid;
 
-use super::changes::user_facts;
+use super::changes::{LOCAL_ISSUER, local, user_facts};
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::store::{self, UserRow};
 use crate::time::rfc3339;
@@ -48,8 +48,12 @@ impl App {
         }
         let user = UserRow {
             id: Ulid::new().to_string(),
+            who: local(&username),
             username,
-            password,
+            service: false,
+            password: Some(password),
+            display_name: String::new(),
+            email: String::new(),
             roles,
             groups,
             created_at: self.now(),
@@ -77,11 +81,15 @@ impl App {
         if user.disabled_at.is_some() {
             return Ok(());
         }
-        let administrators = store::administrators(&mut change).await?;
-        if user.roles.contains(&Role::Administrator) && administrators.len() <= 1 {
+        // Those of a provider do not count: when it is away, somebody must still be able to sign in.
+        let mut administrators = store::administrators(&mut change).await?;
+        administrators.retain(|one| one.who.issuer == LOCAL_ISSUER && !one.service);
+        if let [last] = administrators.as_slice()
+            && last.id == user.id
+        {
             return Err(Error::conflict(
                 "last-administrator",
-                format!("{username} is the last administrator; make another one first"),
+                format!("{username} is the last administrator who can sign in by password; make another one first"),
             ));
         }
         store::disable_user(&mut change, &user.id, &actor.username, self.now()).await?;
@@ -93,6 +101,7 @@ impl App {
             .await?;
         change.commit().await?;
         tracing::info!(user = %username, by = %actor.username, "user disabled");
+        // Keys of a service account hold as long as the account does.
         self.notify.sessions_ended();
         self.notify.requests_changed();
         self.notify.changed();
@@ -100,9 +109,14 @@ impl App {
     }
 }
 
-fn view(user: UserRow) -> User {
+pub(super) fn view(user: UserRow) -> User {
     User {
         username: user.username,
+        issuer: user.who.issuer,
+        subject: user.who.subject,
+        service: user.service,
+        display_name: user.display_name,
+        email: user.email,
         roles: user.roles,
         groups: user.groups,
         created_at: rfc3339(user.created_at),

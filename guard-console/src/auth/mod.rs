@@ -3,6 +3,7 @@
 //! Owns hashing and comparing. It is given what was typed and stored digests; it must never keep, log or compare a
 //! secret in the clear.
 
+pub mod oidc;
 pub mod password;
 pub mod secret;
 pub mod throttle;

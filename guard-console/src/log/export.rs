@@ -1,9 +1,10 @@
 //! Bundles on their way out, written as they are read: memory for hashes, not for records.
 
 use std::io;
+use std::time::Duration;
 
 use guard_evidence::bundle::{Filter, Writer};
-use guard_evidence::merkle::Tree;
+use guard_evidence::folder::Proofs;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,6 +17,8 @@ use crate::time::{now, rfc3339};
 const CHUNK: usize = 64 << 10;
 /// Records read at once.
 const BATCH: u64 = 200;
+/// How long the newest records may take to be published.
+const PUBLISHED: Duration = Duration::from_secs(20);
 
 /// Pieces of the tar file; an error means that it is not whole.
 pub type ExportStream = ReceiverStream<io::Result<Vec<u8>>>;
@@ -39,12 +42,16 @@ impl Log {
         let Ok(turn) = self.exports.clone().try_acquire_owned() else {
             return Ok(None);
         };
-        // The log only grows: whatever is appended from here on lies beyond this tree.
-        let leaves = export.store.leaf_hashes().await.map_err(|e| e.to_string())?;
-        let tree = tokio::task::spawn_blocking(|| Tree::new(leaves))
-            .await
-            .map_err(|e| e.to_string())?;
-        let head = self.sign_head(&tree)?;
+        // The log only grows: whatever is appended from here on lies beyond this head.
+        let size = export.store.log_size().await.map_err(|e| e.to_string())?;
+        let mut heads = self.heads();
+        let enough = heads.wait_for(|head| head.as_ref().is_some_and(|head| head.checkpoint.size >= size));
+        // Without its witnesses the log is published later; what there is can be proved now.
+        let _ = tokio::time::timeout(PUBLISHED, enough).await;
+        let head = self
+            .head()
+            .ok_or("the log has no published head yet; its log says why")?;
+        let proofs = self.proofs(head);
         let origin = self.origin.clone();
         let (send, receive) = mpsc::channel(4);
         let handle = Handle::current();
@@ -53,7 +60,7 @@ impl Log {
                 send,
                 buffer: Vec::with_capacity(CHUNK),
             };
-            let result = write(export, &tree, &head, &origin, &handle, &mut pipe, turn);
+            let result = write(export, proofs, &origin, &handle, &mut pipe, turn);
             if let Err(error) = result.and_then(|()| io::Write::flush(&mut pipe)) {
                 tracing::warn!(%error, "an evidence export broke off");
                 // Whoever reads learns that it is not whole, unless they are gone already.
@@ -66,16 +73,16 @@ impl Log {
 
 fn write(
     export: Export,
-    tree: &Tree,
-    head: &str,
+    mut proofs: Proofs,
     origin: &str,
     handle: &Handle,
     out: &mut Pipe,
     _turn: OwnedSemaphorePermit,
 ) -> io::Result<()> {
     let created_at = rfc3339(now());
+    let head = proofs.head().clone();
     let mut bundle =
-        Writer::new(out, &export.trust, head, origin, export.asked, &created_at).map_err(io::Error::other)?;
+        Writer::new(out, &export.trust, &head.note, origin, export.asked, &created_at).map_err(io::Error::other)?;
     let mut filter = RecordFilter {
         limit: BATCH,
         cursor: Some(0),
@@ -83,13 +90,14 @@ fn write(
     };
     loop {
         let leaves = handle
-            .block_on(export.store.leaves(&filter, tree.size()))
+            .block_on(export.store.leaves(&filter, head.checkpoint.size))
             .map_err(io::Error::other)?;
         let Some(last) = leaves.last() else { break };
         filter.cursor = Some(last.position + 1);
         for leaf in leaves {
-            let proof = tree
+            let proof = proofs
                 .inclusion(leaf.position)
+                .map_err(io::Error::other)?
                 .ok_or_else(|| io::Error::other("a record beyond the tree"))?;
             bundle
                 .record(leaf.position, &leaf.envelope, proof)

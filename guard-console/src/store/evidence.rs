@@ -177,9 +177,39 @@ impl Store {
             .collect()
     }
 
-    /// Every leaf hash of the log, in order.
-    pub async fn leaf_hashes(&self) -> Result<Vec<[u8; 32]>> {
-        let rows = sqlx::query("SELECT leaf_hash FROM records ORDER BY position")
+    /// How many records there are.
+    pub async fn log_size(&self) -> Result<u64> {
+        let row = sqlx::query("SELECT COALESCE(MAX(position) + 1, 0) AS size FROM records")
+            .fetch_one(&mut *self.reader().await?)
+            .await?;
+        unsigned(row.try_get("size")?)
+    }
+
+    /// Exact envelopes in log order, at most `count` of them.
+    pub async fn envelopes(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>> {
+        let rows =
+            sqlx::query("SELECT position, envelope FROM records WHERE position >= $1 ORDER BY position LIMIT $2")
+                .bind(signed(from))
+                .bind(signed(count))
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
+        let one = |(expected, row): (u64, &Row)| {
+            let position = unsigned(row.try_get("position")?)?;
+            if position != expected {
+                return Err(StoreError::Damaged(format!(
+                    "record {position} where {expected} belongs"
+                )));
+            }
+            Ok(row.try_get("envelope")?)
+        };
+        (from..).zip(&rows).map(one).collect()
+    }
+
+    /// Leaf hashes in order, at most `count` of them.
+    pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<[u8; 32]>> {
+        let rows = sqlx::query("SELECT leaf_hash FROM records WHERE position >= $1 ORDER BY position LIMIT $2")
+            .bind(signed(from))
+            .bind(signed(count))
             .fetch_all(&mut *self.reader().await?)
             .await?;
         rows.iter().map(|row| hash(row.try_get("leaf_hash")?)).collect()
@@ -254,20 +284,21 @@ pub(crate) async fn head(change: &mut Change, signer: &str) -> Result<Option<Hea
     .transpose()
 }
 
-/// The digest of a record that is already stored.
-pub(crate) async fn stored_digest(
+/// Place and digest of a record that is already stored.
+pub(crate) async fn stored_place(
     change: &mut Change,
     signer: &str,
     epoch: u64,
     sequence: u64,
-) -> Result<Option<String>> {
-    let row = sqlx::query("SELECT digest FROM records WHERE signer = $1 AND epoch = $2 AND sequence = $3")
+) -> Result<Option<(u64, String)>> {
+    let row = sqlx::query("SELECT position, digest FROM records WHERE signer = $1 AND epoch = $2 AND sequence = $3")
         .bind(signer)
         .bind(signed(epoch))
         .bind(signed(sequence))
         .fetch_optional(&mut **change)
         .await?;
-    Ok(row.map(|row| row.try_get("digest")).transpose()?)
+    row.map(|row| Ok((unsigned(row.try_get("position")?)?, row.try_get("digest")?)))
+        .transpose()
 }
 
 pub(crate) async fn add_record(change: &mut Change, new: &NewRecord<'_>) -> Result<u64> {

@@ -1,5 +1,6 @@
 //! Labels as the console knows them: owner and description. Hosts name labels, but own nothing here.
 
+use guard_evidence::record::PersonId;
 use sqlx::Row as _;
 
 use super::{Change, Connection, Result, Row, Store};
@@ -10,20 +11,33 @@ pub struct LabelRow {
     pub name: String,
     /// A user name.
     pub owner: Option<String>,
+    /// The same, as records say it.
+    pub owner_id: Option<PersonId>,
     pub description: String,
+}
+
+macro_rules! select_label {
+    () => {
+        "SELECT l.name, l.owner, l.description, u.issuer, u.subject
+         FROM labels l LEFT JOIN users u ON u.username = l.owner"
+    };
 }
 
 fn label(row: &Row) -> Result<LabelRow> {
     Ok(LabelRow {
         name: row.try_get("name")?,
         owner: row.try_get("owner")?,
+        owner_id: match (row.try_get("issuer")?, row.try_get("subject")?) {
+            (Some(issuer), Some(subject)) => Some(PersonId { issuer, subject }),
+            _ => None,
+        },
         description: row.try_get("description")?,
     })
 }
 
 impl Store {
     pub async fn labels(&self) -> Result<Vec<LabelRow>> {
-        let sql = "SELECT name, owner, description FROM labels ORDER BY name";
+        let sql = concat!(select_label!(), " ORDER BY l.name");
         let rows = sqlx::query(sql).fetch_all(&mut *self.reader().await?).await?;
         rows.iter().map(label).collect()
     }
@@ -62,7 +76,7 @@ async fn owner(connection: &mut Connection, name: &str) -> Result<Option<String>
 }
 
 pub(crate) async fn label_in(change: &mut Change, name: &str) -> Result<Option<LabelRow>> {
-    let row = sqlx::query("SELECT name, owner, description FROM labels WHERE name = $1")
+    let row = sqlx::query(concat!(select_label!(), " WHERE l.name = $1"))
         .bind(name)
         .fetch_optional(&mut **change)
         .await?;

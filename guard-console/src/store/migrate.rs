@@ -27,6 +27,8 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "initial", include_str!("../../migrations/0001_initial.sql")),
         migration(2, "changes", include_str!("../../migrations/0002_changes.sql")),
+        migration(3, "identities", include_str!("../../migrations/0003_identities.sql")),
+        migration(4, "grants", include_str!("../../migrations/0004_grants.sql")),
     ])
 }
 

@@ -5,9 +5,12 @@
 
 mod changes;
 mod evidence;
+mod grants;
 mod hosts;
+mod keys;
 mod labels;
 mod migrate;
+mod providers;
 mod requests;
 mod users;
 
@@ -20,15 +23,20 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 pub(crate) use changes::last_envelope;
 pub use changes::{ChangeFilter, StoredChange};
 pub use evidence::{Alarm, Head, Leaf, NewRecord, RecordFilter, StoredRecord};
-pub(crate) use evidence::{add_alarm, add_record, head, stored_digest};
+pub(crate) use evidence::{add_alarm, add_record, head, stored_place};
+pub use grants::GrantRow;
+pub(crate) use grants::{add_grant, grant_in, open_grants, revoke_grant, use_grant};
 pub use hosts::{HostHello, HostRow, NewHost, TokenRow};
 pub(crate) use hosts::{
     add_host, add_token, host_in, host_name_taken, revoke_host, set_certificate_expiry, set_hello, set_seen,
     spend_token,
 };
+pub use keys::KeyRow;
+pub(crate) use keys::{add_key, key_in, revoke_key, touch_key};
 pub use labels::LabelRow;
 pub(crate) use labels::{delete_label, label_in, label_owner_in, put_label};
 pub use migrate::Applied;
+pub(crate) use providers::{delete_provider, providers, put_provider};
 pub use requests::{AnswerRow, Before, End, NewRequest, RequestFilter, RequestRow};
 pub(crate) use requests::{
     add_answer, add_request, answers_in, end_request, forget_decision_received, overdue, pending_of_host, request_in,
@@ -36,8 +44,8 @@ pub(crate) use requests::{
 };
 pub use users::{SessionRow, UserRow};
 pub(crate) use users::{
-    add_session, add_user, administrators, disable_user, end_session, forget_sessions, has_users, set_setup,
-    take_setup, touch_session, user_in,
+    add_session, add_user, administrators, disable_user, end_session, end_sessions_of, forget_sessions, has_users,
+    session_in, set_setup, take_setup, touch_session, update_user, user_by_identity, user_in,
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,8 @@
 //! Requests, answers and the signed decision of each.
 
 use guard_evidence::change::ChangesHead;
+use guard_evidence::grant::GrantUse;
+use guard_evidence::record::{Authentication, PersonId};
 use guard_proto::rest::RequestState;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
@@ -38,6 +40,8 @@ pub struct RequestRow {
     pub decision_refused: Option<String>,
     pub outcome: Option<String>,
     pub outcome_detail: Option<String>,
+    /// The grant that answered it.
+    pub grant_use: Option<GrantUse>,
     /// Place in the order of arrival.
     pub arrived: u64,
     pub seq: u64,
@@ -67,6 +71,7 @@ pub struct NewRequest<'a> {
 pub struct AnswerRow {
     pub user_id: String,
     pub username: String,
+    pub who: PersonId,
     pub groups: Vec<String>,
     pub roles: Vec<String>,
     /// `approve` or `deny`.
@@ -76,6 +81,7 @@ pub struct AnswerRow {
     pub channel: String,
     pub signed_in_at: Millis,
     pub shown_digest: String,
+    pub authentication: Option<Authentication>,
     /// Why it no longer counts.
     pub void_because: Option<String>,
 }
@@ -123,7 +129,7 @@ macro_rules! select_request {
             "SELECT r.id, r.host_id, h.name AS host_name, r.label, r.action, r.program_key, r.action_key, r.digest,
                     r.record, r.nonce, r.what, r.approver_groups, r.quorum, r.asked_at, r.expires_at, r.state,
                     r.ended_at, r.ended_because, r.owner_then, r.changes_then, r.decision, r.decision_expires_at,
-                    r.decision_received_at, r.decision_refused, r.outcome, r.outcome_detail, r.arrived, r.seq
+                    r.decision_received_at, r.decision_refused, r.outcome, r.outcome_detail, r.grant_use, r.arrived, r.seq
              FROM requests r JOIN hosts h ON h.id = r.host_id ",
             $rest
         )
@@ -175,6 +181,10 @@ fn request(row: &Row) -> Result<RequestRow> {
         decision_refused: row.try_get("decision_refused")?,
         outcome: row.try_get("outcome")?,
         outcome_detail: row.try_get("outcome_detail")?,
+        grant_use: row
+            .try_get::<Option<&str>, _>("grant_use")?
+            .map(from_json)
+            .transpose()?,
         arrived: unsigned(row.try_get("arrived")?)?,
         seq: unsigned(row.try_get("seq")?)?,
     })
@@ -184,6 +194,10 @@ fn answer(row: &Row) -> Result<AnswerRow> {
     Ok(AnswerRow {
         user_id: row.try_get("user_id")?,
         username: row.try_get("username")?,
+        who: PersonId {
+            issuer: row.try_get("issuer")?,
+            subject: row.try_get("subject")?,
+        },
         groups: from_json(row.try_get("user_groups")?)?,
         roles: from_json(row.try_get("roles")?)?,
         verdict: row.try_get("verdict")?,
@@ -192,6 +206,10 @@ fn answer(row: &Row) -> Result<AnswerRow> {
         channel: row.try_get("channel")?,
         signed_in_at: row.try_get("signed_in_at")?,
         shown_digest: row.try_get("shown_digest")?,
+        authentication: row
+            .try_get::<Option<&str>, _>("authentication")?
+            .map(from_json)
+            .transpose()?,
         void_because: row.try_get("void_because")?,
     })
 }
@@ -322,7 +340,7 @@ async fn find(connection: &mut Connection, id: &str) -> Result<Option<RequestRow
 
 async fn find_answers(connection: &mut Connection, request_id: &str) -> Result<Vec<AnswerRow>> {
     let sql = "SELECT user_id, username, user_groups, roles, verdict, reason, at, channel, signed_in_at, shown_digest,
-                      void_because
+                      void_because, issuer, subject, authentication
                FROM answers WHERE request_id = $1 ORDER BY at, username";
     let rows = sqlx::query(sql).bind(request_id).fetch_all(connection).await?;
     rows.iter().map(answer).collect()
@@ -372,8 +390,8 @@ pub(crate) async fn add_request(change: &mut Change, new: &NewRequest<'_>) -> Re
 
 pub(crate) async fn add_answer(change: &mut Change, request_id: &str, answer: &AnswerRow) -> Result<()> {
     let sql = "INSERT INTO answers (request_id, user_id, username, user_groups, roles, verdict, reason, at, channel,
-                                    signed_in_at, shown_digest)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+                                    signed_in_at, shown_digest, issuer, subject, authentication)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
     sqlx::query(sql)
         .bind(request_id)
         .bind(&answer.user_id)
@@ -386,6 +404,9 @@ pub(crate) async fn add_answer(change: &mut Change, request_id: &str, answer: &A
         .bind(&answer.channel)
         .bind(answer.signed_in_at)
         .bind(&answer.shown_digest)
+        .bind(&answer.who.issuer)
+        .bind(&answer.who.subject)
+        .bind(answer.authentication.as_ref().map(json).transpose()?)
         .execute(&mut **change)
         .await?;
     touch(change, request_id).await

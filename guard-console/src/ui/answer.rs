@@ -29,6 +29,8 @@ pub(super) struct AnswerView {
     ended_line: Option<String>,
     outcome: Option<String>,
     why_not: Option<String>,
+    /// What approving for longer would cover.
+    grantable: Option<String>,
     expires_ms: Option<Millis>,
     expires: String,
     left: String,
@@ -135,6 +137,7 @@ pub(super) fn answer_view(d: &Details, csrf: &str, attempt: Attempt) -> AnswerVi
             .map(|because| format!("{}: {because}.", state_word(row.state))),
         outcome: outcome(d),
         why_not: d.why_not.clone(),
+        grantable: d.grantable.clone(),
         expires_ms: row.expires_at,
         expires: row.expires_at.map(rfc3339).unwrap_or_default(),
         left: row.expires_at.map(|at| span(at - now())).unwrap_or_default(),

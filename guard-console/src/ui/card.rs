@@ -135,11 +135,12 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
         claims: record.claims.as_ref().map(claims).unwrap_or_default(),
         exec: match &record.action {
             Action::Exec(exec) => Some(exec_view(exec)),
-            Action::Connect(_) => None,
+            Action::Connect(_) | Action::File(_) => None,
         },
         connect: match &record.action {
             Action::Exec(_) => Vec::new(),
             Action::Connect(connect) => connect_lines(connect),
+            Action::File(file) => guard_evidence::writing::facts(file, LONG),
         },
         label: visible(&record.workload.label),
         owner: d.owner.clone(),
@@ -269,6 +270,7 @@ fn risks(d: &Details, earlier: Before) -> Vec<String> {
                 "First time this workload asks to listen on this address."
             }
             Action::Connect(_) => "First time this workload asks to reach this peer.",
+            Action::File(_) => "First time this workload asks to change this path.",
         };
         risks.push(first.to_owned());
     }
@@ -339,6 +341,7 @@ fn before(d: &Details, b: Before) -> Vec<String> {
     let kind = match d.card.record.action {
         Action::Exec(_) => "program",
         Action::Connect(_) => "peer",
+        Action::File(_) => "path",
     };
     let mut lines = Vec::new();
     if b.same > 0 {

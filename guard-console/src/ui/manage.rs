@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use guard_evidence::enforcement::Enforcement;
+use guard_evidence::text::visible_fold;
 use guard_proto::rest::{Label, LabelBody, NewToken, NewUser, Role};
 
 use super::changes::AlarmView;
@@ -162,7 +163,7 @@ async fn labels_page(app: &Shared, viewer: &Viewer, error: Option<String>) -> Pa
         app.users(actor)
             .await?
             .into_iter()
-            .filter(|u| !u.disabled)
+            .filter(|u| !u.disabled && !u.service)
             .map(|u| u.username)
             .collect()
     } else {
@@ -221,6 +222,11 @@ struct UserView {
     at: String,
     at_ms: Millis,
     disabled: bool,
+    /// As a provider says it.
+    display_name: String,
+    email: String,
+    /// Which provider, or that it is a program.
+    from: String,
 }
 
 /// What was typed before it was refused; never the password.
@@ -245,6 +251,13 @@ async fn users_page(app: &Shared, viewer: &Viewer, form: UserForm, error: Option
                 at,
                 at_ms,
                 disabled: u.disabled,
+                from: match (u.service, u.issuer.as_str()) {
+                    (true, _) => "a program".to_owned(),
+                    (false, "local") => String::new(),
+                    (false, issuer) => format!("{issuer} · {}", visible_fold(&u.subject, 60)),
+                },
+                display_name: visible_fold(&u.display_name, 80),
+                email: visible_fold(&u.email, 80),
             }
         })
         .collect();
@@ -262,13 +275,15 @@ pub(super) async fn users(State(app): State<Shared>, viewer: Viewer) -> Page {
     users_page(&app, &viewer, UserForm::default(), None).await
 }
 
+/// As forms name it.
+pub(super) fn role(name: &str) -> Result<Role, Error> {
+    [Role::Administrator, Role::Approver, Role::Operator, Role::Auditor]
+        .into_iter()
+        .find(|role| role.as_str() == name)
+        .ok_or_else(|| Error::Invalid("role: choose among those offered".to_owned()))
+}
+
 fn new_user(fields: &Fields) -> Result<NewUser, Error> {
-    let role = |name: &str| {
-        [Role::Administrator, Role::Approver, Role::Operator, Role::Auditor]
-            .into_iter()
-            .find(|role| role.as_str() == name)
-            .ok_or_else(|| Error::Invalid("role: choose among those offered".to_owned()))
-    };
     Ok(NewUser {
         username: fields.get("username").trim().to_owned(),
         password: fields.get("password").to_owned(),

@@ -3,17 +3,20 @@
 //! Owns markup. It is given what `app` gives to every actor. Whatever a workload wrote goes through
 //! `guard_evidence::text` and the templates' escaping, never around them.
 
+mod access;
 mod answer;
 mod assets;
 mod card;
 mod changes;
 mod form;
+mod grants;
 mod lists;
 mod manage;
 mod markup;
 mod page;
 mod queue;
 mod sign_in;
+mod sign_on;
 
 use crate::api::endpoint::{Access, Endpoints};
 use crate::app::Permission;
@@ -30,6 +33,9 @@ pub fn endpoints() -> Endpoints {
         .get("/requests/{id}/card", Needs(P::SeeRequests), queue::card)
         .get("/requests/{id}/answer", Needs(P::SeeRequests), queue::answer_section)
         .post("/requests/{id}/answer", Needs(P::AnswerRequests), queue::give_answer)
+        .post("/requests/{id}/grant", Needs(P::AnswerRequests), queue::give_grant)
+        .get("/grants", Needs(P::SeeRequests), grants::grants)
+        .post("/grants/{id}/revoke", Needs(P::RevokeGrants), grants::revoke)
         .get("/history", Needs(P::SeeRequests), lists::history)
         .get("/evidence", Needs(P::SeeEvidence), lists::evidence)
         .get("/changes", Needs(P::SeeChanges), changes::changes)
@@ -44,9 +50,16 @@ pub fn endpoints() -> Endpoints {
         .get("/users", Needs(P::SeeUsers), manage::users)
         .post("/users", Needs(P::ManageUsers), manage::add_user)
         .post("/users/{name}/disable", Needs(P::ManageUsers), manage::disable_user)
+        .get("/access", SignedIn, access::access)
+        .post("/access/sessions/{id}/end", SignedIn, access::end_session)
+        .post("/access/accounts", Needs(P::ManageUsers), access::add_account)
+        .post("/access/keys", Needs(P::ManageUsers), access::make_key)
+        .post("/access/keys/{id}/revoke", Needs(P::ManageUsers), access::revoke_key)
         .get("/login", Anyone, sign_in::login_page)
         .get("/login/state", Anyone, sign_in::state)
         .post("/login", Anyone, sign_in::login)
+        .get("/login/oidc/{name}", Anyone, sign_on::begin)
+        .get("/login/oidc/{name}/callback", Anyone, sign_on::callback)
         .post("/logout", SignedIn, sign_in::logout)
         .get("/setup", Anyone, sign_in::setup_page)
         .post("/setup", Anyone, sign_in::set_up)

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use guard_evidence::record::Verdict;
-use guard_proto::rest::{AnswerBody, ChangeView, Host, RequestState};
+use guard_proto::rest::{AnswerBody, ChangeView, GrantTerms, Host, RequestState};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -112,17 +112,51 @@ pub(super) async fn give_answer(
     Path(id): Path<String>,
     form: Form,
 ) -> Result<Response, Failure> {
-    let viewer = &form.viewer;
     let verdict = match form.fields.get("verdict") {
         "approve" => Verdict::Allow,
         "deny" => Verdict::Deny,
         _ => return Err(Failure(Error::Invalid("answer with one of the two buttons".to_owned()))),
     };
+    answered(&app, &id, &form, verdict, None).await
+}
+
+/// Approves, and for longer.
+pub(super) async fn give_grant(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    form: Form,
+) -> Result<Response, Failure> {
+    let seconds = form.fields.get("for").parse();
+    let times = form.fields.get("times");
+    let terms = GrantTerms {
+        seconds: seconds.map_err(|_| Error::Invalid("say for how long".to_owned()))?,
+        times: if times.is_empty() {
+            None
+        } else {
+            Some(
+                times
+                    .parse()
+                    .map_err(|_| Error::Invalid("say how many times".to_owned()))?,
+            )
+        },
+    };
+    answered(&app, &id, &form, Verdict::Allow, Some(terms)).await
+}
+
+async fn answered(
+    app: &Shared,
+    id: &str,
+    form: &Form,
+    verdict: Verdict,
+    grant: Option<GrantTerms>,
+) -> Result<Response, Failure> {
+    let viewer = &form.viewer;
     let body = AnswerBody {
         reason: form.fields.get("reason").to_owned(),
         digest: form.fields.get("digest").to_owned(),
+        grant,
     };
-    let answered = app.answer(&viewer.browser.actor, &id, verdict, &body, "web").await;
+    let answered = app.answer(&viewer.browser.actor, id, verdict, &body, "web").await;
     let (status, attempt) = match answered {
         Ok(_) => (StatusCode::OK, Attempt::default()),
         // These are said in place, next to the request as it stands now.
@@ -141,7 +175,7 @@ pub(super) async fn give_answer(
     if !form.is_htmx {
         return Err(Failure(Error::Invalid(attempt.error.unwrap_or_default())));
     }
-    let details = details(&app, viewer, &id).await?;
+    let details = details(app, viewer, id).await?;
     let section = answer::answer_section(&details, &viewer.browser.csrf, attempt)?;
     Ok((status, Html(section)).into_response())
 }

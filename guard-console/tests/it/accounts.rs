@@ -194,6 +194,8 @@ async fn every_endpoint_for_every_role() {
                 p if p.ends_with("/labels/{name}") => json!({"owner": "nobody"}),
                 p if p.ends_with("/users") => json!({"username": "-", "password": "", "roles": []}),
                 p if p.ends_with("/tokens") => json!({"expires_in": 1}),
+                p if p.ends_with("/service-accounts") => json!({"username": "-", "roles": []}),
+                p if p.ends_with("/keys") => json!({"account": "none"}),
                 _ => json!({}),
             };
             let mut status = 503;

@@ -1,10 +1,13 @@
 //! The console from outside: real TLS on loopback, real files, hosts as they connect.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+mod access;
 mod accounts;
 mod answers;
 mod changes;
+mod grants;
 mod hosts;
+mod log;
 mod ownership;
 mod pages;
 mod records;

@@ -570,3 +570,84 @@ async fn events_tell_every_change_and_go_on_where_they_broke_off() {
     });
     end.await.expect("the stream of a disabled user ends");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_sessions_and_grants_have_pages() {
+    let console = Console::start().await;
+    let admin = console.set_up().await;
+    console.user(&admin, "ann", &["approver"], &[]).await;
+    let browser = Browser::sign_in(&console, "admin").await;
+    let csrf = browser.csrf().await;
+    let account = [
+        ("csrf", csrf.as_str()),
+        ("username", "ci"),
+        ("description", "<b>"),
+        ("role", "auditor"),
+    ];
+    assert_eq!(browser.post("/access/accounts", &account).await.status, 303);
+    let approver = [("csrf", csrf.as_str()), ("username", "other"), ("role", "approver")];
+    let got = browser.post("/access/accounts", &approver).await;
+    assert_eq!(got.status, 400);
+    assert!(got.text.contains("programs approve nothing"), "{}", got.text);
+    let key = [
+        ("csrf", csrf.as_str()),
+        ("account", "ci"),
+        ("expires_in", "86400"),
+        ("description", "<i>"),
+    ];
+    let made = browser.post("/access/keys", &key).await;
+    assert_eq!(made.status, 200);
+    let secret = between(&made.text, "<code>guardkey_", "</code>").to_owned();
+    let page = browser.get("/access?all=1").await.text;
+    assert!(
+        !page.contains(&secret) && !page.contains("<i>") && page.contains("&#60;i&#62;"),
+        "{page}"
+    );
+    let id = between(&page, "data-key=\"", "\"");
+    let other = between(page.split("data-session=").nth(2).unwrap(), "\"", "\"").to_owned();
+    assert!(page.contains("this one"));
+    // Not without the token of this session's forms.
+    let bare = browser.post(&format!("/access/keys/{id}/revoke"), &[]).await;
+    assert_eq!(bare.status, 403);
+    let revoke = browser
+        .post(&format!("/access/keys/{id}/revoke"), &[("csrf", &csrf)])
+        .await;
+    assert_eq!(revoke.status, 303);
+    let end = [("csrf", csrf.as_str()), ("all", "1")];
+    let got = browser.post(&format!("/access/sessions/{other}/end"), &end).await;
+    assert_eq!(got.headers["location"], "/access?all=1");
+
+    // A grant by the page: the scope stands on the card before anything is clicked.
+    let (mut host, mut session) = console.build_host(&admin).await;
+    let (ask, _) = host.ask(&Question::new("coder", &["git", "push", "<b>"]));
+    session.ask(&ask).await;
+    let ann = Browser::sign_in(&console, "ann").await;
+    let card = ann.get(&format!("/requests/{}/card", ask.request_id)).await.text;
+    let words = between(&card, "<strong data-grantable>", "</strong>");
+    assert!(words.starts_with("exactly `git push"), "{words}");
+    assert!(!words.contains('<'), "{words}");
+    let digest = between(&card, "name=\"digest\" value=\"", "\"").to_owned();
+    let csrf = ann.csrf().await;
+    let terms = [
+        ("csrf", csrf.as_str()),
+        ("digest", &digest),
+        ("for", "900"),
+        ("times", "5"),
+    ];
+    let got = ann.post(&format!("/requests/{}/grant", ask.request_id), &terms).await;
+    assert_eq!(got.status, 303, "{}", got.text);
+    session.decision().await;
+    let page = ann.get("/grants").await.text;
+    assert!(
+        page.contains("0 of 5") && page.contains("data-state=\"good\""),
+        "{page}"
+    );
+    let id = between(&page, "data-grant=\"", "\"").to_owned();
+    assert_eq!(
+        ann.post(&format!("/grants/{id}/revoke"), &[("csrf", &csrf)])
+            .await
+            .status,
+        303
+    );
+    assert!(ann.get("/grants").await.text.contains("data-state=\"revoked\""));
+}

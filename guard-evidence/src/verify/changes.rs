@@ -7,12 +7,14 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Level, Record, Section};
 use crate::chain::{Checker, FIRST_PREVIOUS};
-use crate::change::{Change, ChangeRecord, ChangedBy, ChangesHead, UserFacts};
+use crate::change::{Change, ChangeRecord, ChangedBy, ChangesHead, ProviderFacts, UserFacts};
+use crate::grant::Grant;
 use crate::record::{PersonId, Predicate};
 use crate::text::visible_fold;
 
 const ADMINISTRATOR: &str = "administrator";
 const OPERATOR: &str = "operator";
+const APPROVER: &str = "approver";
 /// An owner of this long ago is still worth a note.
 const LATELY_MS: i64 = 24 * 3_600_000;
 
@@ -32,11 +34,23 @@ pub(super) struct Changes {
     heads: HashMap<String, (u64, u64, u64, usize)>,
     accounts: HashMap<PersonId, Vec<(usize, Account)>>,
     owners: HashMap<String, Vec<Owned>>,
+    /// Identity providers as they are configured last.
+    providers: HashMap<String, ProviderFacts>,
+    /// Grants, by id: by which change each was made and revoked, by whom, and what it says.
+    grants: HashMap<String, Granted>,
     count: usize,
     /// Where the first change stands in the log.
     first: Option<u64>,
     /// Nothing is missing from the console's chain.
     whole: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Granted {
+    made: usize,
+    revoked: Option<usize>,
+    by: Option<PersonId>,
+    grant: Grant,
 }
 
 #[derive(Debug, Clone)]
@@ -171,10 +185,48 @@ impl Changes {
                     ));
                 }
             }
-            Change::TokenCreated { .. } | Change::HostJoined { .. } | Change::HostRevoked { .. } => {}
+            Change::KeyCreated { user, roles, .. } => {
+                needs_account(user)?;
+                if !user.service {
+                    return Err(format!("makes a key for {}, who is a person", shown(&user.who)));
+                }
+                if !roles.iter().all(|role| user.roles.contains(role)) {
+                    return Err(format!("makes a key for more than {} may", shown(&user.who)));
+                }
+            }
+            Change::Provider { provider, before, .. } => {
+                if self.providers.get(provider) != before.as_ref() {
+                    return Err(format!(
+                        "says that the identity provider {} was otherwise before than the log says",
+                        visible_fold(provider, 64)
+                    ));
+                }
+            }
+            Change::GrantMade { grant } => {
+                if self.grants.contains_key(&grant.id) {
+                    return Err("makes a grant that was made already".to_owned());
+                }
+                if let ChangedBy::Person { who, .. } = &record.by
+                    && view.owner(&grant.label) == Some(who)
+                {
+                    return Err(format!("was done by {}, who owns the workload", shown(who)));
+                }
+            }
+            Change::GrantRevoked { grant } => {
+                if self.grants.get(&grant.id).is_none_or(|known| known.revoked.is_some()) {
+                    return Err("revokes a grant that is not there".to_owned());
+                }
+            }
+            Change::KeyRevoked { .. }
+            | Change::SessionsEnded { .. }
+            | Change::TokenCreated { .. }
+            | Change::HostJoined { .. }
+            | Change::HostRevoked { .. } => {}
         }
         let role = match &record.change {
             Change::TokenCreated { .. } => [ADMINISTRATOR, OPERATOR].as_slice(),
+            Change::GrantMade { .. } => &[APPROVER],
+            Change::GrantRevoked { .. } => &[ADMINISTRATOR, APPROVER],
             _ => &[ADMINISTRATOR],
         };
         match (&record.by, &record.change) {
@@ -195,6 +247,30 @@ impl Changes {
                     return Ok(());
                 }
                 Err("only joining is done with a token".to_owned())
+            }
+            (
+                ChangedBy::Provider { provider, issuer },
+                Change::UserCreated { user } | Change::UserChanged { after: user, .. },
+            ) => {
+                if self.providers.get(provider).is_none_or(|known| known.issuer != *issuer) {
+                    return Err(format!(
+                        "was done by the identity provider {}, which was not configured so",
+                        visible_fold(provider, 64)
+                    ));
+                }
+                if user.who.issuer == *issuer && !user.service {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "was done by the identity provider {}, but the account is not one of its own",
+                        visible_fold(provider, 64)
+                    ))
+                }
+            }
+            (ChangedBy::Configuration, Change::Provider { .. }) => Ok(()),
+            (ChangedBy::Provider { .. }, _) => Err("no identity provider can do this".to_owned()),
+            (ChangedBy::Configuration, _) | (_, Change::Provider { .. }) => {
+                Err("only identity providers are configured".to_owned())
             }
             (ChangedBy::Found, _) if by_somebody => {
                 Err("claims to have been so before changes were recorded, after they were".to_owned())
@@ -247,6 +323,30 @@ impl Changes {
             Change::TokenCreated { token, .. } => {
                 tokens.insert(token.clone());
             }
+            Change::GrantMade { grant } => {
+                let by = match &change.by {
+                    ChangedBy::Person { who, .. } => Some(who.clone()),
+                    _ => None,
+                };
+                let granted = Granted {
+                    made: number,
+                    revoked: None,
+                    by,
+                    grant: (**grant).clone(),
+                };
+                self.grants.entry(grant.id.clone()).or_insert(granted);
+            }
+            Change::GrantRevoked { grant } => {
+                if let Some(granted) = self.grants.get_mut(&grant.id) {
+                    granted.revoked.get_or_insert(number);
+                }
+            }
+            Change::Provider { provider, after, .. } => {
+                match after {
+                    Some(after) => self.providers.insert(provider.clone(), after.clone()),
+                    None => self.providers.remove(provider),
+                };
+            }
             Change::HostJoined { .. } => {
                 if let ChangedBy::Token { token, .. } = &change.by {
                     tokens.remove(token);
@@ -262,6 +362,25 @@ impl<'c> View<'c> {
         let history = self.changes.accounts.get(who)?;
         let at = history.partition_point(|(number, _)| *number <= self.number);
         history.get(at.checked_sub(1)?).map(|(_, account)| account)
+    }
+
+    /// Whether this grant had been made, by this person, and not been revoked.
+    pub(super) fn grants(self, grant: &Grant, who: &PersonId) -> Result<(), &'static str> {
+        let known = self
+            .changes
+            .grants
+            .get(&grant.id)
+            .filter(|known| known.made <= self.number);
+        let Some(known) = known else {
+            return Err("stands on a grant that nobody had made");
+        };
+        if known.grant != *grant || known.by.as_ref() != Some(who) {
+            return Err("stands on another grant than the one that was made");
+        }
+        if known.revoked.is_some_and(|number| number <= self.number) {
+            return Err("stands on a grant that had been revoked");
+        }
+        Ok(())
     }
 
     pub(super) fn owner(self, label: &str) -> Option<&'c PersonId> {

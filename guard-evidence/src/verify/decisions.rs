@@ -45,6 +45,8 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
     let mut requests: HashMap<(&str, &str), (&Record, &RequestRecord)> = HashMap::new();
     let mut decisions: HashMap<(&str, &str), Decided<'_>> = HashMap::new();
     let mut enforced: HashSet<(&str, &str)> = HashSet::new();
+    // A use of a grant, by its id and number, counts once.
+    let mut used: HashSet<(String, u32)> = HashSet::new();
     // Log order keeps each host's order, which the sequence check has proved.
     for record in records {
         let signer = record.header.signer.as_str();
@@ -62,7 +64,14 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
                 let request = requests.get(&(signer, decision.request_id.as_str())).copied();
                 let result = check_decision(record, decision, request, trust, &console).and_then(|signed| {
                     match (signed, request) {
-                        (Some(signed), Some((_, request))) => check_people(record, &signed, request, changes, section),
+                        (Some(signed), Some((_, request))) => {
+                            if let Some(granted) = &signed.grant
+                                && !used.insert((granted.grant.id.clone(), granted.number))
+                            {
+                                return invalid("uses a grant for the same time twice");
+                            }
+                            check_people(record, &signed, request, changes, section)
+                        }
                         _ => Ok(()),
                     }
                 });
@@ -235,6 +244,13 @@ fn check_people(
             name(owner)
         ));
     }
+    if let Some(granted) = &signed.grant {
+        let [answer] = signed.answers.as_slice() else {
+            return invalid("stands on a grant of several people");
+        };
+        view.grants(&granted.grant, &answer.who)
+            .map_err(|why| Wrong::Invalid(why.to_owned()))?;
+    }
     for answer in &signed.answers {
         let who = visible_fold(&answer.name, 64);
         let Some(account) = view.account(&answer.who) else {
@@ -242,6 +258,9 @@ fn check_people(
         };
         if account.disabled {
             return invalid(format!("was decided by {who}, whose account was disabled"));
+        }
+        if account.facts.service {
+            return invalid(format!("was decided by {who}, which is a program"));
         }
         let known = |said: &[String], recorded: &[String]| said.iter().all(|one| recorded.contains(one));
         if !known(&answer.roles, &account.facts.roles) || !known(&answer.groups, &account.facts.groups) {
@@ -307,6 +326,18 @@ fn check_signed(
         (Some(_), Some(_)) => return Err("was received after it had expired".to_owned()),
         _ => return Err("has a time that cannot be read".to_owned()),
     }
+    // What the people were shown: this request, or the one that they granted with.
+    let mut shown = request_record.payload_digest.as_str();
+    if let Some(granted) = &signed.grant {
+        if signed.verdict != Verdict::Allow {
+            return Err("denies by a grant".to_owned());
+        }
+        if granted.grant.console != signed.console {
+            return Err("stands on a grant of another console".to_owned());
+        }
+        granted.covers(request)?;
+        shown = &granted.grant.request_digest;
+    }
     let mut allowing = HashSet::new();
     let mut denying = 0u32;
     for answer in &signed.answers {
@@ -321,7 +352,7 @@ fn check_signed(
         if !groups.is_empty() && !answer.groups.iter().any(|group| groups.contains(group)) {
             return Err(format!("was decided by {name}, who is in none of the groups asked"));
         }
-        if answer.shown_digest != request_record.payload_digest {
+        if answer.shown_digest != shown {
             return Err(format!("{name} was shown something else"));
         }
         match answer.verdict {

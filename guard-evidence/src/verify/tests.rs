@@ -1,6 +1,7 @@
 //! A small world of one console and two hosts, and everything that can be wrong with what they wrote.
 
 mod enforced;
+mod heads;
 mod people;
 
 use std::fs;
@@ -29,6 +30,8 @@ struct World {
     /// Of the host's next records.
     at: String,
     log: Vec<Vec<u8>>,
+    /// They cosign the checkpoint of a bundle.
+    witnesses: Vec<(&'static str, SigningKey)>,
 }
 
 fn person(name: &str) -> PersonId {
@@ -49,6 +52,7 @@ impl World {
             clock: 0,
             at: "2026-11-21T10:00:00.000Z".to_owned(),
             log: Vec::new(),
+            witnesses: Vec::new(),
         };
         world.lifecycle(Lifecycle::Begun {
             why: "enrolled".to_owned(),
@@ -129,6 +133,7 @@ impl World {
             quorum: 1,
             owner: Some(person("owner")),
             changes: None,
+            grant: None,
             issued_at: "2026-11-21T10:00:01.000Z".to_owned(),
             expires_at: "2026-11-21T10:01:00.000Z".to_owned(),
         }
@@ -222,6 +227,8 @@ impl World {
                 origin: CONSOLE.to_owned(),
                 decision_keys: vec![self.console_key.public()],
                 log_keys: vec![self.log_key.public()],
+                witnesses: vec![],
+                quorum: 0,
             },
             vec![HostTrust {
                 id: HOST.to_owned(),
@@ -243,7 +250,10 @@ impl World {
             size: tree.size(),
             root: tree.root(),
         };
-        let note = checkpoint.sign(&self.log_key).unwrap();
+        let mut note = checkpoint.sign(&self.log_key).unwrap();
+        for (name, key) in &self.witnesses {
+            note.push_str(&cosign::cosign(name, key, &checkpoint, 1_800_000_000));
+        }
         let trust = self.trust().to_json().unwrap();
         let mut writer = Writer::new(Vec::new(), &trust, &note, CONSOLE, filter, "2026-11-21T11:00:00Z").unwrap();
         for (index, envelope) in (0u64..).zip(&self.log).filter(|(index, _)| want(*index)) {
@@ -291,6 +301,7 @@ fn answer(name: &str, digest: &str) -> Answer {
         channel: "web".to_owned(),
         signed_in_at: "2026-11-21T09:00:00.000Z".to_owned(),
         shown_digest: digest.to_owned(),
+        authentication: None,
     }
 }
 
@@ -730,4 +741,42 @@ fn verify_md_by_hand() {
     fs::write(&file, changed).unwrap();
     let (good, output) = run(2);
     assert!(!good, "{output}");
+}
+
+/// So does its Go program.
+#[test]
+fn verify_md_with_go() {
+    use std::process::Command;
+    let gopath = Path::new("/usr/share/gocode");
+    if !Path::new("/usr/bin/go").exists() || !gopath.join("src/golang.org/x/mod/sumdb/note").exists() {
+        println!("skipped: Debian's golang-go and golang-golang-x-mod-dev are needed");
+        return;
+    }
+    let world = World::full();
+    let dir = tempfile::tempdir().unwrap();
+    let path = world.write(dir.path(), Filter::default(), |_| true);
+    let text = fs::read_to_string(path.join("VERIFY.md")).unwrap();
+    let block = |kind: &str| {
+        text.split("```")
+            .find_map(|part| part.strip_prefix(kind))
+            .unwrap()
+            .to_owned()
+    };
+    fs::write(path.join("main.go"), block("go\n")).unwrap();
+    let command = block("shell\n").replace("000000000", "$1");
+    let run = |index: u64| {
+        let out = Command::new("bash")
+            .args(["-euc", &command, "verify", &format!("{index:09}")])
+            .current_dir(&path)
+            .env("GOCACHE", dir.path().join("cache"))
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+        (out.status.success(), words)
+    };
+    let (good, words) = run(3);
+    assert!(good && words.contains("record 3 is in the log of"), "{words}");
+    fs::copy(path.join(record_name(4)), path.join(record_name(3))).unwrap();
+    let (good, words) = run(3);
+    assert!(!good && words.contains("REJECTED"), "{words}");
 }

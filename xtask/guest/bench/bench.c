@@ -8,6 +8,7 @@
  *           udp    connect of a UDP socket to the loopback
  *           null   getppid: what a system call costs that no hook looks at
  *           none   execve of a file that is executable and no program: all of an exec up to what is asked about it
+ *           watched  the same of another such file
  *   BLOCKS  lines printed: nanoseconds per operation, one line per block
  *   COUNT   operations per block
  *
@@ -70,13 +71,23 @@ static void op_exec(void)
 	reap(child, "exec");
 }
 
-static void op_none(void)
+static void no_program(const char *path)
 {
 	static char *const argv[] = { "none", NULL };
 	static char *const environment[] = { NULL };
 
-	if (execve("/run/bench/none", argv, environment) != -1 || errno != ENOEXEC)
+	if (execve(path, argv, environment) != -1 || errno != ENOEXEC)
 		fail("exec of what is no program");
+}
+
+static void op_none(void)
+{
+	no_program("/run/bench/none");
+}
+
+static void op_watched(void)
+{
+	no_program("/run/bench/watched");
 }
 
 static void op_fork(void)
@@ -152,7 +163,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} kinds[] = {
 		{ "exec", op_exec }, { "fork", op_fork }, { "open", op_open }, { "udp", op_udp }, { "null", op_null },
-		{ "none", op_none },
+		{ "none", op_none }, { "watched", op_watched },
 	};
 	void (*run)(void) = NULL;
 	long blocks, count, block, i;
@@ -175,7 +186,7 @@ int main(int argc, char **argv)
 	blocks = argc == 4 ? atol(argv[2]) : 0;
 	count = argc == 4 ? atol(argv[3]) : 0;
 	if (!run || blocks < 1 || blocks >= (long)(sizeof(taken) / sizeof(taken[0])) || count < 1) {
-		fprintf(stderr, "usage: bench exec|fork|open|udp|null|none BLOCKS COUNT\n"
+		fprintf(stderr, "usage: bench exec|fork|open|udp|null|none|watched BLOCKS COUNT\n"
 				"       bench turn WHAT TURN TURNS SLOTS LENGTH\n");
 		return 2;
 	}

@@ -13,11 +13,13 @@ counts carry over to other machines, nanoseconds do not.
 ";
 
 /// In this order in the file.
-const ORDER: [&str; 6] = [
+const ORDER: [&str; 8] = [
     "Round trip of an exec that user space always allows",
+    "A thousand threads that wait",
     "Verdict to resume",
     "What is not labelled",
     "The agent's size and memory",
+    "Evidence",
     "From a clean clone",
     "Fuzzing",
 ];

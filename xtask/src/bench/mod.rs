@@ -5,6 +5,8 @@
 mod clone;
 mod cost;
 mod document;
+mod evidence;
+mod hold;
 mod resume;
 mod round_trip;
 mod stats;
@@ -36,10 +38,14 @@ pub struct BenchOptions {
 pub enum Part {
     /// Instructions that Guard costs what is not labelled.
     Cost,
-    /// An exec that user space always allows, next to a seccomp supervisor.
+    /// An exec that user space always allows, next to a seccomp supervisor and a fanotify responder.
     RoundTrip,
+    /// A thousand threads that wait for people.
+    Hold,
     /// From the verdict to its effect; the agent's size.
     Resume,
+    /// Evidence on this machine, in no guest: signing, sequencing, proofs, verifying.
+    Evidence,
 }
 
 /// Measures, writes the file and returns its path. Sections that were not measured stay as they were.
@@ -54,11 +60,22 @@ pub fn bench(options: &BenchOptions) -> Result<PathBuf> {
         document.write()?;
         return Ok(path);
     }
-    let programs = Programs::build(options.release)?;
     let asked = |part| options.parts.is_empty() || options.parts.contains(&part);
     // Each is kept as soon as it is there: the next one may fail.
+    if asked(Part::Evidence) {
+        document.set(evidence::measure(options)?);
+        document.write()?;
+    }
+    if options.parts == [Part::Evidence] {
+        return Ok(path);
+    }
+    let programs = Programs::build(options.release)?;
     if asked(Part::RoundTrip) {
         document.set(round_trip::measure(options, &programs)?);
+        document.write()?;
+    }
+    if asked(Part::Hold) {
+        document.set(hold::measure(options, &programs)?);
         document.write()?;
     }
     if asked(Part::Cost) {
@@ -80,6 +97,10 @@ struct Programs {
     bench: PathBuf,
     /// The seccomp supervisor that Guard is compared with, static.
     notify: PathBuf,
+    /// The fanotify responder, static.
+    fanotify: PathBuf,
+    /// Many threads that ask, static.
+    wait: PathBuf,
     /// Without debugging information, as is the console.
     agent: PathBuf,
     console: PathBuf,
@@ -101,7 +122,7 @@ impl Programs {
             .with_context(|| format!("cannot build {name}.c (gcc and libc6-dev: `cargo xtask setup`)"))?;
             Ok(program)
         };
-        let (bench, notify) = (c("bench")?, c("notify")?);
+        let [bench, notify, fanotify, wait] = [c("bench")?, c("notify")?, c("fanotify")?, c("wait")?];
         let profile = if release { Profile::Release } else { Profile::Dev };
         // As for guests: who set it has built.
         if std::env::var_os("GUARD_BUILT").is_none_or(|value| value != "1") {
@@ -130,6 +151,8 @@ impl Programs {
         Ok(Self {
             bench,
             notify,
+            fanotify,
+            wait,
             agent: stripped("guard-agent")?,
             console: stripped("guard-console")?,
             profile,
@@ -148,6 +171,8 @@ impl Programs {
         vec![
             self.bench.clone(),
             self.notify.clone(),
+            self.fanotify.clone(),
+            self.wait.clone(),
             self.agent.clone(),
             self.console.clone(),
             paths::repo().join("xtask/guest/bench/records.py"),
@@ -157,15 +182,18 @@ impl Programs {
 }
 
 /// Runs in a guest with Guard: the measured agent and console in place of those that were installed, and the micro-benchmark under
-/// the names that [`POLICY`] knows.
+/// the names that [`POLICY`] knows. Every allow is the agent's, until somebody switches the kernel's own rules on.
 const INSTALL: &str = "set -e
 systemctl stop guard-agent guard-console
 install -m 755 /mnt/copy/guard-agent /mnt/copy/guard-console /usr/bin
 install -d /run/bench
 install -m 755 /mnt/copy/bench /run/bench/fast
 install -m 755 /mnt/copy/bench /run/bench/asked
+install -m 755 /mnt/copy/wait /run/bench/wait
 printf none > /run/bench/none
-chmod 755 /run/bench/none
+printf none > /run/bench/watched
+chmod 755 /run/bench/none /run/bench/watched
+printf '\n[policy]\nkernel_rules = false\n' >>/etc/guard/agent.toml
 systemctl start guard-console
 systemctl start guard-agent";
 
@@ -177,7 +205,12 @@ const POLICY: &str = r#"
 @id("fast")
 @description("allowed by path")
 permit (principal == Workload::"bench", action == Action::"exec", resource)
-when { ["/run/bench/fast", "/run/bench/none", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/seq", "/usr/bin/sleep", "/usr/bin/taskset"].contains(context.path) };
+when { ["/run/bench/fast", "/run/bench/none", "/run/bench/wait", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/seq", "/usr/bin/sleep", "/usr/bin/taskset"].contains(context.path) };
+
+@id("near")
+@description("allowed by address and port")
+permit (principal == Workload::"bench", action == Action::"connect", resource == Address::"127.0.0.1")
+when { context.port == 9 };
 
 @id("asked")
 @description("asks any approver")

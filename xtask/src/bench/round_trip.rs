@@ -1,4 +1,4 @@
-//! What an exec costs that user space always allows: Guard's policy next to a seccomp supervisor, in the same guest.
+//! What an exec costs that user space always allows: Guard's policy next to a seccomp supervisor and a fanotify responder, in the same guest.
 //! Given a guest with two CPUs. Never measures one of them under a load that the others did not have: they take turns.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,12 +9,13 @@ use super::{BenchOptions, INSTALL, LABEL, POLICY, Programs};
 use crate::run;
 use crate::stage::Stage;
 
-/// What takes turns. The last two are what the second is compared with.
-const KINDS: [&str; 4] = [
+/// What takes turns. The last three are what the second is compared with.
+const KINDS: [&str; 5] = [
     "plain",
     "labelled, allowed by the policy",
     "seccomp supervisor that looks at nothing",
     "seccomp supervisor that allows by path",
+    "fanotify responder that looks at nothing",
 ];
 
 /// Milliseconds of each turn, what the agent does afterwards included.
@@ -37,7 +38,7 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Sec
     let turns = if options.quick { "10" } else { "50" };
     let allowed_before = allowed(&stage)?;
     let mut running = Vec::new();
-    for (at, turn) in ["0", "1", "2", "3"].into_iter().enumerate() {
+    for (at, turn) in ["0", "1", "2", "3", "4"].into_iter().enumerate() {
         // On one CPU: otherwise the scheduler's moves between the two, which depend on what else runs, are most of the
         // differences. In a scope of its own, as `guard run` gives one to the labelled.
         let scope: &[&str] = &["systemd-run", "--scope", "--quiet", "--"];
@@ -52,10 +53,12 @@ pub(super) fn measure(options: &BenchOptions, programs: &Programs) -> Result<Sec
                 "-p",
                 "/run/bench/none",
             ],
+            4 => &["/mnt/copy/fanotify", "/run/bench/watched"],
             _ => &[],
         };
+        let what = if at == 4 { "watched" } else { "none" };
         let pinned: &[&str] = &["/usr/bin/taskset", "-c", "0"];
-        let argv: &[&str] = &["/run/bench/fast", "turn", "none", turn, "4", turns, TURN];
+        let argv: &[&str] = &["/run/bench/fast", "turn", what, turn, "5", turns, TURN];
         running.push(if at == 1 {
             stage.start_labelled(LABEL, &[pinned, argv].concat())?
         } else {
@@ -97,8 +100,8 @@ fn allowed(stage: &Stage) -> Result<u64> {
 
 /// What each takes above the plain one at this percentile. A value below that adds 0: so small a difference is what else
 /// the machine does.
-fn added(times: [&[u64]; 4], percent: usize) -> Result<[u64; 4]> {
-    let mut found = [0; 4];
+fn added(times: [&[u64]; 5], percent: usize) -> Result<[u64; 5]> {
+    let mut found = [0; 5];
     for (found, times) in found.iter_mut().zip(times) {
         *found = Values::new(times.to_vec())?.percentile(percent);
     }
@@ -106,17 +109,18 @@ fn added(times: [&[u64]; 4], percent: usize) -> Result<[u64; 4]> {
 }
 
 fn section(kernel: &str, profile: &str, load: &str, times: &[Vec<u64>]) -> Result<Section> {
-    let [plain, guarded, blind, by_path] = times else {
-        bail!("{} workloads were measured, not four", times.len());
+    let [plain, guarded, blind, by_path, watched] = times else {
+        bail!("{} workloads were measured, not five", times.len());
     };
-    let times: [&[u64]; 4] = [plain, guarded, blind, by_path];
+    let times: [&[u64]; 5] = [plain, guarded, blind, by_path, watched];
     let mut body = format!(
         "Kernel {kernel}, guest with two CPUs, each a thread of this machine's (`-accel tcg,thread=multi`), agent and console on \
          both, the workloads on the first and each in a scope of its own; guard-agent: {profile}. execve of an executable file that is \
          no program: everything up to the answer about it, and not what a new program costs, which is many times as much and the same for \
          all. Outside every label; labelled, the policy in user space allows each by its path, and each is recorded; under a seccomp filter \
          that hands execve to a supervisor in C, which answers CONTINUE without looking, or reads the path from the caller's memory and \
-         compares it with a list of three (xtask/guest/bench/notify.c). They take turns of {TURN} ms, 50 execs each without a pause, \
+         compares it with a list of three (xtask/guest/bench/notify.c); with a fanotify mark on the file, whose permission events a \
+         responder in C always allows (xtask/guest/bench/fanotify.c). They take turns of {TURN} ms, 50 execs each without a pause, \
          of which the first ten are not counted. `adds` is what stands above the same column of the plain exec. Load of the machine at the end: \
          {load}. Command: `cargo xtask bench round-trip`.\n\n\
          | nanoseconds | number | median | adds | 95 % | adds |\n\
@@ -134,8 +138,8 @@ fn section(kernel: &str, profile: &str, load: &str, times: &[Vec<u64>]) -> Resul
             grouped(most[at]),
         ));
     }
-    body.push_str("\nWhat Guard adds, to what the supervisor adds:\n\n| supervisor | median | in the parts of the run | 95 % |\n| --- | ---: | ---: | ---: |\n");
-    for at in [2, 3] {
+    body.push_str("\nWhat Guard adds, to what the other adds:\n\n| other | median | in the parts of the run | 95 % |\n| --- | ---: | ---: | ---: |\n");
+    for at in [2, 3, 4] {
         let parts = (0..PARTS)
             .map(|part| {
                 let piece = times.map(|all| &all[all.len() * part / PARTS..all.len() * (part + 1) / PARTS]);

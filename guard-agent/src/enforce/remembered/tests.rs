@@ -1,6 +1,6 @@
 use super::*;
 use crate::enrich::Enricher;
-use crate::kernel::api::{ActionId, AskedExec, FileKey, Peer, ReachHow};
+use crate::kernel::api::{ActionId, AskedChange, AskedExec, Change, ChangeOp, FileKey, Peer, ReachHow};
 use crate::policy::{self, Answer, Policy};
 use crate::testing::rig;
 use rand::rngs::StdRng;
@@ -35,6 +35,8 @@ fn question(random: &mut StdRng) -> Asked {
         at_ns: random.r#gen(),
         what: if random.gen_ratio(1, 3) {
             AskedAction::Reach(reach(random))
+        } else if random.gen_ratio(1, 3) {
+            AskedAction::Change(Box::new(change(random)))
         } else {
             AskedAction::Exec(AskedExec {
                 file: FileKey {
@@ -47,6 +49,40 @@ fn question(random: &mut StdRng) -> Asked {
             })
         },
         connection: None,
+        rule: None,
+    }
+}
+
+fn change(random: &mut StdRng) -> AskedChange {
+    let path = |random: &mut StdRng| {
+        let path = pick(random, &["/opt/x/y", "/usr/x", ""]);
+        (!path.is_empty()).then(|| path.into())
+    };
+    let op = *[
+        ChangeOp::Create,
+        ChangeOp::Open { truncates: true },
+        ChangeOp::Open { truncates: false },
+        ChangeOp::Link,
+    ]
+    .choose(random)
+    .unwrap();
+    AskedChange {
+        file: FileKey {
+            device: random.r#gen(),
+            inode: random.r#gen(),
+            generation: random.r#gen(),
+        },
+        change: Change {
+            op,
+            path: path(random),
+            second: if op == ChangeOp::Link { path(random) } else { None },
+            below_root: None,
+            text: Vec::new(),
+            directory: random.r#gen(),
+            mode: random.r#gen(),
+            owner: [None; 2],
+            old: None,
+        },
     }
 }
 
@@ -77,7 +113,7 @@ fn policy(random: &mut StdRng) -> Policy {
     for _ in 0..random.gen_range(1..5) {
         let effect = pick(random, &["permit", "permit", "forbid"]);
         let principal = pick(random, &["principal", "principal == Workload::\"coder\""]);
-        let (action, resources, conditions): (_, &[&str], &[&str]) = match random.gen_range(0..4) {
+        let (action, resources, conditions): (_, &[&str], &[&str]) = match random.gen_range(0..5) {
             0 | 1 => (
                 "action == Action::\"exec\"",
                 &[
@@ -91,6 +127,20 @@ fn policy(random: &mut StdRng) -> Policy {
                     "context has path && context.path like \"/usr/*\"",
                     "context has argv && context.argv.contains(\"x\")",
                     "context has cwd",
+                ],
+            ),
+            3 => (
+                "action == Action::\"write\"",
+                &[
+                    "resource",
+                    "resource in Directory::\"/opt\"",
+                    "resource == File::\"/usr/x\"",
+                ],
+                &[
+                    "context.directory",
+                    "context.replaces",
+                    "context.operation == \"create\"",
+                    "context has new_path && context.new_path like \"/opt/*\"",
                 ],
             ),
             2 => (
@@ -152,7 +202,7 @@ async fn a_remembered_answer_is_what_the_policy_would_say() {
     let rig = rig();
     let enricher = Enricher::new(Vec::new(), Duration::from_secs(5));
     let (mut remembered_answers, mut learnt) = (0, 0);
-    for _ in 0..150 {
+    for _ in 0..250 {
         let policy = policy(&mut random);
         let remembered = Remembered::new(rig.evidence.clone());
         for _ in 0..300 {
@@ -169,7 +219,8 @@ async fn a_remembered_answer_is_what_the_policy_would_say() {
                             label,
                             cgroup,
                             rules,
-                            policy_digest: policy.digest.clone()
+                            policy_digest: policy.digest.clone(),
+                            exact: false,
                         }
                     );
                     remembered_answers += 1;
@@ -186,6 +237,7 @@ async fn a_remembered_answer_is_what_the_policy_would_say() {
                                 cgroup,
                                 rules,
                                 policy_digest: policy.digest.clone(),
+                                exact: false,
                             },
                         );
                     }
@@ -199,12 +251,47 @@ async fn a_remembered_answer_is_what_the_policy_would_say() {
     );
 }
 
+#[test]
+fn an_exact_answer_is_the_same_whoever_asks() {
+    let mut random = StdRng::seed_from_u64(11);
+    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5));
+    let (mut exact, mut allowed) = (0, 0);
+    for _ in 0..150 {
+        let policy = policy(&mut random);
+        for _ in 0..40 {
+            let asked = question(&mut random);
+            let (_, facts) = enricher.of_key(&asked, LABEL_NAMES[asked.label.0 as usize - 1], CGROUPS[0]);
+            let (.., answer) = first_look(&enricher, &policy, &asked);
+            if !policy.is_exact(&facts) {
+                continue;
+            }
+            exact += 1;
+            allowed += u32::from(matches!(answer, Answer::Allow { .. }));
+            for _ in 0..5 {
+                let who = question(&mut random);
+                let by_another = Asked {
+                    what: asked.what.clone(),
+                    label: asked.label,
+                    ..who
+                };
+                let (.., other) = first_look(&enricher, &policy, &by_another);
+                assert_eq!(other, answer, "{asked:?} {by_another:?}");
+            }
+        }
+    }
+    assert!(
+        exact > 300 && allowed > 100,
+        "{exact} exact, {allowed} allowed: the test tests nothing"
+    );
+}
+
 fn known() -> Known {
     Known {
         label: "coder".to_owned(),
         cgroup: "/coder".to_owned(),
         rules: Vec::new(),
         policy_digest: String::new(),
+        exact: false,
     }
 }
 

@@ -97,6 +97,7 @@ pub(super) fn world_with(policy: &str, pending_per_label: u32, left: Vec<OpenQue
         kernel,
         evidence: rig.evidence.clone(),
         remembered: Arc::clone(&remembered),
+        exact: None,
         enricher: Arc::new(Enricher::new(Vec::new(), Duration::from_secs(5))),
         labels,
         watchers: watchers.clone(),
@@ -174,6 +175,7 @@ impl World {
                 unlinked: false,
             }),
             connection: None,
+            rule: None,
         }
     }
 
@@ -335,10 +337,12 @@ impl World {
                 channel: "api".to_owned(),
                 signed_in_at: crate::clock::rfc3339(now),
                 shown_digest: digest,
+                authentication: None,
             }],
             quorum: ask.quorum,
             owner: None,
             changes: None,
+            grant: None,
             issued_at: crate::clock::rfc3339(now),
             expires_at: crate::clock::rfc3339(now + Duration::from_secs(60)),
         };

@@ -3,6 +3,7 @@
 //! Owns the questions and the traced threads; given events, commands and wait statuses. It must never block, never log
 //! while a thread waits for it except through the non-blocking writer, and never let a thread go on without a verdict.
 
+mod attention;
 mod check;
 mod commands;
 mod events;
@@ -15,6 +16,7 @@ mod time;
 mod workers;
 
 use std::collections::HashMap;
+use std::hint;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -25,9 +27,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use guard_common::{Config, Pending, VerdictKey, counter, verdict};
+use guard_common::{Config, Ended, Pending, VerdictKey, counter, verdict};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::attention::Attention;
 use self::question::Question;
 use self::read::{Detail, ReadError};
 use self::rescue::Rescue;
@@ -48,6 +51,8 @@ const TOLD_AFTER: Duration = Duration::from_millis(25);
 const TOLD_TOGETHER: usize = 64;
 /// For so long after something was allowed its end is looked for in short intervals.
 const LOOKED_FOR: Duration = Duration::from_secs(1);
+/// Rounds between two looks at the ring and the clock.
+const ROUNDS: u32 = 8;
 /// A heartbeat is a system call; one counts for seconds.
 const BEAT: Duration = Duration::from_millis(200);
 
@@ -81,6 +86,7 @@ struct Holder {
     sequences: HashMap<u64, VerdictKey>,
     traced: HashMap<Tid, Traced>,
     rescue: Rescue,
+    attention: Attention,
     /// Ends of actions that were answered at once, not told yet.
     passed: Vec<FromKernel>,
     last_allowed: Option<Instant>,
@@ -127,6 +133,7 @@ pub(crate) fn start(
         sequences: HashMap::new(),
         traced: HashMap::new(),
         rescue: Rescue::start()?,
+        attention: Attention::new(now),
         passed: Vec::new(),
         last_allowed: None,
         last_told: now,
@@ -182,34 +189,28 @@ impl Holder {
     fn run(&mut self, mut ring: RingBuf<MapData>, commands: &mpsc::Receiver<ToKernel>, results: &mpsc::Receiver<Done>) {
         self.beat();
         loop {
+            let allowed_before = self.last_allowed;
+            // What was allowed and has happened can wait; whoever asks cannot.
+            let mut happened = Vec::new();
+            let attended = self.attend(&mut ring, &mut happened);
+            let patience = if attended { 0 } else { self.patience() };
             let waker = Arc::clone(&self.waker);
-            let [asked, woken] = sys::poll([ring.as_fd(), waker.as_fd()], self.patience());
+            let [asked, woken] = sys::poll([ring.as_fd(), waker.as_fd()], patience);
             if woken {
                 waker.clear();
             }
             // Statuses are taken before events and worked off after them: what a thread did before it stopped is in the
             // ring by then. A change of status wakes; it is looked for now and then in any case. Nobody who asks waits for
             // these calls otherwise.
-            let statuses: Vec<(Tid, i32)> = if woken || !asked {
+            let statuses: Vec<(Tid, i32)> = if woken || !(asked || attended) {
                 std::iter::from_fn(sys::wait).collect()
             } else {
                 Vec::new()
             };
-            // What was allowed and has happened can wait; whoever asks cannot.
-            let mut happened = Vec::new();
-            let allowed_before = self.last_allowed;
-            while let Some(item) = ring.next() {
-                match ring::decode(&item) {
-                    Ok(Event::Ended(event)) if event.verdict == verdict::ALLOW => happened.push(event),
-                    Ok(event) => self.event(event),
-                    Err(error) => {
-                        self.malformed += 1;
-                        tracing::error!(%error, count = self.malformed, "malformed kernel event");
-                    }
-                }
-            }
+            self.drain(&mut ring, &mut happened);
             if self.last_allowed != allowed_before {
                 self.make_room();
+                self.attention.answered(Instant::now());
             }
             for event in happened {
                 self.event(Event::Ended(event));
@@ -238,6 +239,42 @@ impl Holder {
                 self.tell_passed();
             }
         }
+    }
+
+    /// Looks for the next question without sleeping, as long as one is expected; says whether there was an event.
+    fn attend(&mut self, ring: &mut RingBuf<MapData>, happened: &mut Vec<Ended>) -> bool {
+        let started = Instant::now();
+        let Some(until) = self.attention.until(started) else {
+            return false;
+        };
+        loop {
+            let found = self.drain(ring, happened);
+            let now = Instant::now();
+            if found || now >= until {
+                self.attention.spent(now - started);
+                return found;
+            }
+            for _ in 0..ROUNDS {
+                hint::spin_loop();
+            }
+        }
+    }
+
+    /// Takes all events that are there; says whether there was one.
+    fn drain(&mut self, ring: &mut RingBuf<MapData>, happened: &mut Vec<Ended>) -> bool {
+        let mut any = false;
+        while let Some(item) = ring.next() {
+            any = true;
+            match ring::decode(&item) {
+                Ok(Event::Ended(event)) if event.verdict == verdict::ALLOW => happened.push(event),
+                Ok(event) => self.event(event),
+                Err(error) => {
+                    self.malformed += 1;
+                    tracing::error!(%error, count = self.malformed, "malformed kernel event");
+                }
+            }
+        }
+        any
     }
 
     /// How long to wait for something to happen, milliseconds.
@@ -269,6 +306,8 @@ impl Holder {
     fn beat(&mut self) {
         self.last_beat = Instant::now();
         self.replies = 0;
+        // CPUs come and go.
+        self.attention.cpus(sys::cpus());
         let _ = self.maps.heartbeat.set(0, sys::boot_ns(), 0);
     }
 

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use guard_common::Verdict;
+use guard_common::rules::RuleKey;
+use guard_common::{Verdict, ask_flag};
 
 use super::read::Detail;
 use crate::enforce::Pass;
 use crate::kernel::api::{
-    ActionId, Asked, AskedAction, AskedExec, AskedReach, ExecExpectation, LabelId, ParkedWhy, Peer,
+    ActionId, Asked, AskedAction, AskedChange, AskedExec, AskedReach, ExecExpectation, LabelId, ParkedWhy, Peer,
+    ReachHow,
 };
 use crate::kernel::next_sequence;
 use crate::kernel::ring::{Ask, Subject, file_key};
@@ -79,7 +81,9 @@ impl Question {
                     unlinked,
                     ..
                 } => mount_namespace == initial || unlinked,
-                Subject::Unix { mount_namespace, .. } => mount_namespace == initial,
+                Subject::Unix { mount_namespace, .. } | Subject::File { mount_namespace, .. } => {
+                    mount_namespace == initial
+                }
                 Subject::Address { .. } | Subject::Abstract { .. } => true,
             },
             ask,
@@ -137,7 +141,36 @@ impl Question {
             comm: ask.comm.clone(),
             at_ns: ask.asked_ns,
             what: self.what(),
-            connection: (!matches!(ask.what, Subject::Exec { .. })).then_some(ask.key),
+            connection: matches!(
+                ask.what,
+                Subject::Address { .. } | Subject::Unix { .. } | Subject::Abstract { .. }
+            )
+            .then_some(ask.key),
+            rule: self.rule().filter(|rule| rule.kind != 0 && rule.label == ask.label),
+        }
+    }
+
+    fn rule(&self) -> Option<RuleKey> {
+        let key = &self.ask.key;
+        match &self.ask.what {
+            Subject::Exec { rule, .. } => Some(*rule),
+            // As `reach_allowed` in guard-ebpf/src/rules.rs makes it.
+            Subject::Address { how, .. } => Some(RuleKey {
+                label: self.ask.label,
+                kind: key.kind,
+                op: key.op,
+                device: key.device,
+                generation: key.generation,
+                how: match how {
+                    ReachHow::Connect => 0,
+                    ReachHow::Message => ask_flag::MESSAGE,
+                    ReachHow::ConnectedBefore => ask_flag::CONNECTED_BEFORE,
+                    ReachHow::Listen => ask_flag::LISTEN,
+                },
+                inode: 0,
+                extra: [key.extra[0], key.extra[1]],
+            }),
+            Subject::Unix { .. } | Subject::Abstract { .. } | Subject::File { .. } => None,
         }
     }
 
@@ -178,6 +211,17 @@ impl Question {
                 },
                 *how,
             ),
+            Subject::File { change, .. } => {
+                let mut change = change.as_ref().clone();
+                if !self.named {
+                    change.path = None;
+                    change.second = None;
+                }
+                AskedAction::Change(Box::new(AskedChange {
+                    file: file_key(key),
+                    change,
+                }))
+            }
             Subject::Abstract { name, how } if name.is_empty() => reach(Peer::Nameless, *how),
             Subject::Abstract { name, how } => reach(Peer::Abstract(name.clone()), *how),
         }

@@ -67,7 +67,7 @@ impl Drop for Detail {
     fn drop(&mut self) {
         static CLOSERS: LazyLock<Workers> = LazyLock::new(Workers::default);
         if let Some(file) = self.file.take() {
-            CLOSERS.run(move || drop(file));
+            CLOSERS.run(0, move || drop(file));
         }
     }
 }

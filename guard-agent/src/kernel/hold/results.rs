@@ -32,9 +32,9 @@ impl Holder {
         };
         question.stage = Stage::Reading;
         question.since = Instant::now();
-        let (tid, asked) = (question.tid(), question.ask.key);
+        let (tid, asked, label) = (question.tid(), question.ask.key, question.ask.label);
         let (identify, done, waker) = (Arc::clone(&self.identify), self.done.clone(), Arc::clone(&self.waker));
-        self.workers.run(move || {
+        self.workers.run(label, move || {
             let found = read::read(tid, &asked, path.as_deref(), &identify);
             let _ = done.send(Done::Read(key, found.map(Box::new)));
             waker.wake();
@@ -53,9 +53,10 @@ impl Holder {
             asked: pending.key,
             last: pending.last_file,
         });
+        let label = question.ask.label;
         self.stage(key, Stage::Checking);
         let (identify, done, waker) = (Arc::clone(&self.identify), self.done.clone(), Arc::clone(&self.waker));
-        self.workers.run(move || {
+        self.workers.run(label, move || {
             let result = match gated {
                 Some(gated) => check::compare(pid, &gated, &expected, &detail, &identify),
                 None => Err(Mismatch {

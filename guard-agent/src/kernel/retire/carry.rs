@@ -110,7 +110,7 @@ impl Other {
             Some(Stamp {
                 origin,
                 label,
-                reserved: 0,
+                exec_by_rule: 0,
             })
         };
         let missing = |maps: &Maps| -> io::Result<HashSet<Vec<u8>>> {

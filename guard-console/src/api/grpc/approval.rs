@@ -116,6 +116,7 @@ impl Session {
             protocol_version: PROTOCOL,
             now_ms: time::now(),
             heartbeat_seconds: HEARTBEAT_SECONDS,
+            log_public_key: self.app.log_public_key(),
         }))
         .await?;
         let lifetime = u64::try_from(self.identity.not_after_ms - time::now()).unwrap_or(0);

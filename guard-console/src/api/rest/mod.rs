@@ -1,8 +1,10 @@
 //! REST under /api/v1: docs/api.md owns paths and rules, `guard_proto::rest` the shapes.
 
+mod access;
 mod body;
 mod changes;
 mod evidence;
+mod grants;
 mod hosts;
 mod people;
 mod requests;
@@ -25,6 +27,8 @@ pub fn endpoints() -> Endpoints {
         .post("/api/v1/setup", Anyone, people::set_up)
         .post("/api/v1/sessions", Anyone, people::sign_in)
         .delete("/api/v1/sessions/current", SignedIn, people::sign_out)
+        .get("/api/v1/sessions", SignedIn, access::sessions)
+        .delete("/api/v1/sessions/{id}", SignedIn, access::end_session)
         .get("/api/v1/me", SignedIn, people::me)
         .get("/api/v1/requests", Needs(P::SeeRequests), requests::list)
         .get("/api/v1/requests/{id}", Needs(P::SeeRequests), requests::show)
@@ -35,6 +39,8 @@ pub fn endpoints() -> Endpoints {
             requests::approve,
         )
         .post("/api/v1/requests/{id}/deny", Needs(P::AnswerRequests), requests::deny)
+        .get("/api/v1/grants", Needs(P::SeeRequests), grants::list)
+        .post("/api/v1/grants/{id}/revoke", Needs(P::RevokeGrants), grants::revoke)
         .get("/api/v1/events", Needs(P::SeeRequests), requests::events)
         .get("/api/v1/changes", Needs(P::SeeChanges), changes::list)
         .get("/api/v1/alarms", Needs(P::SeeAlarms), changes::alarms)
@@ -52,6 +58,19 @@ pub fn endpoints() -> Endpoints {
             Needs(P::ManageUsers),
             people::disable_user,
         )
+        .delete(
+            "/api/v1/users/{name}/sessions",
+            Needs(P::ManageUsers),
+            access::end_sessions_of,
+        )
+        .post(
+            "/api/v1/service-accounts",
+            Needs(P::ManageUsers),
+            access::add_service_account,
+        )
+        .get("/api/v1/keys", Needs(P::SeeUsers), access::keys)
+        .post("/api/v1/keys", Needs(P::ManageUsers), access::make_key)
+        .post("/api/v1/keys/{id}/revoke", Needs(P::ManageUsers), access::revoke_key)
         .get("/api/v1/evidence", Needs(P::SeeEvidence), evidence::list)
         .get("/api/v1/evidence/bundle", Needs(P::SeeEvidence), evidence::bundle)
         .get("/api/v1/trust", Needs(P::SeeTrust), evidence::trust)

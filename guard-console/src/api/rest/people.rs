@@ -15,6 +15,7 @@ pub(super) async fn status(State(app): State<Shared>) -> Result<axum::Json<Statu
         version: env!("CARGO_PKG_VERSION").to_owned(),
         needs_setup: app.needs_setup().await?,
         time: rfc3339(now()),
+        sign_in_with: app.sign_in_with(),
     }))
 }
 
@@ -39,7 +40,8 @@ pub(super) async fn sign_in(
 }
 
 pub(super) async fn sign_out(State(app): State<Shared>, caller: Caller) -> Result<StatusCode> {
-    app.sign_out(&caller.actor).await?;
+    // A program has no browser to lead on.
+    let _elsewhere = app.sign_out(&caller.actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use guard_console::Server;
-use guard_console::config::RawConfig;
+use guard_console::config::{RawConfig, RawLog, RawOidc};
 use guard_evidence::chain::Chain;
 use guard_evidence::key::SigningKey;
 use guard_proto::v1::EnrollRequest;
@@ -23,6 +23,31 @@ pub(crate) struct Console {
     pub(crate) web: SocketAddr,
     pub(crate) hosts: SocketAddr,
     pub(crate) ca: String,
+    log: RawLog,
+    /// Identity providers, as they would stand in its configuration file.
+    pub(crate) oidc: Vec<RawOidc>,
+}
+
+/// What most consoles of the tests do without.
+#[derive(Default)]
+pub(crate) struct More {
+    log: RawLog,
+    oidc: Vec<RawOidc>,
+}
+
+impl From<RawLog> for More {
+    fn from(log: RawLog) -> Self {
+        Self { log, ..Self::default() }
+    }
+}
+
+impl From<Vec<RawOidc>> for More {
+    fn from(oidc: Vec<RawOidc>) -> Self {
+        Self {
+            oidc,
+            ..Self::default()
+        }
+    }
 }
 
 /// A new key, and a request for a certificate of it, PEM.
@@ -38,19 +63,27 @@ fn crypto() {
 
 impl Console {
     pub(crate) async fn start() -> Self {
+        Self::start_with(RawLog::default()).await
+    }
+
+    /// One with identity providers, or whose log has witnesses.
+    pub(crate) async fn start_with(more: impl Into<More>) -> Self {
         crypto();
         let dir = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        Self::start_in(dir, any, any).await
+        Self::start_in(dir, any, any, more.into()).await
     }
 
-    async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr) -> Self {
+    async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr, more: More) -> Self {
+        let More { log, oidc } = more;
         let raw = RawConfig {
             data_dir: Some(dir.path().join("data")),
             listen: Some(listen),
             listen_hosts: Some(listen_hosts),
             names: vec!["localhost".to_owned()],
             advertise: None,
+            log: log.clone(),
+            oidc: oidc.clone(),
         };
         let server = Server::start(raw.resolve(None).unwrap()).await.unwrap();
         let ca = std::fs::read_to_string(dir.path().join("data/ca.pem")).unwrap();
@@ -60,18 +93,40 @@ impl Console {
             server: Some(server),
             dir,
             ca,
+            log,
+            oidc,
         }
+    }
+
+    /// Stops it; what it has is on disk then.
+    pub(crate) async fn stop(&mut self) {
+        self.server.take().unwrap().stop().await;
+    }
+
+    /// Why one cannot start on the data of this one, which has stopped.
+    pub(crate) async fn cannot_start(&self) -> String {
+        let raw = RawConfig {
+            data_dir: Some(self.file("")),
+            listen: Some(self.web),
+            listen_hosts: Some(self.hosts),
+            ..RawConfig::default()
+        };
+        Server::start(raw.resolve(None).unwrap()).await.unwrap_err().to_string()
     }
 
     /// Stops it and starts another one on the same data and ports.
     pub(crate) async fn restart(mut self) -> Self {
-        self.server.take().unwrap().stop().await;
+        self.stop().await;
         self.start_again().await
     }
 
     /// Starts one on the data and ports of one that has stopped.
     pub(crate) async fn start_again(self) -> Self {
-        Self::start_in(self.dir, self.web, self.hosts).await
+        let more = More {
+            log: self.log,
+            oidc: self.oidc,
+        };
+        Self::start_in(self.dir, self.web, self.hosts, more).await
     }
 
     pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
@@ -108,7 +163,7 @@ impl Console {
         self.person(None)
     }
 
-    fn person(&self, token: Option<&str>) -> Person {
+    pub(crate) fn person(&self, token: Option<&str>) -> Person {
         Person {
             http: self.http(),
             base: self.url(""),

@@ -14,7 +14,7 @@ use guard_proto::v1::approval_client::ApprovalClient;
 use guard_proto::v1::console_message::Kind as ConsoleKind;
 use guard_proto::v1::evidence_client::EvidenceClient;
 use guard_proto::v1::host_message::Kind as HostKind;
-use guard_proto::v1::{Ask, ConsoleMessage, EnrollReply, Hello, HostMessage, RecordBatch, RecordFrame};
+use guard_proto::v1::{Ask, ConsoleMessage, EnrollReply, Hello, HostMessage, RecordBatch, RecordFrame, RecordsStored};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -147,13 +147,23 @@ impl Host {
 
     /// Ships batches of records; gives the sequence through which each is stored.
     pub(crate) async fn append(&self, console: &Console, batches: Vec<RecordBatch>) -> Result<Vec<u64>, tonic::Status> {
+        let answers = self.receipts(console, batches).await?;
+        Ok(answers.iter().map(|answer| answer.through_sequence).collect())
+    }
+
+    /// As [`Self::append`], with all that the console answers.
+    pub(crate) async fn receipts(
+        &self,
+        console: &Console,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Vec<RecordsStored>, tonic::Status> {
         let mut client = self.evidence(console).await;
         let mut stored = client.append(tokio_stream::iter(batches)).await?.into_inner();
-        let mut through = Vec::new();
-        while let Some(reply) = stored.message().await? {
-            through.push(reply.through_sequence);
+        let mut answers = Vec::new();
+        while let Some(answer) = stored.message().await? {
+            answers.push(answer);
         }
-        Ok(through)
+        Ok(answers)
     }
 
     /// Ships these records.
@@ -201,6 +211,7 @@ pub(crate) fn batch(records: &[&Sealed]) -> RecordBatch {
     RecordBatch {
         epoch: records[0].header.epoch,
         records: records.iter().map(frame).collect(),
+        known_size: 0,
     }
 }
 

@@ -6,6 +6,6 @@ mod person;
 mod question;
 
 pub(crate) use console::{Console, PASSWORD, certificate_request};
-pub(crate) use host::{Host, batch};
+pub(crate) use host::{Host, Session, batch};
 pub(crate) use person::{Person, whats};
 pub(crate) use question::Question;

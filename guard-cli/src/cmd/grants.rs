@@ -1,0 +1,51 @@
+//! Grants of the console.
+
+use std::process::ExitCode;
+
+use guard_evidence::text::{visible, visible_fold};
+use guard_proto::rest::{Grant, Page};
+use reqwest::Method;
+
+use crate::args::{Global, Grants, Output};
+use crate::client::{Client, segment};
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) async fn grants(global: &Global, command: Grants) -> Result<ExitCode, Failure> {
+    let client = Client::signed_in(&global.profile)?;
+    match command {
+        Grants::List => {
+            let page: Page<Grant> = client.get("/grants", &[]).await?;
+            if global.output == Output::Json {
+                output::json(&serde_json::json!({ "items": page.items }), false)?;
+            } else if page.items.is_empty() {
+                output::note(
+                    "no grants; whoever approves can make one:\n  → guard requests approve ID --for 15m --times 5",
+                );
+            } else {
+                let rows: Vec<Vec<String>> = page.items.iter().map(row).collect();
+                output::table(&["ID", "STATE", "USED", "BY", "WHAT"], &rows, 4)?;
+            }
+        }
+        Grants::Revoke { id } => {
+            client
+                .send_empty(Method::POST, &format!("/grants/{}/revoke", segment(&id)))
+                .await?;
+            output::line(&format!("the grant {} is revoked", visible_fold(&id, 40)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(grant: &Grant) -> Vec<String> {
+    vec![
+        visible(&grant.id),
+        visible(&grant.state),
+        match grant.times {
+            Some(times) => format!("{} of {times}", grant.used),
+            None => grant.used.to_string(),
+        },
+        visible(&grant.by),
+        visible_fold(&grant.words, 300),
+    ]
+}
