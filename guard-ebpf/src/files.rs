@@ -153,8 +153,9 @@ pub fn guard_files_free(context: LsmContext) -> i32 {
 /// of the label.
 ///
 /// The one place that says so: what must be asked about wherever it lies is to be left out here.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn may_write_freely(label: u32, directory: u64) -> bool {
+pub extern "C" fn guard_is_free(label: u32, directory: u64) -> bool {
     let mut here = directory;
     for _ in 0..DEPTH {
         let key = FreeKey {
@@ -175,10 +176,10 @@ fn may_write_freely(label: u32, directory: u64) -> bool {
     false
 }
 
-/// [`may_write_freely`] for what this dentry names.
+/// [`guard_is_free`] for what this dentry names.
 #[inline(always)]
 fn is_free(asker: &Asker, dentry: u64) -> bool {
-    may_write_freely(asker.label.label, kernel::dentry_parent(dentry))
+    guard_is_free(asker.label.label, kernel::dentry_parent(dentry))
 }
 
 /// Whether writing to this open file changes a file of somebody: not pipes, sockets, memory that is called a file, the devices that
@@ -222,8 +223,9 @@ fn is_real(asker: &Asker, file: u64, used: bool) -> bool {
 }
 
 /// What is known before anybody is asked: refused, or passed; `None`: to be asked. A function of its own: the stack is short.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn before(label: u32, free: u64) -> u64 {
+pub extern "C" fn guard_before(label: u32, free: u64) -> u64 {
     let label = Label { label };
     let task = kernel::current();
     let dumps = kernel::task_flags(task) & PF_DUMPCORE != 0;
@@ -325,7 +327,7 @@ fn used(made_by_open: u64) -> u64 {
 /// Asks about `change`, unless that is known.
 #[inline(always)]
 fn judge(asker: &Asker, free: bool, key: &ActionKey, change: &ChangeOf, made_by_open: bool) -> Answer {
-    let known = before(asker.label.label, free as u64);
+    let known = guard_before(asker.label.label, free as u64);
     if known != ASK {
         return decoded(known);
     }
@@ -377,8 +379,9 @@ const fn rotated(word: u64, by: u32) -> u64 {
 }
 
 /// SipHash-1-3 of two words and a string of up to 4,096 bytes that ends with NUL, with the agent's key.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn hashed(text: u64, first: u64, second: u64) -> u64 {
+pub extern "C" fn guard_hash(text: u64, first: u64, second: u64) -> u64 {
     /// Bytes that are read at a time, the last of them NUL.
     const PART: usize = 128;
     const PARTS: u64 = 33;
@@ -445,7 +448,7 @@ fn mix(state: &mut [u64; 4]) {
 /// The hash of a dentry's name.
 #[inline(always)]
 fn name(dentry: u64, first: u64, second: u64) -> u64 {
-    hashed(kernel::name_of(dentry), first, second)
+    guard_hash(kernel::name_of(dentry), first, second)
 }
 
 #[inline(never)]
@@ -458,7 +461,7 @@ fn generation_of(dentry: u64) -> u64 {
 fn where_to(dentry: u64, replaced: u64) -> u64 {
     let directory = kernel::dentry_parent(dentry);
     let name = name(dentry, number_of(directory), generation_of(directory));
-    hashed(0, name, replaced)
+    guard_hash(0, name, replaced)
 }
 
 // ---- opening ----
@@ -509,7 +512,7 @@ pub fn guard_files_open(context: LsmContext) -> i32 {
 /// The open has made the file already, so nobody can be asked any more: `path_mknod` was asked about it.
 #[inline(always)]
 fn made(asker: &Asker, file: u64, dentry: u64) -> Answer {
-    let known = before(asker.label.label, 0);
+    let known = guard_before(asker.label.label, 0);
     if known != ASK {
         return decoded(known);
     }
@@ -619,7 +622,7 @@ pub fn guard_files_symlink(context: LsmContext) -> i32 {
     let key = key_of(
         kernel::dentry_inode(kernel::dentry_parent(dentry)),
         file_op::SYMLINK,
-        [name(dentry, 0, 0), hashed(target, 0, 0), 0],
+        [name(dentry, 0, 0), guard_hash(target, 0, 0), 0],
     );
     let change = ChangeOf {
         target,
@@ -819,7 +822,7 @@ fn attribute(context: &LsmContext, op: u32) -> Answer {
         return Answer::Pass;
     }
     let text = kernel::argument(context, 2);
-    let key = key_of(inode, op, [hashed(text, 0, 0), 0, 0]);
+    let key = key_of(inode, op, [guard_hash(text, 0, 0), 0, 0]);
     let change = ChangeOf {
         flags: ask_flag::MOUNT_UNKNOWN,
         target: text,

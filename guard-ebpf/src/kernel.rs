@@ -574,12 +574,22 @@ pub fn dentry_parent<O: Object>(dentry: O) -> O {
     dentry.follow(offset!(dentry_parent))
 }
 
-/// Copies a dentry's name with its NUL, cut to fit; what follows it in `name` stays as it is.
+/// Where a dentry's name is.
 #[inline(always)]
-pub fn dentry_name<O: Object>(dentry: O, name: &mut [u8; NAME_BYTES]) {
-    let from: u64 = dentry.get(offset!(dentry_name) + offset!(qstr_name));
-    // SAFETY: `name` has room for NAME_BYTES; the helper checks the source.
-    unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), NAME_BYTES as u32, from as *const _) };
+pub fn dentry_name_at<O: Object>(dentry: O) -> u64 {
+    dentry.get(offset!(dentry_name) + offset!(qstr_name))
+}
+
+/// Copies a name with its NUL, cut to fit; what follows it in `to` stays as it is.
+#[inline(always)]
+pub fn name(from: u64, to: &mut [u8; NAME_BYTES]) {
+    // SAFETY: `to` has room for NAME_BYTES; the helper checks the source.
+    unsafe { bpf_probe_read_kernel_str(to.as_mut_ptr().cast(), NAME_BYTES as u32, from as *const _) };
+}
+
+#[inline(always)]
+pub fn dentry_name<O: Object>(dentry: O, to: &mut [u8; NAME_BYTES]) {
+    name(dentry_name_at(dentry), to);
 }
 
 #[inline(always)]

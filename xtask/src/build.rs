@@ -2,7 +2,7 @@
 //! Given the source tree. Never touches the object when it did not change, so that the agent is not rebuilt for nothing.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -105,6 +105,22 @@ pub fn is_built() -> bool {
     std::env::var_os("GUARD_BUILT").is_some_and(|value| value == "1")
 }
 
+/// Packages of a development build: with the features that the tests need too, so that no dependency is built twice.
+const TESTED: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// Builds the program that holds by rules given on its command line, and puts it, without its symbols, into a folder.
+///
+/// # Errors
+/// When the code does not compile.
+pub(crate) fn hold_probe(folder: &Path) -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", "--locked"]).args(TESTED);
+    run::loud_or_quiet(command.args(["--example", "hold_probe"]))?;
+    let mut strip = Command::new("strip");
+    strip.args(["--strip-debug", "-o"]).arg(folder.join("hold_probe"));
+    run::quiet(strip.arg(paths::target().join("debug/examples/hold_probe")))
+}
+
 /// Builds the BPF object and then the programs; returns the directory that they are in.
 ///
 /// # Errors
@@ -113,20 +129,14 @@ pub fn all(profile: Profile) -> Result<PathBuf> {
     bpf()?;
     run::progress("building user space");
     let mut command = cargo();
-    command.args([
-        "build",
-        "--locked",
-        "-p",
-        "guard-agent",
-        "-p",
-        "guard-console",
-        "-p",
-        "guard-cli",
-        "--bins",
-    ]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    command.args(["build", "--locked"]);
+    match profile {
+        Profile::Dev => command.args(TESTED).args(["--bins", "--examples"]),
+        Profile::Release => {
+            let packages = ["-p", "guard-agent", "-p", "guard-console", "-p", "guard-cli"];
+            command.arg("--release").args(packages).arg("--bins")
+        }
+    };
     if !run::shows_progress() {
         command.arg("--quiet");
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::build::cargo;
+use crate::build;
 use crate::kernel_tests;
 use crate::test::TRIED_AGAIN;
 use crate::vm::{Kernel, Vm, VmOptions};
@@ -302,7 +302,6 @@ struct Suite {
 
 impl Suite {
     fn build() -> Result<Self> {
-        run::loud_or_quiet(cargo().args(["build", "--locked", "-p", "guard-agent", "--example", "hold_probe"]))?;
         let runs = paths::target().join("escape-tests");
         kernel_tests::sweep(&runs);
         let folder = runs.join(std::process::id().to_string()).join("escape");
@@ -313,14 +312,7 @@ impl Suite {
     }
 
     fn fill(&self) -> Result<()> {
-        let probe = paths::target().join("debug/examples/hold_probe");
-        let stripped = self.folder.join("hold_probe");
-        run::quiet(
-            Command::new("strip")
-                .args(["--strip-debug", "-o"])
-                .arg(stripped)
-                .arg(probe),
-        )?;
+        build::hold_probe(&self.folder)?;
         for part in ["", "attempts"] {
             let to = self.folder.join(part);
             for source in files(&source_folder().join(part))? {

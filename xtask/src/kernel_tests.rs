@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::cargo;
+use crate::build;
 use crate::test::TRIED_AGAIN;
 use crate::vm::{Event, Kernel, Vm, VmOptions};
 use crate::{paths, run};
@@ -387,7 +387,6 @@ pub(crate) struct Helpers {
 
 impl Helpers {
     pub(crate) fn build() -> Result<Self> {
-        run::loud_or_quiet(cargo().args(["build", "--locked", "-p", "guard-agent", "--example", "hold_probe"]))?;
         let runs = paths::target().join("kernel-tests");
         sweep(&runs);
         let folder = runs.join(std::process::id().to_string()).join("kernel-tests");
@@ -398,14 +397,7 @@ impl Helpers {
     }
 
     fn fill(&self) -> Result<()> {
-        let probe = paths::target().join("debug/examples/hold_probe");
-        let strip = ["--strip-debug", "-o"];
-        run::quiet(
-            Command::new("strip")
-                .args(strip)
-                .arg(self.folder.join("hold_probe"))
-                .arg(probe),
-        )?;
+        build::hold_probe(&self.folder)?;
         for source in sources("c")? {
             let program = self.folder.join(source.file_stem().context("a source has a name")?);
             let mut compile = Command::new("gcc");

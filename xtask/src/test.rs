@@ -130,6 +130,7 @@ const BESIDE: [&str; 2] = ["clippy", "fuzz"];
 /// Only in full runs, or when named: minutes of two guests.
 const LONG: [&str; 1] = ["escape"];
 
+/// What cargo builds for them has the features of [`build::all`]: nothing is built twice.
 const STEPS: &[Step] = &[
     Step {
         name: "setup",
@@ -189,12 +190,12 @@ const STEPS: &[Step] = &[
     Step {
         name: "e2e",
         kind: Kind::Tests,
-        run: |with| cargo_test(with, &["-p", "guard-tests", "--lib", "--test", "e2e"]),
+        run: |with| cargo_test(with, &["--workspace", "--exclude", "xtask", "--test", "e2e"]),
     },
     Step {
         name: "browser",
         kind: Kind::Tests,
-        run: |with| cargo_test(with, &["-p", "guard-tests", "--test", "browser"]),
+        run: |with| cargo_test(with, &["--workspace", "--exclude", "xtask", "--test", "browser"]),
     },
 ];
 
@@ -725,7 +726,7 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     if !with.names.is_empty() {
         // The harness of tests with guests takes one name on its command line.
         command.env("GUARD_TEST_NAMES", with.names.join(" "));
-        if which.contains(&"--workspace") {
+        if !which.contains(&"--test") {
             command.arg("--").args(with.names);
         }
     }

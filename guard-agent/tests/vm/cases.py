@@ -83,8 +83,11 @@ def unlabelled_is_untouched(probe):
 
 # ---- what was approved is what runs ----
 
-def changed(probe, *argv, marks, what):
-    process = start(*argv)
+def changed(probe, mode, *argv, marks, what):
+    go = marker("go")
+    process = start(ODD, mode, go, *argv)
+    probe.expect(r"^held .*path=\S*hold-second")
+    open(go, "w").close()
     text = output(process)
     probe.expect(rf"^enforced .*outcome=Killed\(Mismatch {{ what: {what}")
     check(process.returncode == -signal.SIGKILL, f"it ended with {process.returncode}: {text}")
@@ -94,26 +97,26 @@ def changed(probe, *argv, marks, what):
 @case
 def argument_changed_after_approval(probe):
     one, two = marker("one"), marker("two")
-    changed(probe, ODD, "argument", "500", one, two, program("hold-second-c"), marks=[one, two], what="Argv")
+    changed(probe, "argument", one, two, program("hold-second-c"), marks=[one, two], what="Argv")
 
 
 @case
 def argument_of_a_script_changed(probe):
     one, two = marker("one"), marker("two")
     script = program("hold-second-script-a", '#!/bin/sh\ntouch "$1"\n')
-    changed(probe, ODD, "argument", "500", one, two, script, marks=[one, two], what="Argv")
+    changed(probe, "argument", one, two, script, marks=[one, two], what="Argv")
 
 
 @case
 def environment_changed_after_approval(probe):
     mark = marker("e")
-    changed(probe, ODD, "environment", "500", "A=1", "A=2", program("hold-second-d"), mark, marks=[mark], what="Environment")
+    changed(probe, "environment", "A=1", "A=2", program("hold-second-d"), mark, marks=[mark], what="Environment")
 
 
 @case
 def working_directory_changed_after_approval(probe):
     mark = marker("w")
-    changed(probe, ODD, "chdir", "500", "/usr", program("hold-second-e"), mark, marks=[mark], what="Cwd")
+    changed(probe, "chdir", "/usr", program("hold-second-e"), mark, marks=[mark], what="Cwd")
 
 
 @case
@@ -350,10 +353,10 @@ def stopped_and_continued_by_the_user(probe):
     for number in signal.SIGTSTP, signal.SIGSTOP:
         probe.start_case()
         mark = marker("z")
-        process, pid = held_process(probe, program("hold-second-k"), mark)
+        process, pid = held_process(probe, program("hold-long-k"), mark)
         os.kill(pid, number)
         until(lambda: os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[1] != 0, f"{number}: the parent saw no stop\n{probe.since()}", 5)
-        time.sleep(1.5)
+        time.sleep(4.5)
         check(not os.path.exists(mark), "it ran although it was stopped")
         os.kill(pid, signal.SIGCONT)
         until(lambda: os.path.exists(mark), f"it did not run after SIGCONT: state {state(pid)}\n{probe.since()}", 10)

@@ -19,21 +19,25 @@
 
 extern char **environ;
 static char **arguments;
-static int milliseconds;
 static char buffer[256];
 static pthread_barrier_t barrier;
 static int together;
 
+static void wait_for(const char *file)
+{
+	while (access(file, F_OK)) usleep(2000);
+}
+
 static void *later_change(void *unused)
 {
-	usleep(milliseconds * 1000);
+	wait_for(arguments[2]);
 	memcpy(buffer, arguments[4], strlen(arguments[4]) + 1);
 	return unused;
 }
 
 static void *later_chdir(void *unused)
 {
-	usleep(milliseconds * 1000);
+	wait_for(arguments[2]);
 	if (chdir(arguments[3])) perror("chdir");
 	return unused;
 }
@@ -87,10 +91,9 @@ int main(int argc, char **argv)
 	if (argc < 2) return 9;
 	const char *mode = argv[1];
 	arguments = argv;
-	// argument MS OLD NEW PROGRAM...: after MS a sibling overwrites the program's last argument, OLD, with NEW.
-	// environment MS OLD NEW PROGRAM...: the same for the only string of its environment.
+	// argument GO OLD NEW PROGRAM...: when there is a file GO, a sibling overwrites the program's last argument, OLD, with NEW.
+	// environment GO OLD NEW PROGRAM...: the same for the only string of its environment.
 	if (!strcmp(mode, "argument") || !strcmp(mode, "environment")) {
-		milliseconds = atoi(argv[2]);
 		strcpy(buffer, argv[3]);
 		thread(later_change, NULL);
 		char *env[] = { buffer, NULL };
@@ -106,9 +109,8 @@ int main(int argc, char **argv)
 		printf("exec: %s\n", strerror(errno));
 		return 1;
 	}
-	// chdir MS FOLDER PROGRAM...: after MS a sibling changes the working directory.
+	// chdir GO FOLDER PROGRAM...: when there is a file GO, a sibling changes the working directory.
 	if (!strcmp(mode, "chdir")) {
-		milliseconds = atoi(argv[2]);
 		thread(later_chdir, NULL);
 		exec_rest(argv + 4);
 		return 1;
