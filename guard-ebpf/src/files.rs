@@ -304,8 +304,9 @@ fn round(change: &ChangeOf) -> u64 {
 }
 
 /// The answer lets it through, and is used up with it.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn used(made_by_open: u64) -> u64 {
+pub extern "C" fn guard_use_up(made_by_open: u64) -> u64 {
     let task = kernel::current();
     let Some(pending) = PENDING.get_ptr_mut(task) else {
         // Nobody was to be asked.
@@ -336,7 +337,7 @@ fn judge(asker: &Asker, free: bool, key: &ActionKey, change: &ChangeOf, made_by_
         answer = round(change);
     }
     if answer == PASS {
-        answer = used(made_by_open as u64);
+        answer = guard_use_up(made_by_open as u64);
     }
     decoded(answer)
 }
@@ -367,8 +368,9 @@ fn identify(inode: u64, key: &mut ActionKey) -> u64 {
 }
 
 /// The inode number of what a name stands for now; 0 for nothing.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn number_of(dentry: u64) -> u64 {
+pub extern "C" fn guard_number_of(dentry: u64) -> u64 {
     let inode = kernel::dentry_inode(dentry);
     if inode == 0 { 0 } else { kernel::file_id(inode).inode }
 }
@@ -378,13 +380,31 @@ const fn rotated(word: u64, by: u32) -> u64 {
     word << by | word >> (64 - by)
 }
 
-/// SipHash-1-3 of two words and a string of up to 4,096 bytes that ends with NUL, with the agent's key.
+/// Bytes of a text that are read at a time, the last of them NUL.
+const PART: usize = 128;
+/// A name has up to 255 bytes.
+const NAME_PARTS: u64 = 3;
+/// A path has up to 4,095.
+const PATH_PARTS: u64 = 33;
+
+/// A name, or nothing, and two words. The verifier looks at it and at [`guard_hash_path`] once for each program, whatever their
+/// callers know, because they are global functions of numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guard_hash(text: u64, first: u64, second: u64) -> u64 {
-    /// Bytes that are read at a time, the last of them NUL.
-    const PART: usize = 128;
-    const PARTS: u64 = 33;
+pub extern "C" fn guard_hash_name(text: u64, first: u64, second: u64) -> u64 {
+    hashed::<NAME_PARTS>(text, first, second)
+}
+
+/// What a symbolic link leads to.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_hash_path(text: u64) -> u64 {
+    hashed::<PATH_PARTS>(text, 0, 0)
+}
+
+/// SipHash-1-3 of two words and a string that ends with NUL, with the agent's key.
+#[inline(always)]
+fn hashed<const PARTS: u64>(text: u64, first: u64, second: u64) -> u64 {
     let key = match CONFIG.get(0) {
         Some(config) => config.name_key,
         None => [0, 0],
@@ -448,20 +468,22 @@ fn mix(state: &mut [u64; 4]) {
 /// The hash of a dentry's name.
 #[inline(always)]
 fn name(dentry: u64, first: u64, second: u64) -> u64 {
-    guard_hash(kernel::name_of(dentry), first, second)
+    guard_hash_name(kernel::name_of(dentry), first, second)
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn generation_of(dentry: u64) -> u64 {
+pub extern "C" fn guard_generation_of(dentry: u64) -> u64 {
     kernel::file_id(kernel::dentry_inode(dentry)).generation.into()
 }
 
 /// A hash of the directory, the name in it and the file that has it now.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn where_to(dentry: u64, replaced: u64) -> u64 {
+pub extern "C" fn guard_where_to(dentry: u64, replaced: u64) -> u64 {
     let directory = kernel::dentry_parent(dentry);
-    let name = name(dentry, number_of(directory), generation_of(directory));
-    guard_hash(0, name, replaced)
+    let name = name(dentry, guard_number_of(directory), guard_generation_of(directory));
+    guard_hash_name(0, name, replaced)
 }
 
 // ---- opening ----
@@ -587,7 +609,7 @@ fn named(context: &LsmContext, op: u32, mode: u32) -> Answer {
     let key = key_of(
         kernel::dentry_inode(kernel::dentry_parent(dentry)),
         op,
-        [name(dentry, 0, 0), number_of(dentry), mode as u64],
+        [name(dentry, 0, 0), guard_number_of(dentry), mode as u64],
     );
     let change = ChangeOf {
         mode,
@@ -622,7 +644,7 @@ pub fn guard_files_symlink(context: LsmContext) -> i32 {
     let key = key_of(
         kernel::dentry_inode(kernel::dentry_parent(dentry)),
         file_op::SYMLINK,
-        [name(dentry, 0, 0), guard_hash(target, 0, 0), 0],
+        [name(dentry, 0, 0), guard_hash_path(target), 0],
     );
     let change = ChangeOf {
         target,
@@ -640,7 +662,7 @@ pub fn guard_files_link(context: LsmContext) -> i32 {
     let key = key_of(
         kernel::dentry_inode(kernel::dentry_parent(dentry)),
         file_op::LINK,
-        [name(dentry, 0, 0), number_of(old), generation_of(old)],
+        [name(dentry, 0, 0), guard_number_of(old), guard_generation_of(old)],
     );
     let change = ChangeOf {
         second: dentry,
@@ -657,7 +679,7 @@ pub fn guard_files_rename(context: LsmContext) -> i32 {
     let (path, old) = (kernel::argument(&context, 0), kernel::argument(&context, 1));
     let new = kernel::argument(&context, 3);
     let mut op = file_op::RENAME;
-    let replaced = number_of(new);
+    let replaced = guard_number_of(new);
     if kernel::argument(&context, 4) as u32 & RENAME_EXCHANGE != 0 {
         op |= file_op::EXCHANGES;
     } else if replaced != 0 {
@@ -666,7 +688,7 @@ pub fn guard_files_rename(context: LsmContext) -> i32 {
     let key = key_of(
         kernel::dentry_inode(kernel::dentry_parent(old)),
         op,
-        [name(old, 0, 0), where_to(new, replaced), number_of(old)],
+        [name(old, 0, 0), guard_where_to(new, replaced), guard_number_of(old)],
     );
     let change = ChangeOf {
         second: new,
@@ -822,7 +844,7 @@ fn attribute(context: &LsmContext, op: u32) -> Answer {
         return Answer::Pass;
     }
     let text = kernel::argument(context, 2);
-    let key = key_of(inode, op, [guard_hash(text, 0, 0), 0, 0]);
+    let key = key_of(inode, op, [guard_hash_name(text, 0, 0), 0, 0]);
     let change = ChangeOf {
         flags: ask_flag::MOUNT_UNKNOWN,
         target: text,

@@ -8,10 +8,6 @@ use guard_common::protect::FileId;
 use super::api::LabelId;
 use super::load::Attach;
 
-/// Where this version asks about changes of files: the verifier of 6.1, which has no such hook yet, does not come to an end with
-/// these programs.
-pub(super) const NEEDED: &str = "bpf_lsm_file_truncate";
-
 /// Program and where it is attached; optional ones where kernels differ.
 pub(super) const PROGRAMS: [(&str, Attach); 22] = [
     // First: what takes away comes before what remembers.

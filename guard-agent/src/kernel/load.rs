@@ -59,11 +59,6 @@ pub enum KernelError {
     },
     #[error("this kernel has no function {0} that a program can be attached to")]
     NoFunction(String),
-    #[error(
-        "a label has writes = \"ask\", and this kernel cannot ask about changes of files: it is older than 6.2. \
-         Set writes = \"free\" in the agent's configuration, or use another kernel"
-    )]
-    NoFileChanges,
     #[error("cannot pin {path}: {source}")]
     Pin { path: PathBuf, source: io::Error },
     #[error("cannot set up the holder: {0}")]
@@ -264,9 +259,6 @@ pub(crate) fn prepare(pin_root: &Path, files: bool) -> Result<Prepared, KernelEr
     let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
     let layout = Btf::parse(&bytes)?;
     let offsets = offsets::resolve(&layout)?;
-    if files && !layout.has_function(files::NEEDED) {
-        return Err(KernelError::NoFileChanges);
-    }
     let functions = programs(files)
         .into_iter()
         .filter_map(|(_, how)| match how {

@@ -155,11 +155,9 @@ def outcomes(text):
 
 @limit(240)
 def asking(probe):
-    """A probe with a label that is asked about changes of files: they are a preview, and only its programs cost time to load."""
+    """A probe with a label that is asked about changes of files: only its programs cost the time to load them."""
     if OFF:
         return probe
-    if not os.uname().release.startswith("6.12."):
-        raise Skipped("asking about changes of files is a preview, tried on 6.12 alone")
     if "--ask-writes" not in PROBES[-1].arguments:
         PROBES[-1].kill()
         PROBES.append(again("--ask-writes", "6", "--free", f"6={SPACE}"))
@@ -168,7 +166,6 @@ def asking(probe):
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def denied_changes_of_files_change_nothing(probe):
@@ -193,7 +190,6 @@ def expected(where):
 
 @limit(300)
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def approved_changes_of_files_happen_once_and_as_unheld(probe):
@@ -220,7 +216,6 @@ def approved_changes_of_files_happen_once_and_as_unheld(probe):
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def held_changes_of_files_wait_and_are_denied(probe):
@@ -236,7 +231,6 @@ def held_changes_of_files_wait_and_are_denied(probe):
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def an_approval_does_not_serve_another_name(probe):
@@ -268,7 +262,6 @@ way("unlink", lambda: c(libc.unlink(path)))
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def descriptors_from_outside_are_asked_about(probe):
@@ -318,7 +311,6 @@ way("sendfile", lambda: os.sendfile(fd, os.open("/etc/passwd", os.O_RDONLY), 0, 
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def an_answered_descriptor_is_asked_about_once(probe):
@@ -342,7 +334,6 @@ def an_answered_descriptor_is_asked_about_once(probe):
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def what_changes_no_file_is_not_asked_about(probe):
@@ -370,7 +361,6 @@ print("all fine")
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def free_space_ends_at_its_edge(probe):
@@ -410,7 +400,6 @@ way("mode-of-itself", lambda: os.chmod(ROOT, 0o700))
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def odd_names_are_told_as_they_are(probe):
@@ -437,7 +426,6 @@ way("long", lambda: os.mkdir(b"end"))
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def below_overlayfs_nobody_is_asked_again(probe):
@@ -477,7 +465,6 @@ way("unlink", lambda: os.unlink("file"))
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def a_mapping_from_before_the_label_does_not_become_writable(probe):
@@ -502,7 +489,6 @@ way("mprotect", change)
 
 
 @case
-@full
 @one_kernel("6.12")
 @limit(240)
 def a_core_dump_outside_free_space_is_refused(probe):
