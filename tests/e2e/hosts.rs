@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use guard_tests::scene::{CODER, Scene, end, eventually, expect_error_says};
-use guard_tests::{Case, case, check};
+use guard_tests::{Case, case, check, full};
 use xtask::stage::{PATIENCE, Request};
 use xtask::vm::guard;
 
@@ -15,7 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case(
             "hosts::a_flood_does_not_stop_others",
-            "while 200 execs of one label wait, another label's exec is asked and answered",
+            "while 60 execs of one label wait, in full runs 200, another label's exec is asked and answered",
             flood,
         ),
         case(
@@ -88,11 +88,13 @@ fn another_is_answered(scene: &Scene) -> Result<()> {
 
 fn flood() -> Result<()> {
     let scene = Scene::new()?;
-    let _running = start_flood(&scene, "flood", 200)?;
-    scene.agent_within(4 * PATIENCE, |agent| agent.held >= 200)?;
+    // Emulated, 200 take minutes to be asked.
+    let number = if full() { 200 } else { 60 };
+    let _running = start_flood(&scene, "flood", number)?;
+    scene.agent_within(4 * PATIENCE, |agent| agent.held >= u64::from(number))?;
     another_is_answered(&scene)?;
     let status = scene.agent()?;
-    check!(status.held == 200 && status.lost_events == 0, "{status:?}");
+    check!(status.held == u64::from(number) && status.lost_events == 0, "{status:?}");
     Ok(())
 }
 
