@@ -200,6 +200,8 @@ fn read_or_zero<T: Copy + Default>(address: u64) -> T {
 pub trait Object: Copy + PartialEq {
     /// A field; zero if it cannot be read.
     fn get<T: Copy + Default>(self, offset: u64) -> T;
+    /// A field that is a pointer, as a number: newer kernels know what it points at, too, and pass it to no function as anything else.
+    fn get_number(self, offset: u64) -> u64;
     /// What a field points at.
     fn follow(self, offset: u64) -> Self;
     fn is_null(self) -> bool;
@@ -209,6 +211,11 @@ impl Object for u64 {
     #[inline(always)]
     fn get<T: Copy + Default>(self, offset: u64) -> T {
         read_or_zero(self + offset)
+    }
+
+    #[inline(always)]
+    fn get_number(self, offset: u64) -> u64 {
+        self.get(offset)
     }
 
     #[inline(always)]
@@ -233,12 +240,18 @@ impl Object for Typed {
         if self.0 == 0 {
             return T::default();
         }
-        let mut address = self.0;
-        // Newer kernels want to see that a pointer is not null before anything is added to it, so the compiler may not add earlier.
-        // SAFETY: changes the register alone.
-        unsafe { asm!("{address} += {offset}", address = inout(reg) address, offset = in(reg) offset) };
+        let address = self.field(offset);
         // SAFETY: the verifier checks that there is such a field; faults are handled.
         unsafe { (address as *const T).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn get_number(self, offset: u64) -> u64 {
+        if self.0 == 0 {
+            0
+        } else {
+            read_or_zero(self.field(offset))
+        }
     }
 
     #[inline(always)]
@@ -253,6 +266,16 @@ impl Object for Typed {
 }
 
 impl Typed {
+    /// Where a field of it is. Newer kernels want to see that a pointer is not null before anything is added to it, so the
+    /// compiler may not add earlier.
+    #[inline(always)]
+    fn field(self, offset: u64) -> u64 {
+        let mut address = self.0;
+        // SAFETY: changes the register alone.
+        unsafe { asm!("{address} += {offset}", address = inout(reg) address, offset = in(reg) offset) };
+        address
+    }
+
     /// Its address as a number. By way of the helper: the verifier forgets what it is.
     #[inline(always)]
     pub fn number(self) -> u64 {
@@ -577,7 +600,7 @@ pub fn dentry_parent<O: Object>(dentry: O) -> O {
 /// Where a dentry's name is.
 #[inline(always)]
 pub fn dentry_name_at<O: Object>(dentry: O) -> u64 {
-    dentry.get(offset!(dentry_name) + offset!(qstr_name))
+    dentry.get_number(offset!(dentry_name) + offset!(qstr_name))
 }
 
 /// Copies a name with its NUL, cut to fit; what follows it in `to` stays as it is.
@@ -589,7 +612,7 @@ pub fn name(from: u64, to: &mut [u8; NAME_BYTES]) {
 
 #[inline(always)]
 pub fn dentry_name<O: Object>(dentry: O, to: &mut [u8; NAME_BYTES]) {
-    name(dentry_name_at(dentry), to);
+    name(dentry.get(offset!(dentry_name) + offset!(qstr_name)), to);
 }
 
 #[inline(always)]

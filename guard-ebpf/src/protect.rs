@@ -87,7 +87,7 @@ macro_rules! refuse_if {
 
 // ---- files ----
 
-/// An inode's entry. The verifier looks at this and at [`guard_name`] once for each program, whatever their callers know,
+/// An inode's entry. The verifier looks at this, at [`guard_name`] and at [`guard_pair`] once for each program, whatever their callers know,
 /// because they are global functions of numbers; as parts of the walks up they took a third of the time of a start.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -103,23 +103,25 @@ pub extern "C" fn guard_inode(device: u32, generation: u32, inode: u64, sort: u3
     packed(unsafe { PROTECTED.get(key) })
 }
 
-/// A name's entry, by itself or together with its parent's: where the kernel keeps the two.
+/// The entry of a name that the kernel has there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guard_name(name: u64, parent: u64) -> u64 {
+pub extern "C" fn guard_name(name: u64) -> u64 {
     let mut key = NameKey::default();
     kernel::name(name, &mut key.name);
-    // SAFETY: copied at once, as below.
-    let mut found = packed(unsafe { NAMES.get(key) });
-    if found as u32 & flag::PAIR != 0 {
-        kernel::name(parent, &mut key.parent);
-        // SAFETY: as above.
-        let pair = packed(unsafe { NAMES.get(key) });
-        if pair != 0 {
-            found = pair;
-        }
-    }
-    found
+    // SAFETY: copied at once.
+    packed(unsafe { NAMES.get(key) })
+}
+
+/// The entry of a name together with its parent's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_pair(name: u64, parent: u64) -> u64 {
+    let mut key = NameKey::default();
+    kernel::name(name, &mut key.name);
+    kernel::name(parent, &mut key.parent);
+    // SAFETY: copied at once.
+    packed(unsafe { NAMES.get(key) })
 }
 
 #[inline(always)]
@@ -152,10 +154,14 @@ fn is_home<O: Object>(dentry: O) -> bool {
 /// What a name is where it is.
 #[inline(always)]
 fn of_name<O: Object>(dentry: O, parent: O) -> Protected {
-    let found = unpacked(guard_name(
-        kernel::dentry_name_at(dentry),
-        kernel::dentry_name_at(parent),
-    ));
+    let name = kernel::dentry_name_at(dentry);
+    let mut found = unpacked(guard_name(name));
+    if found.flags & flag::PAIR != 0 {
+        let pair = guard_pair(name, kernel::dentry_name_at(parent));
+        if pair != 0 {
+            found = unpacked(pair);
+        }
+    }
     if found.flags & flag::BELOW_HOME != 0 && !is_home(parent) {
         return NONE;
     }
