@@ -94,7 +94,10 @@ fn flood() -> Result<()> {
     scene.agent_within(4 * PATIENCE, |agent| agent.held >= u64::from(number))?;
     another_is_answered(&scene)?;
     let status = scene.agent()?;
-    check!(status.held == u64::from(number) && status.lost_events == 0, "{status:?}");
+    check!(
+        status.held == u64::from(number) && status.lost_events == 0,
+        "{status:?}"
+    );
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! Given a saved guest. Never shared between tests: each has its own.
 
 use std::ops::Deref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use guard_proto::control::AgentStatus;
@@ -196,14 +196,18 @@ pub fn until_line(running: &mut Running, text: &str) -> Result<String> {
 /// # Errors
 /// When it does not hold in time; the text is the last reason.
 pub fn eventually(within: Duration, mut check: impl FnMut() -> Result<()>) -> Result<()> {
-    let deadline = std::time::Instant::now() + within;
+    let deadline = Instant::now() + within;
     loop {
+        let begun = Instant::now();
         match check() {
             Ok(()) => return Ok(()),
-            Err(error) if std::time::Instant::now() >= deadline => {
+            Err(error) if Instant::now() >= deadline => {
                 return Err(error.context(format!("still so after {} s", within.as_secs())));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(300)),
+            // Looking takes an emulated guest as long as what is waited for: it gets time for that, too.
+            Err(_) => {
+                std::thread::sleep((2 * begun.elapsed()).clamp(Duration::from_millis(300), Duration::from_secs(2)))
+            }
         }
     }
 }

@@ -279,7 +279,7 @@ impl Stage {
                 let log = self.vm.sh("journalctl -q --no-pager -n 20 -u guard-agent")?;
                 bail!("the agent did not take the policy {digest}: {status}\n{}", log.text());
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_secs(1));
         }
     }
 

@@ -111,6 +111,7 @@ def nobody_else_continues_what_is_not_compared(probe):
 
 
 @case
+@one_kernel("7.2")
 def killed_agent_while_a_traced_exec_waits(probe):
     """What was approved died with the agent: the next one kills the new image."""
     mark = marker("ka")

@@ -542,6 +542,7 @@ def killed_agent_lets_nobody_through(probe):
 
 
 @case
+@one_kernel("6.1")
 def killed_agent_between_approval_and_comparison(probe):
     """The exec event has come, the agent dies while it hashes: the kernel side stops the new image."""
     mark = marker("kb")
@@ -566,6 +567,7 @@ def killed_agent_between_approval_and_comparison(probe):
 
 
 @case
+@one_kernel("7.2")
 def killed_agent_after_release(probe):
     """Execs in a loop while agents are killed and started: not one unapproved exec."""
     mark = marker("loop")
@@ -586,6 +588,7 @@ def killed_agent_after_release(probe):
 
 
 @case
+@one_kernel("6.1")
 def replaced_agent(probe):
     """The old agent ends, a new one starts: its programs are there before the old ones go, nothing slips through."""
     mark = marker("up")
@@ -602,6 +605,7 @@ def replaced_agent(probe):
 
 
 @case
+@one_kernel("6.18")
 def stopped_agent_parks(probe):
     probe.kill()
     short = Probe(*LABELS, "--run", "1", *RULES)

@@ -303,7 +303,7 @@ def crash_points(needs):
 
 
 @case
-@one_kernel("6.12")
+@one_kernel("7.2")
 @limit(600)
 def killed_at_every_point_of_a_decision(probe):
     """kill -9 at each named point: what runs afterwards was approved, and was compared if it had to be."""

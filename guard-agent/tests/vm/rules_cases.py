@@ -164,6 +164,7 @@ def a_rule_covers_interpreters(_probe):
 
 
 @case
+@one_kernel("6.18")
 def a_rule_is_of_no_use_while_the_agent_is_away(_probe):
     with Exact() as exact:
         path = exact.program("fast-allow-away")
