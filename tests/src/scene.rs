@@ -206,7 +206,8 @@ pub fn eventually(within: Duration, mut check: impl FnMut() -> Result<()>) -> Re
             }
             // Looking takes an emulated guest as long as what is waited for: it gets time for that, too.
             Err(_) => {
-                std::thread::sleep((2 * begun.elapsed()).clamp(Duration::from_millis(300), Duration::from_secs(2)))
+                let pause = 2 * begun.elapsed();
+                std::thread::sleep(pause.clamp(Duration::from_millis(300), Duration::from_secs(2)));
             }
         }
     }
