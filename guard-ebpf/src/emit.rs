@@ -11,6 +11,7 @@ use guard_common::{
     Pending, REPLY_ROOM, Resolved, Signal, ask_flag, counter, ended, event, verdict,
 };
 
+use crate::abi::{S_IFDIR, S_IFMT};
 use crate::kernel::{self, Typed};
 use crate::maps::{EVENTS, count};
 use crate::rules;
@@ -218,8 +219,6 @@ impl ChangeOf {
 impl Subject for ChangeOf {
     #[inline(always)]
     fn ask(&self, task: u64, pending: &Pending) -> bool {
-        const S_IFMT: u16 = 0o170_000;
-        const S_IFDIR: u16 = 0o040_000;
         let Some(mut entry) = reserve::<AskFile>() else {
             return false;
         };

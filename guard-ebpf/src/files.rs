@@ -17,6 +17,7 @@ use guard_common::{
     ActionKey, FreeKey, OPEN_SLOTS, OpenFilter, action, ask_flag, counter, ended, errno, file_op, verdict, writes,
 };
 
+use crate::abi::{FMODE_WRITE, MAY_WRITE, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT, S_IFREG};
 use crate::emit::ChangeOf;
 use crate::kernel;
 use crate::maps::{CONFIG, FREE, OPEN_FILTER, OPENED, PENDING, add32, count};
@@ -27,16 +28,9 @@ use crate::verdict::{self as questions, Answer, finish};
 
 /// Levels that are looked at for free space above a file.
 const DEPTH: usize = 32;
-const MAY_WRITE: u32 = 2;
-const FMODE_WRITE: u32 = 2;
 const FMODE_CREATED: u32 = 0x10_0000;
 const O_TRUNC: u32 = 0o1000;
 const O_TMPFILE_ALONE: u32 = 0o20_000_000;
-const S_IFMT: u16 = 0o170_000;
-const S_IFREG: u16 = 0o100_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFCHR: u16 = 0o020_000;
-const S_IFBLK: u16 = 0o060_000;
 const S_IFIFO: u16 = 0o010_000;
 const MAP_TYPE: u64 = 0xf;
 const MAP_PRIVATE: u64 = 2;
@@ -47,7 +41,6 @@ const PF_DUMPCORE: u32 = 0x200;
 const RENAME_EXCHANGE: u32 = 2;
 const SB_KERNMOUNT: u64 = 1 << 22;
 const MQUEUE_MAGIC: u64 = 0x1980_0202;
-const PROC_MAGIC: u64 = 0x9fa0;
 
 /// The verifier wants constants.
 macro_rules! answer {
@@ -60,21 +53,11 @@ macro_rules! answer {
     };
 }
 
-/// A labelled task whose changes are asked about.
-#[derive(Clone, Copy)]
-struct Asker {
-    label: Label,
-}
-
-/// `None`: nobody is asked about what the current task changes.
+/// The label of the current task; `None`: nobody is asked about what it changes.
 #[inline(always)]
-fn asker() -> Option<Asker> {
+fn asker() -> Option<Label> {
     let label = scope::label(kernel::current())?;
-    if quota::settings(label.label).writes == writes::FREE {
-        None
-    } else {
-        Some(Asker { label })
-    }
+    (quota::settings(label.label).writes != writes::FREE).then_some(label)
 }
 
 // ---- through which open files a label may write ----
@@ -132,10 +115,10 @@ fn forget(file: u64) {
 
 /// Whether the label may write through this open file.
 #[inline(always)]
-fn is_opened(asker: &Asker, file: u64) -> bool {
+fn is_opened(asker: &Label, file: u64) -> bool {
     // SAFETY: copied at once.
     match unsafe { OPENED.get(file) } {
-        Some(label) => *label == asker.label.label,
+        Some(label) => *label == asker.label,
         None => false,
     }
 }
@@ -178,15 +161,15 @@ pub extern "C" fn guard_is_free(label: u32, directory: u64) -> bool {
 
 /// [`guard_is_free`] for what this dentry names.
 #[inline(always)]
-fn is_free(asker: &Asker, dentry: u64) -> bool {
-    guard_is_free(asker.label.label, kernel::dentry_parent(dentry))
+fn is_free(asker: &Label, dentry: u64) -> bool {
+    guard_is_free(asker.label, kernel::dentry_parent(dentry))
 }
 
 /// Whether writing to this open file changes a file of somebody: not pipes, sockets, memory that is called a file, the devices that
 /// keep nothing, terminals, nor what a process of the workload says of itself in /proc. `used`: through a descriptor that is
 /// open already, so that only what keeps content counts.
 #[inline(always)]
-fn is_real(asker: &Asker, file: u64, used: bool) -> bool {
+fn is_real(asker: &Label, file: u64, used: bool) -> bool {
     let inode = kernel::file_inode(file);
     let sort = kernel::inode_mode(inode) & S_IFMT;
     let superblock = kernel::inode_super(inode);
@@ -215,14 +198,14 @@ fn is_real(asker: &Asker, file: u64, used: bool) -> bool {
     }
     if magic == PROC_MAGIC {
         let task = kernel::proc_task(inode);
-        let own = task != 0 && scope::label(task).is_some_and(|other| other.label == asker.label.label);
+        let own = task != 0 && scope::label(task).is_some_and(|other| other.label == asker.label);
         // Who logged in is in records.
         return !own || kernel::word_at(kernel::name_of(kernel::file_dentry(file))) == u64::from_le_bytes(*b"loginuid");
     }
     true
 }
 
-/// What is known before anybody is asked: refused, or passed; `None`: to be asked. A function of its own: the stack is short.
+/// What is known before anybody is asked: PASS, REFUSE, or ASK. A function of its own: the stack is short.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn guard_before(label: u32, free: u64) -> u64 {
@@ -327,12 +310,12 @@ pub extern "C" fn guard_use_up(made_by_open: u64) -> u64 {
 
 /// Asks about `change`, unless that is known.
 #[inline(always)]
-fn judge(asker: &Asker, free: bool, key: &ActionKey, change: &ChangeOf, made_by_open: bool) -> Answer {
-    let known = guard_before(asker.label.label, free as u64);
+fn judge(asker: &Label, free: bool, key: &ActionKey, change: &ChangeOf, made_by_open: bool) -> Answer {
+    let known = guard_before(asker.label, free as u64);
     if known != ASK {
         return decoded(known);
     }
-    let mut answer = step(asker.label.label, key);
+    let mut answer = step(asker.label, key);
     if answer == ASK {
         answer = round(change);
     }
@@ -526,23 +509,23 @@ pub fn guard_files_open(context: LsmContext) -> i32 {
         judge(&asker, free, &key, &ChangeOf::of(mount, dentry), false)
     };
     if answer == Answer::Pass {
-        remember(file, asker.label.label);
+        remember(file, asker.label);
     }
     answer!(answer)
 }
 
 /// The open has made the file already, so nobody can be asked any more: `path_mknod` was asked about it.
 #[inline(always)]
-fn made(asker: &Asker, file: u64, dentry: u64) -> Answer {
-    let known = guard_before(asker.label.label, 0);
+fn made(asker: &Label, file: u64, dentry: u64) -> Answer {
+    let known = guard_before(asker.label, 0);
     if known != ASK {
         return decoded(known);
     }
     if covered(dentry) {
-        remember(file, asker.label.label);
+        remember(file, asker.label);
         return Answer::Pass;
     }
-    count_refused(&asker.label, kind::MADE);
+    count_refused(asker, kind::MADE);
     Answer::Refuse
 }
 
@@ -702,7 +685,7 @@ pub fn guard_files_rename(context: LsmContext) -> i32 {
 
 /// Writing through what is open already.
 #[inline(always)]
-fn written(asker: &Asker, file: u64, op: u32) -> Answer {
+fn written(asker: &Label, file: u64, op: u32) -> Answer {
     let inode = kernel::file_inode(file);
     if is_opened(asker, file) || !is_real(asker, file, true) {
         return Answer::Pass;
@@ -712,7 +695,7 @@ fn written(asker: &Asker, file: u64, op: u32) -> Answer {
     let change = ChangeOf::of(kernel::path_mount(kernel::file_path(file)), dentry);
     let answer = judge(asker, is_free(asker, dentry), &key, &change, false);
     if answer == Answer::Pass && op & file_op::MASK == file_op::WRITE {
-        remember(file, asker.label.label);
+        remember(file, asker.label);
     }
     answer
 }
@@ -758,7 +741,7 @@ pub fn guard_files_protect(context: LsmContext) -> i32 {
     if is_opened(&asker, file) || !is_real(&asker, file, true) || is_free(&asker, kernel::file_dentry(file)) {
         return 0;
     }
-    count_refused(&asker.label, kind::MAPPING);
+    count_refused(&asker, kind::MAPPING);
     -errno::EPERM
 }
 
@@ -782,7 +765,7 @@ pub fn guard_files_truncate(context: LsmContext) -> i32 {
 
 /// A change of what a `struct path` names.
 #[inline(always)]
-fn of_path(asker: &Asker, path: u64, op: u32, mode: u32, numbers: [u32; 2]) -> Answer {
+fn of_path(asker: &Label, path: u64, op: u32, mode: u32, numbers: [u32; 2]) -> Answer {
     let dentry = kernel::path_dentry(path);
     let inode = kernel::dentry_inode(dentry);
     if kernel::super_flags(kernel::inode_super(inode)) & SB_KERNMOUNT != 0 {
@@ -883,7 +866,7 @@ macro_rules! queue_hook {
                 if kernel::super_magic(kernel::inode_super(kernel::argument(&context, 0))) != MQUEUE_MAGIC {
                     return 0;
                 }
-                count_refused(&asker.label, kind::QUEUE);
+                count_refused(&asker, kind::QUEUE);
                 -errno::EPERM
             }
         )*

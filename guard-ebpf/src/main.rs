@@ -8,6 +8,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod abi;
 mod cgroups;
 mod cover;
 mod emit;

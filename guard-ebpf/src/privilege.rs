@@ -12,13 +12,13 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::errno;
 use guard_common::protect::{allow_bit, kind};
 
+use crate::abi::MAY_WRITE;
 use crate::kernel::Typed;
 use crate::protect::count_refused;
 use crate::scope::Label;
 use crate::{kernel, quota, scope};
 
 const CAP_OPT_NOAUDIT: u32 = 2;
-const MAY_WRITE: u32 = 2;
 const F_SETOWN: u32 = 8;
 const F_SETOWN_EX: u32 = 15;
 
@@ -52,17 +52,18 @@ pub fn allowed(label: &Label, kind: u32) -> bool {
 }
 
 /// Refuses and counts what is of this kind, unless the label may; 0 is nothing. The verifier wants constants.
-macro_rules! refuse_kind {
+macro_rules! refuse_if {
     ($label:expr, $kind:expr) => {{
         let found: u32 = $kind;
-        if found == 0 || allowed(&$label, found) {
+        if found == 0 || $crate::privilege::allowed(&$label, found) {
             0
         } else {
-            count_refused(&$label, found);
-            -errno::EPERM
+            $crate::protect::count_refused(&$label, found);
+            -guard_common::errno::EPERM
         }
     }};
 }
+pub(crate) use refuse_if;
 
 /// A hook that is one kind as a whole.
 macro_rules! whole_hook {
@@ -73,7 +74,7 @@ macro_rules! whole_hook {
                 let Some(label) = scope::label(kernel::current()) else {
                     return 0;
                 };
-                refuse_kind!(label, kind::$kind)
+                refuse_if!(label, kind::$kind)
             }
         )*
     };
@@ -183,7 +184,7 @@ pub fn guard_privilege_nameless(context: LsmContext) -> i32 {
     } else {
         0
     };
-    refuse_kind!(label, found)
+    refuse_if!(label, found)
 }
 
 // ---- identity ----
@@ -197,7 +198,7 @@ pub fn guard_privilege_exec(context: LsmContext) -> i32 {
     let new = kernel::bprm_cred(kernel::object(&context, 0));
     let old = kernel::real_cred(kernel::me());
     let grows = kernel::permitted(new) & !kernel::permitted(old) != 0;
-    refuse_kind!(label, if grows || other_user(new, old) { kind::GAIN } else { 0 })
+    refuse_if!(label, if grows || other_user(new, old) { kind::GAIN } else { 0 })
 }
 
 /// fn(new, old, flags), as the next two: somebody who is root may become anybody, which is less. Nobody else takes an
@@ -218,7 +219,7 @@ fn changed(context: &LsmContext) -> i32 {
         return 0;
     };
     let other = other_user(kernel::object(context, 0), kernel::object(context, 1));
-    refuse_kind!(label, if other { kind::GAIN } else { 0 })
+    refuse_if!(label, if other { kind::GAIN } else { 0 })
 }
 
 #[lsm(hook = "task_fix_setgroups")]
@@ -227,7 +228,7 @@ pub fn guard_privilege_setgroups(context: LsmContext) -> i32 {
         return 0;
     };
     let root = is_root(&kernel::users(kernel::object(&context, 1)));
-    refuse_kind!(label, if root { 0 } else { kind::GAIN })
+    refuse_if!(label, if root { 0 } else { kind::GAIN })
 }
 
 /// Root in any of the four: it can be so again without anybody's help.
@@ -272,7 +273,7 @@ pub fn guard_privilege_owner(context: LsmContext) -> i32 {
     let who = kernel::plain(&context, 2) as u32;
     // F_SETOWN_EX has it in user memory, which may change after the look.
     let itself = command == F_SETOWN && (who == 0 || who == kernel::tgid_inside(kernel::me()));
-    refuse_kind!(label, if itself { 0 } else { kind::SIGNAL_OUT })
+    refuse_if!(label, if itself { 0 } else { kind::SIGNAL_OUT })
 }
 
 // ---- tunables ----

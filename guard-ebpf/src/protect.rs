@@ -13,25 +13,18 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::errno;
 use guard_common::protect::{AddressKey, FileId, NameKey, Protected, Refused, RefusedKey, flag, kind};
 
+use crate::abi::{FMODE_WRITE, MAY_APPEND, MAY_WRITE, PROC_MAGIC, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT, S_IFREG};
 use crate::kernel::{Object, Typed};
 use crate::maps::{ADDRESSES, CONFIG, NAMES, PROTECTED, REFUSED, add};
+use crate::privilege::refuse_if;
 use crate::scope::Label;
-use crate::{kernel, privilege, scope, stay};
+use crate::{kernel, scope, stay};
 
 /// Levels that the walk up from an open file takes: whoever hangs deeper below a protected directory was put there by
 /// somebody without a label, and is reached through it alone. More levels take longer to verify at each start.
 const DEPTH: usize = 20;
 /// Levels above a name that is made, moved or taken away.
 const NEAR: usize = 6;
-const MAY_WRITE: u32 = 2;
-const MAY_APPEND: u32 = 8;
-const FMODE_WRITE: u32 = 2;
-const S_IFMT: u16 = 0o170_000;
-const S_IFREG: u16 = 0o100_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFBLK: u16 = 0o060_000;
-const S_IFCHR: u16 = 0o020_000;
-const PROC_MAGIC: u64 = 0x9fa0;
 const PTRACE_MODE_ATTACH: u32 = 2;
 const PTRACE_MODE_NOAUDIT: u32 = 4;
 const TIOCSTI: u32 = 0x5412;
@@ -70,19 +63,6 @@ pub fn count_refused(label: &Label, kind: u32) {
             add(&raw mut (*refused).count, 1);
         }
     }
-}
-
-/// The verifier wants constants: 0 or EPERM.
-macro_rules! refuse_if {
-    ($label:expr, $found:expr) => {{
-        let found: u32 = $found;
-        if found == 0 || privilege::allowed(&$label, found) {
-            0
-        } else {
-            count_refused(&$label, found);
-            -errno::EPERM
-        }
-    }};
 }
 
 // ---- files ----

@@ -13,6 +13,7 @@ use guard_common::{
     ActionKey, FLOW_SLOTS, Flow, FlowFilter, action, ask_flag, counter, ended, errno, flow, peer_op, verdict,
 };
 
+use crate::abi::MAY_WRITE;
 use crate::emit::{self, AddressOf, UnixOf};
 use crate::kernel;
 use crate::maps::{FLOW_FILTER, FLOWS, PENDING, add32, count};
@@ -37,7 +38,6 @@ const IPPROTO_UDP: u32 = 17;
 const NETLINK_ROUTE: u32 = 0;
 /// Of resolvers.
 const RESOLVER_PORT: u64 = 53;
-const MAY_WRITE: u32 = 2;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 const TCP_CLOSE: u8 = 7;

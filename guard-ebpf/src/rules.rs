@@ -21,13 +21,12 @@ use aya_ebpf::programs::{FExitContext, LsmContext};
 use guard_common::rules::{RuleKey, word};
 use guard_common::{ActionKey, action};
 
+use crate::abi::{S_IFDIR, S_IFMT};
 use crate::kernel::{self, Typed};
 use crate::maps::{CONFIG, HEARTBEAT, ORIGINS, PENDING, RULES, TASKS, USES, WORDS, add};
 
 /// For a change of mounts to be done that was announced.
 const SETTLED_NS: u64 = 2_000_000_000;
-const S_IFMT: u16 = 0o170_000;
-const S_IFDIR: u16 = 0o040_000;
 
 /// File systems that change the ctime with everything, and number their inodes once.
 #[inline(always)]

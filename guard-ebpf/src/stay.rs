@@ -10,12 +10,12 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::errno;
 use guard_common::protect::kind;
 
+use crate::abi::MAY_WRITE;
 use crate::kernel::Object;
 use crate::protect::count_refused;
 use crate::scope::Label;
 use crate::{kernel, privilege, scope};
 
-const MAY_WRITE: u32 = 2;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
 
