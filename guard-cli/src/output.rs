@@ -12,6 +12,7 @@ use jiff::{SpanRound, Timestamp, Unit, tz::TimeZone};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+use crate::args::Output;
 use crate::failure::Failure;
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -79,6 +80,29 @@ pub(crate) fn columns() -> Option<usize> {
 /// A table with a heading. The column `grows` is folded in the middle so that rows fit a terminal.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>], grows: usize) -> Result<(), Failure> {
     line(&render(heading, rows, grows, columns()))
+}
+
+/// A list as it was asked for: JSON, or a table with a heading, a row for each, whose column `grows` is folded. For people, `nothing`
+/// stands for a list without any.
+pub(crate) fn list<T: Serialize>(
+    form: Output,
+    items: &[T],
+    nothing: Option<&str>,
+    heading: &[&str],
+    grows: usize,
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    if form == Output::Json {
+        return json(&serde_json::json!({ "items": items }), false);
+    }
+    if items.is_empty()
+        && let Some(nothing) = nothing
+    {
+        note(nothing);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    table(heading, &rows, grows)
 }
 
 fn render(heading: &[&str], rows: &[Vec<String>], grows: usize, columns: Option<usize>) -> String {

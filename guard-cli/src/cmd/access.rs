@@ -23,13 +23,8 @@ pub(super) async fn sessions(global: &Global, command: Sessions) -> Result<ExitC
             let query = if all { vec![("all", "true".to_owned())] } else { vec![] };
             // One page always: this list has no cursor and takes no limit.
             let page: guard_proto::rest::Page<SessionView> = client.get("/sessions", &query).await?;
-            if global.output == Output::Json {
-                output::json(&serde_json::json!({ "items": page.items }), false)?;
-            } else {
-                let rows: Vec<Vec<String>> = page.items.iter().map(session_row).collect();
-                let heading = ["ID", "USER", "KIND", "FROM", "SIGNED IN", "LAST USED", "BY", ""];
-                output::table(&heading, &rows, 1)?;
-            }
+            let heading = ["ID", "USER", "KIND", "FROM", "SIGNED IN", "LAST USED", "BY", ""];
+            output::list(global.output, &page.items, None, &heading, 1, session_row)?;
         }
         Sessions::Revoke { id: Some(id), .. } => {
             client
@@ -71,13 +66,8 @@ pub(super) async fn keys(global: &Global, command: Keys) -> Result<ExitCode, Fai
     match command {
         Keys::List => {
             let keys: Vec<Key> = client.pages("/keys", &[], MANY).await?;
-            if global.output == Output::Json {
-                output::json(&serde_json::json!({ "items": keys }), false)?;
-            } else {
-                let rows: Vec<Vec<String>> = keys.iter().map(key_row).collect();
-                let heading = ["ID", "ACCOUNT", "ROLES", "STATE", "EXPIRES", "LAST USED", "FOR"];
-                output::table(&heading, &rows, 6)?;
-            }
+            let heading = ["ID", "ACCOUNT", "ROLES", "STATE", "EXPIRES", "LAST USED", "FOR"];
+            output::list(global.output, &keys, None, &heading, 6, key_row)?;
         }
         Keys::Create {
             account,

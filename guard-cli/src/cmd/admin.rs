@@ -209,12 +209,8 @@ pub(super) async fn users(global: &Global, command: Users) -> Result<ExitCode, F
     match command {
         Users::List => {
             let users: Vec<User> = client.pages("/users", &[], MANY).await?;
-            if global.output == Output::Json {
-                output::json(&serde_json::json!({ "items": users }), false)?;
-            } else {
-                let rows: Vec<Vec<String>> = users.iter().map(user_row).collect();
-                output::table(&["NAME", "ROLES", "GROUPS", "SINCE", "STATE"], &rows, 2)?;
-            }
+            let heading = ["NAME", "ROLES", "GROUPS", "SINCE", "STATE"];
+            output::list(global.output, &users, None, &heading, 2, user_row)?;
         }
         Users::Add {
             username,

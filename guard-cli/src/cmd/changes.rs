@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use guard_evidence::text::{defuse, visible, visible_fold};
 use guard_proto::rest::{Alarm, ChangeView};
 
-use crate::args::{Changes, Global, Output};
+use crate::args::{Changes, Global};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
@@ -17,53 +17,42 @@ pub(super) async fn changes(global: &Global, command: Changes) -> Result<ExitCod
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
     let items: Vec<ChangeView> = client.pages("/changes", &query, usize::from(command.limit)).await?;
-    if global.output == Output::Json {
-        output::json(&serde_json::json!({ "items": items }), false)?;
-    } else if items.is_empty() {
-        output::note("no such change was recorded");
-    } else {
-        let rows: Vec<Vec<String>> = items
-            .iter()
-            .map(|change| {
-                vec![
-                    output::local(&change.at),
-                    defuse(&change.what),
-                    defuse(&change.by_words),
-                    change
-                        .why
-                        .as_deref()
-                        .map(|why| visible_fold(why, 200))
-                        .unwrap_or_default(),
-                    change.index.to_string(),
-                ]
-            })
-            .collect();
-        output::table(&["WHEN", "WHAT", "BY", "WHY", "LOG"], &rows, 1)?;
-    }
+    let heading = ["WHEN", "WHAT", "BY", "WHY", "LOG"];
+    output::list(
+        global.output,
+        &items,
+        Some("no such change was recorded"),
+        &heading,
+        1,
+        |change| {
+            vec![
+                output::local(&change.at),
+                defuse(&change.what),
+                defuse(&change.by_words),
+                change
+                    .why
+                    .as_deref()
+                    .map(|why| visible_fold(why, 200))
+                    .unwrap_or_default(),
+                change.index.to_string(),
+            ]
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn alarms(global: &Global, limit: u16) -> Result<ExitCode, Failure> {
     let client = Client::signed_in(&global.profile)?;
     let items: Vec<Alarm> = client.pages("/alarms", &[], usize::from(limit)).await?;
-    if global.output == Output::Json {
-        output::json(&serde_json::json!({ "items": items }), false)?;
-    } else if items.is_empty() {
-        output::note("no alarm");
-    } else {
-        let rows: Vec<Vec<String>> = items
-            .iter()
-            .map(|alarm| {
-                vec![
-                    output::local(&alarm.at),
-                    visible(&alarm.host),
-                    visible(&alarm.kind),
-                    defuse(&alarm.detail),
-                ]
-            })
-            .collect();
-        output::table(&["WHEN", "HOST", "ALARM", "WHAT"], &rows, 3)?;
-    }
+    let heading = ["WHEN", "HOST", "ALARM", "WHAT"];
+    output::list(global.output, &items, Some("no alarm"), &heading, 3, |alarm| {
+        vec![
+            output::local(&alarm.at),
+            visible(&alarm.host),
+            visible(&alarm.kind),
+            defuse(&alarm.detail),
+        ]
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

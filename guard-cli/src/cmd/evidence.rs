@@ -62,27 +62,18 @@ async fn list(global: &Global, args: &EvidenceList) -> Result<ExitCode, Failure>
     query.extend(args.kind.as_ref().map(|kind| ("kind", kind.clone())));
     let client = Client::signed_in(&global.profile)?;
     let items: Vec<RecordView> = client.pages("/evidence", &query, usize::from(args.limit)).await?;
-    if global.output == Output::Json {
-        output::json(&serde_json::json!({ "items": items }), false)?;
-    } else if items.is_empty() {
-        output::note("no records");
-    } else {
-        let rows: Vec<Vec<String>> = items
-            .iter()
-            .map(|r| {
-                vec![
-                    r.index.to_string(),
-                    output::local(&r.at),
-                    visible(&r.host),
-                    format!("{}/{}", r.epoch, r.sequence),
-                    visible(&r.kind),
-                    defuse(&r.summary),
-                    r.digest.chars().take(12).filter(char::is_ascii_hexdigit).collect(),
-                ]
-            })
-            .collect();
-        output::table(&["INDEX", "AT", "HOST", "SEQ", "KIND", "WHAT", "DIGEST"], &rows, 5)?;
-    }
+    let heading = ["INDEX", "AT", "HOST", "SEQ", "KIND", "WHAT", "DIGEST"];
+    output::list(global.output, &items, Some("no records"), &heading, 5, |r| {
+        vec![
+            r.index.to_string(),
+            output::local(&r.at),
+            visible(&r.host),
+            format!("{}/{}", r.epoch, r.sequence),
+            visible(&r.kind),
+            defuse(&r.summary),
+            r.digest.chars().take(12).filter(char::is_ascii_hexdigit).collect(),
+        ]
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use guard_evidence::text::{visible, visible_fold};
 use guard_proto::rest::{Grant, Page};
 use reqwest::Method;
 
-use crate::args::{Global, Grants, Output};
+use crate::args::{Global, Grants};
 use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::output;
@@ -16,16 +16,10 @@ pub(super) async fn grants(global: &Global, command: Grants) -> Result<ExitCode,
     match command {
         Grants::List => {
             let page: Page<Grant> = client.get("/grants", &[]).await?;
-            if global.output == Output::Json {
-                output::json(&serde_json::json!({ "items": page.items }), false)?;
-            } else if page.items.is_empty() {
-                output::note(
-                    "no grants; whoever approves can make one:\n  → guard requests approve ID --for 15m --times 5",
-                );
-            } else {
-                let rows: Vec<Vec<String>> = page.items.iter().map(row).collect();
-                output::table(&["ID", "STATE", "USED", "BY", "WHAT"], &rows, 4)?;
-            }
+            let nothing =
+                "no grants; whoever approves can make one:\n  → guard requests approve ID --for 15m --times 5";
+            let heading = ["ID", "STATE", "USED", "BY", "WHAT"];
+            output::list(global.output, &page.items, Some(nothing), &heading, 4, row)?;
         }
         Grants::Revoke { id } => {
             client

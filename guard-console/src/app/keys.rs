@@ -9,7 +9,6 @@ use ulid::Ulid;
 
 use super::actor::Credential;
 use super::changes::{local, user_facts};
-use super::users::view;
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::auth::secret::Secret;
 use crate::store::{self, KeyRow, UserRow};
@@ -37,13 +36,6 @@ impl App {
                     .to_owned(),
             ));
         }
-        let mut change = self.store.change().await?;
-        if store::user_in(&mut change, &username).await?.is_some() {
-            return Err(Error::conflict(
-                "user-exists",
-                format!("there is a user {username} already; choose another name"),
-            ));
-        }
         let user = UserRow {
             id: Ulid::new().to_string(),
             who: local(&username),
@@ -58,15 +50,9 @@ impl App {
             created_by: Some(actor.username.clone()),
             disabled_at: None,
         };
-        store::add_user(&mut change, &user).await?;
-        let made = Change::UserCreated {
-            user: user_facts(&user),
-        };
-        self.record_change(&mut change, actor.as_changer(), made, None).await?;
-        change.commit().await?;
+        let user = self.add_account(actor, user).await?;
         tracing::info!(account = %user.username, roles = ?user.roles, by = %actor.username, "service account made");
-        self.notify.changed();
-        Ok(view(user))
+        Ok(user)
     }
 
     pub async fn keys(&self, actor: &Actor) -> Result<Vec<Key>> {

@@ -39,13 +39,6 @@ impl App {
             ));
         }
         let password = self.passwords.hash(&username, &body.password).await?;
-        let mut change = self.store.change().await?;
-        if store::user_in(&mut change, &username).await?.is_some() {
-            return Err(Error::conflict(
-                "user-exists",
-                format!("there is a user {username} already; choose another name"),
-            ));
-        }
         let user = UserRow {
             id: Ulid::new().to_string(),
             who: local(&username),
@@ -60,13 +53,26 @@ impl App {
             created_by: Some(actor.username.clone()),
             disabled_at: None,
         };
+        let user = self.add_account(actor, user).await?;
+        tracing::info!(user = %user.username, roles = ?user.roles, by = %actor.username, "user made");
+        Ok(user)
+    }
+
+    /// A person or a program, under a name that nobody has.
+    pub(super) async fn add_account(&self, actor: &Actor, user: UserRow) -> Result<User> {
+        let mut change = self.store.change().await?;
+        if store::user_in(&mut change, &user.username).await?.is_some() {
+            return Err(Error::conflict(
+                "user-exists",
+                format!("there is a user {} already; choose another name", user.username),
+            ));
+        }
         store::add_user(&mut change, &user).await?;
         let made = Change::UserCreated {
             user: user_facts(&user),
         };
         self.record_change(&mut change, actor.as_changer(), made, None).await?;
         change.commit().await?;
-        tracing::info!(user = %user.username, roles = ?user.roles, by = %actor.username, "user made");
         self.notify.changed();
         Ok(view(user))
     }
@@ -109,7 +115,7 @@ impl App {
     }
 }
 
-pub(super) fn view(user: UserRow) -> User {
+fn view(user: UserRow) -> User {
     User {
         username: user.username,
         issuer: user.who.issuer,

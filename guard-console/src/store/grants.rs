@@ -116,12 +116,7 @@ pub(crate) async fn use_grant(change: &mut Change, request: &str, used: &GrantUs
     Ok(())
 }
 
-pub(crate) async fn revoke_grant(change: &mut Change, id: &str, by: &str, at: Millis) -> Result<()> {
-    sqlx::query("UPDATE grants SET revoked_at = $1, revoked_by = $2 WHERE id = $3 AND revoked_at IS NULL")
-        .bind(at)
-        .bind(by)
-        .bind(id)
-        .execute(&mut **change)
-        .await?;
-    Ok(())
+/// Whether this call revoked it.
+pub(crate) async fn revoke_grant(change: &mut Change, id: &str, by: &str, at: Millis) -> Result<bool> {
+    super::revoke(change, revoke_sql!("grants"), id, by, at).await
 }

@@ -201,13 +201,7 @@ pub(crate) async fn set_seen(
 
 /// Whether this call revoked it.
 pub(crate) async fn revoke_host(change: &mut Change, id: &str, by: &str, at: Millis) -> Result<bool> {
-    let done = sqlx::query("UPDATE hosts SET revoked_at = $1, revoked_by = $2 WHERE id = $3 AND revoked_at IS NULL")
-        .bind(at)
-        .bind(by)
-        .bind(id)
-        .execute(&mut **change)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    super::revoke(change, revoke_sql!("hosts"), id, by, at).await
 }
 
 pub(crate) async fn add_token(

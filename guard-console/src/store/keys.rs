@@ -97,14 +97,9 @@ pub(crate) async fn add_key(change: &mut Change, key: &KeyRow) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn revoke_key(change: &mut Change, id: &str, by: &str, at: Millis) -> Result<()> {
-    sqlx::query("UPDATE api_keys SET revoked_at = $1, revoked_by = $2 WHERE id = $3 AND revoked_at IS NULL")
-        .bind(at)
-        .bind(by)
-        .bind(id)
-        .execute(&mut **change)
-        .await?;
-    Ok(())
+/// Whether this call revoked it.
+pub(crate) async fn revoke_key(change: &mut Change, id: &str, by: &str, at: Millis) -> Result<bool> {
+    super::revoke(change, revoke_sql!("api_keys"), id, by, at).await
 }
 
 pub(crate) async fn touch_key(change: &mut Change, digest: &str, at: Millis) -> Result<()> {

@@ -3,6 +3,17 @@
 //! Owns the schema and the pools. It is given typed values and answers with rows; whether somebody may do something is
 //! decided in `app`. It must never build SQL from data. What it answers after a commit is on disk (WAL, synchronous=FULL).
 
+/// Revokes the row of this id, unless it is revoked.
+macro_rules! revoke_sql {
+    ($table:literal) => {
+        concat!(
+            "UPDATE ",
+            $table,
+            " SET revoked_at = $1, revoked_by = $2 WHERE id = $3 AND revoked_at IS NULL"
+        )
+    };
+}
+
 mod changes;
 mod evidence;
 mod grants;
@@ -19,6 +30,8 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
+
+use crate::time::Millis;
 
 pub(crate) use changes::last_envelope;
 pub use changes::{ChangeFilter, StoredChange};
@@ -61,6 +74,17 @@ pub enum StoreError {
 pub type Result<T> = std::result::Result<T, StoreError>;
 /// A change that happens as a whole or not at all. Changes are made one after the other.
 pub type Change = Transaction<'static, Sqlite>;
+
+/// Runs a `revoke_sql!`; whether this call revoked it.
+async fn revoke(change: &mut Change, sql: &'static str, id: &str, by: &str, at: Millis) -> Result<bool> {
+    let done = sqlx::query(sql)
+        .bind(at)
+        .bind(by)
+        .bind(id)
+        .execute(&mut **change)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
 
 /// SQLite has one writer: changes queue for its only connection, and reading never waits for them.
 #[derive(Debug, Clone)]
