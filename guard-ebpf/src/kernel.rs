@@ -16,6 +16,8 @@ use aya_ebpf::helpers::generated::{
 use guard_common::protect::{FileId, NAME_BYTES};
 use guard_common::{ABSTRACT_ROOM, ActionKey, NAME_ROOM, Offsets, PATH_DEPTH, PATH_ROOM, action};
 
+use crate::abi::S_IFMT;
+
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
     task_start_boottime: 0,
@@ -621,7 +623,7 @@ pub fn file_id<O: Object>(inode: O) -> FileId {
         device: inode_super(inode).get(offset!(sb_dev)),
         generation: inode.get(offset!(inode_generation)),
         inode: inode.get(offset!(inode_ino)),
-        sort: u32::from(inode_mode(inode) & 0o170_000),
+        sort: u32::from(inode_mode(inode) & S_IFMT),
         reserved: 0,
     }
 }

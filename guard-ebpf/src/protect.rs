@@ -247,15 +247,11 @@ fn of_proc(inode: Typed, dentry: Typed, writes: bool) -> u32 {
     kernel::dentry_name(dentry, &mut name);
     let start = u64::from_le_bytes([name[0], name[1], name[2], name[3], name[4], name[5], name[6], name[7]]);
     let task = kernel::proc_task(inode.number());
-    if task == 0 {
-        return if start == word(b"kcore") {
-            kind::DEVICE
-        } else if writes {
-            // /proc/sys, sysrq-trigger and their like.
-            kind::TUNABLE
-        } else {
-            0
-        };
+    if task == 0 && start == word(b"kcore") {
+        return kind::DEVICE;
+    }
+    if writes {
+        return written_in_proc(task);
     }
     let memory = start == word(b"environ")
         || start == word(b"mem")
@@ -265,12 +261,12 @@ fn of_proc(inode: Typed, dentry: Typed, writes: bool) -> u32 {
         || start == word(b"numa_map")
         || start == word(b"pagemap")
         || start == word(b"auxv");
-    if !writes && !memory {
+    if task == 0 || !memory {
         return 0;
     }
     match label() {
         Some(label) if !inside(&label, task) => {
-            if writes || is_guard(task) {
+            if is_guard(task) {
                 kind::PROCESS
             } else {
                 kind::PROCESS_READ
@@ -291,10 +287,9 @@ const fn word(name: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Settings of the kernel, and other processes.
+/// A write to a file of this task in /proc, or, for 0, to one of nobody: /proc/sys, sysrq-trigger and their like.
 #[inline(always)]
-fn written_in_proc(inode: Typed) -> u32 {
-    let task = kernel::proc_task(inode.number());
+fn written_in_proc(task: u64) -> u32 {
     if task == 0 {
         return kind::TUNABLE;
     }
@@ -312,7 +307,7 @@ fn used(file: Typed, writes: bool) -> u32 {
     let sort = mode & S_IFMT;
     if sort == S_IFREG || sort == S_IFDIR {
         if writes && kernel::super_magic(kernel::inode_super(inode)) == PROC_MAGIC {
-            return written_in_proc(inode);
+            return written_in_proc(kernel::proc_task(inode.number()));
         }
         let flags = if writes { flag::HIDE | flag::KEEP } else { flag::HIDE };
         return above::<DEPTH, false, _>(kernel::file_dentry(file), flags);
