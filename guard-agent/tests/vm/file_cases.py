@@ -261,6 +261,23 @@ way("unlink", lambda: c(libc.unlink(path)))
     absent(lambda: not os.path.exists(victim) or not os.path.exists(f"{where}/keep"), f"one of the names is gone: {said}")
 
 
+def python_given(code, *fds):
+    """A labelled Python that has these descriptors as 3, 4 …, from before the label."""
+    # Out of the way of those that they become.
+    high = [os.dup2(fd, 60 + number) for number, fd in enumerate(fds)]
+
+    def prepare():
+        enter(ASKED_BOX)
+        for number, fd in enumerate(high):
+            os.dup2(fd, 3 + number)
+
+    process = subprocess.Popen(["/usr/bin/python3", "-S", "-c", code], preexec_fn=prepare, close_fds=False,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for fd in high:
+        os.close(fd)
+    return process
+
+
 @case
 @one_kernel("6.12")
 @limit(240)
@@ -290,19 +307,8 @@ way("sendfile", lambda: os.sendfile(fd, os.open("/etc/passwd", os.O_RDONLY), 0, 
     inherited = os.open(f"{where}/keep", os.O_RDWR)
     received = os.open(f"{where}/opened", os.O_WRONLY)
     socket.send_fds(ours, [b"x"], [received])
-    code = PRELUDE + body
-
-    high = [os.dup2(inherited, 60), os.dup2(theirs.fileno(), 61)]
-
-    def prepare_high():
-        enter(ASKED_BOX)
-        os.dup2(60, 3)
-        os.dup2(61, 4)
-
-    process = subprocess.Popen(["/usr/bin/python3", "-S", "-c", code], preexec_fn=prepare_high, close_fds=False,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = outcomes(output(process, 60))
-    for fd in [inherited, received, *high]:
+    said = outcomes(output(python_given(PRELUDE + body, inherited, theirs.fileno()), 60))
+    for fd in inherited, received:
         os.close(fd)
     ours.close()
     theirs.close()
@@ -318,17 +324,8 @@ def an_answered_descriptor_is_asked_about_once(probe):
     where = ground("files-allow")
     code = PRELUDE + 'for _ in range(50):\n    os.write(3, b"new")\nprint("written")\n'
     inherited = os.open(f"{where}/keep", os.O_WRONLY | os.O_APPEND)
-    high = os.dup2(inherited, 60)
-
-    def prepare():
-        enter(ASKED_BOX)
-        os.dup2(60, 3)
-
-    process = subprocess.Popen(["/usr/bin/python3", "-S", "-c", code], preexec_fn=prepare, close_fds=False,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    check("written" in output(process, 60), "it could not write")
+    check("written" in output(python_given(code, inherited), 60), "it could not write")
     os.close(inherited)
-    os.close(high)
     asked = re.findall(r"^asked .* change=Write .*files-allow/keep", probe.since(), re.M)
     check(len(asked) == 1, f"asked {len(asked)} times")
 
