@@ -4,7 +4,7 @@
 //! ```text
 //! hold_probe [--pins DIR] [--away park|deny|allow] [--park-after MS] [--pending N] [--tasks N] [--sockets N] [--run SECONDS]
 //!            [--protect PATH|HOST:PORT]... [--ask-writes LABEL]... [--free LABEL=DIR]... --label DIR[=N]... [--allow N=NAME,...]... [RULE]...
-//! Changes of files are free but for the labels of --ask-writes; --free makes a directory's content free for one.
+//! Changes of files are free but for the labels of --ask-writes; --free makes a directory's content free for one, for every label with 0.
 //! RULE   TEXT=ANSWER     the first rule whose TEXT is in the path or peer counts; without any: hold:0:check
 //! ANSWER allow | deny | check | hold:MS:allow | hold:MS:deny | hold:MS:check | hold | late:MS | ignore
 //!        late:MS: hold, but wanted MS after it asked only
@@ -447,11 +447,12 @@ fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let (handle, mut messages, facts) = kernel::start(&config, None)?;
     println!(
-        "started kernel={} programs={} absent={:?} took_over={} questions={} in_ms={}",
+        "started kernel={} programs={} absent={:?} took_over={} kept={} questions={} in_ms={}",
         facts.release,
         facts.programs.len(),
         facts.absent,
         facts.took_over,
+        facts.kept,
         facts.taken_over_questions,
         started.elapsed().as_millis()
     );
@@ -464,6 +465,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut entries = HashMap::new();
     for (label, folder) in free {
         let directory = std::os::fd::OwnedFd::from(std::fs::File::open(folder)?);
+        let label = (label != LabelId(0)).then_some(label);
         entries.insert(kernel::free(label, protect.identify(&directory, true)?), 1);
     }
     protect.set_free(&entries)?;

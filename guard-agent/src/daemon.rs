@@ -113,6 +113,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         kernel = facts.release,
         programs = facts.programs.len(),
         took_over = facts.took_over,
+        kept = facts.kept,
         questions_taken_over = facts.taken_over_questions,
         "enforcing"
     );
@@ -277,12 +278,7 @@ async fn start_protection(
         pin_directory: config.kernel.pin_directory.clone(),
         paths: config.protect.paths.clone(),
         addresses: config.protect.addresses.clone(),
-        free: config
-            .labels
-            .free
-            .iter()
-            .flat_map(|(label, paths)| paths.iter().map(|path| (label.clone(), path.clone())))
-            .collect(),
+        free: config.labels.free_directories().collect(),
         console: identity.enrolment.as_ref().map(|enrolment| enrolment.address.clone()),
     };
     let started = tokio::task::spawn_blocking(move || protect::start(protect, settings))

@@ -298,7 +298,7 @@ pub struct OpenFilter {
     pub slots: [u32; OPEN_SLOTS],
 }
 
-/// A directory whose content a label may change unasked.
+/// A directory whose content a label may change unasked; for every label with the label 0.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FreeKey {

@@ -141,13 +141,17 @@ pub fn guard_files_free(context: LsmContext) -> i32 {
 pub extern "C" fn guard_is_free(label: u32, directory: u64) -> bool {
     let mut here = directory;
     for _ in 0..DEPTH {
-        let key = FreeKey {
-            directory: kernel::file_id(kernel::dentry_inode(here)),
-            label,
-            reserved: 0,
+        let directory = kernel::file_id(kernel::dentry_inode(here));
+        let free = |label| {
+            let key = FreeKey {
+                directory,
+                label,
+                reserved: 0,
+            };
+            // SAFETY: not kept.
+            unsafe { FREE.get(key) }.is_some()
         };
-        // SAFETY: not kept.
-        if unsafe { FREE.get(key) }.is_some() {
+        if free(label) || free(0) {
             return true;
         }
         let parent = kernel::dentry_parent(here);

@@ -25,7 +25,9 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Carries out each line that it reads; only its children execute anything.
 const WORKER: &str = r#"while read -r line; do $line; echo "$? after $line"; done"#;
 
+/// `text` begins with more of `[hold]`.
 fn configure(scene: &Scene, text: &str) -> Result<()> {
+    let text = format!("[hold]\nwrites = \"free\"\n{text}");
     scene.vm.write(text.as_bytes(), "/etc/guard/agent.toml", 0o644)?;
     scene.vm.script("systemctl restart guard-agent").map(drop)
 }
@@ -87,7 +89,7 @@ fn park_deny_allow() -> Result<()> {
     let scene = Scene::new()?;
     configure(
         &scene,
-        "[hold]\naway_after = \"2s\"\n\
+        "away_after = \"2s\"\n\
          [[label]]\nname = \"parks\"\naway = \"park\"\n\
          [[label]]\nname = \"denies\"\naway = \"deny\"\n\
          [[label]]\nname = \"allows\"\naway = \"allow\"\n",

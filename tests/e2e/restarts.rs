@@ -268,13 +268,13 @@ fn upgrades() -> Result<()> {
         })?;
         not_there(&scene, "/root/never")?;
         before = ticks()?;
-        // Another version's maps, back, and the same ones.
-        let version = if round % 3 == 0 {
-            "Environment=GUARD_TEST_PINS_VERSION=0\\n"
-        } else {
-            ""
+        // Another version's maps, back, and other programs on the same ones.
+        let other = match round % 3 {
+            0 => "Environment=GUARD_TEST_PINS_VERSION=0\\n",
+            1 => "",
+            _ => "Environment=GUARD_TEST_BUILD=another\\n",
         };
-        environment(&scene, version)?;
+        environment(&scene, other)?;
         if round % 2 == 0 {
             scene.vm.script(REPLACE)?;
         }

@@ -24,7 +24,7 @@ const DENIAL: &str = "open a pull request instead";
 /// A person may think for as long as they like; the guest does not live for ever either.
 const PERSON: Duration = Duration::from_secs(24 * 3600);
 
-/// Prepares what the agent works on: a repository with a remote, a migration, a folder that must survive.
+/// Prepares what the agent works on: a repository with a remote, a migration, a folder that must survive. Its files are its own.
 const PREPARE: &str = "set -e
 mkdir -p /srv/app/build /srv/app/data. /run/demo
 chmod +x /srv/app/agent.sh /srv/app/tidy
@@ -39,6 +39,8 @@ git add schema
 git commit --quiet --message 'schema 7'
 git init --quiet --bare /srv/remote.git
 git remote add origin /srv/remote.git
+printf '[[label]]\\nname = \"coder\"\\nfree = [\"/run/demo\", \"/srv/app\", \"/srv/remote.git\"]\\n' >/etc/guard/agent.toml
+systemctl restart guard-agent
 ";
 
 /// One of the agent's commands and what has to become of it when the plan is followed.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use guard_evidence::cosign::VerifierKey;
 
-use crate::kernel::{Away, KernelConfig, LabelSettings};
+use crate::kernel::{Away, KernelConfig, LabelSettings, Writes};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/guard/agent.toml";
@@ -71,6 +71,9 @@ pub const RECORDED: [&str; 12] = [
 /// while those that were answered leave the kernel's table.
 pub const PENDING_HEADROOM: u32 = 24;
 
+/// Where programs keep what they need for a moment: free for every label, unless the configuration says otherwise.
+const TEMPORARY: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
+
 /// `[[label]]`: which cgroups are labelled, and what holds for a label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelRules {
@@ -81,6 +84,8 @@ pub struct LabelRules {
     pub default: LabelSettings,
     /// By name of the label: directories whose content it may change unasked.
     pub free: BTreeMap<String, Vec<PathBuf>>,
+    /// Those that are free for every label.
+    pub free_for_all: Vec<PathBuf>,
 }
 
 impl LabelRules {
@@ -88,6 +93,15 @@ impl LabelRules {
     #[must_use]
     pub fn settings(&self, name: &str) -> LabelSettings {
         self.settings.get(name).copied().unwrap_or(self.default)
+    }
+
+    /// Free directories with the label that each is free for; for every label without one.
+    pub fn free_directories(&self) -> impl Iterator<Item = (Option<String>, PathBuf)> {
+        let of_labels = self
+            .free
+            .iter()
+            .flat_map(|(label, paths)| paths.iter().map(|path| (Some(label.clone()), path.clone())));
+        of_labels.chain(self.free_for_all.iter().map(|path| (None, path.clone())))
     }
 }
 
@@ -98,9 +112,11 @@ impl Default for LabelRules {
             settings: BTreeMap::new(),
             default: LabelSettings {
                 pending: 1_000,
+                writes: Writes::Ask,
                 ..LabelSettings::default()
             },
             free: BTreeMap::new(),
+            free_for_all: TEMPORARY.iter().map(PathBuf::from).collect(),
         }
     }
 }
@@ -160,6 +176,8 @@ impl Default for Config {
             record_environment: RECORDED.map(str::to_owned).to_vec(),
             kernel: KernelConfig {
                 away: Away::Park,
+                writes: Writes::Ask,
+                files: true,
                 ..KernelConfig::default()
             },
             spool_bytes: 1 << 30,

@@ -79,6 +79,7 @@ struct RawHold {
     away_after: Option<Spanned<String>>,
     away: Option<RawAway>,
     writes: Option<RawWrites>,
+    free: Option<Vec<Spanned<PathBuf>>>,
     looping: Option<Spanned<i64>>,
 }
 
@@ -259,6 +260,36 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
     let (pending_range, looping_range, tasks_range) = (1..=PENDING_PER_LABEL, 1..=1_024, 1..=65_536);
     let sockets_range = 1..=65_536;
     let mut labels = LabelRules::default();
+    let add_free = |space: &mut Vec<PathBuf>, paths: Vec<Spanned<PathBuf>>, whose: &str| {
+        for path in paths {
+            let text = path.as_ref().to_string_lossy();
+            let fine = text.len() <= 4096
+                && text.strip_prefix('/').is_some_and(|body| {
+                    body.split('/')
+                        .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+                });
+            if !fine {
+                return Err(error(
+                    Some(path.span()),
+                    format!("\"{text}\" is not a directory that can be free"),
+                    "write an absolute path without a slash at its end, as in \"/srv/work\"",
+                ));
+            }
+            if space.len() >= FREE_PER_LABEL {
+                return Err(error(
+                    Some(path.span()),
+                    format!("{whose} has more than {FREE_PER_LABEL} free directories"),
+                    "name the directory above them",
+                ));
+            }
+            space.push(path.into_inner());
+        }
+        Ok(())
+    };
+    if let Some(paths) = raw.hold.free {
+        labels.free_for_all.clear();
+        add_free(&mut labels.free_for_all, paths, "[hold]")?;
+    }
     labels.default = LabelSettings {
         away: raw.hold.away.map_or(labels.default.away, RawAway::resolve),
         pending: number(
@@ -303,29 +334,9 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
             || label.writes.is_some()
             || numbers.iter().any(|number| number.is_some());
         let names_space = !label.free.is_empty();
-        for path in label.free {
-            let text = path.as_ref().to_string_lossy();
-            let fine = text.len() <= 4096
-                && text.strip_prefix('/').is_some_and(|body| {
-                    body.split('/')
-                        .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
-                });
-            if !fine {
-                return Err(error(
-                    Some(path.span()),
-                    format!("\"{text}\" is not a directory that can be free"),
-                    "write an absolute path without a slash at its end, as in \"/srv/work\"",
-                ));
-            }
+        if names_space {
             let space = labels.free.entry(name.clone()).or_default();
-            if space.len() >= FREE_PER_LABEL {
-                return Err(error(
-                    Some(path.span()),
-                    format!("\"{name}\" has more than {FREE_PER_LABEL} free directories"),
-                    "name the directory above them",
-                ));
-            }
-            space.push(path.into_inner());
+            add_free(space, label.free, &format!("\"{name}\""))?;
         }
         if sets {
             if labels.settings.contains_key(&name) {

@@ -262,7 +262,7 @@ fn a_label_may_have_its_own_settings() {
         tasks,
         sockets,
         allow: Allowed::default(),
-        writes: Writes::Free,
+        writes: Writes::Ask,
     };
     let mut allow = Allowed::default();
     assert!(allow.add("mount") && allow.add("namespaces"));
@@ -295,6 +295,7 @@ fn a_label_may_have_its_own_settings() {
             "[[label]]\nname = \"a\"\nfree = [\"/srv/../etc\"]",
             "agent.toml:3:9: \"/srv/../etc\" is not a directory that can be free",
         ),
+        ("[hold]\nfree = [\"tmp\"]", "agent.toml:2:9: \"tmp\" is not a directory"),
         (
             "[[label]]\nname = \"a\"\nfree = [\"/\"]",
             "agent.toml:3:9: \"/\" is not a directory",
@@ -314,14 +315,22 @@ fn a_label_may_have_its_own_settings() {
 }
 
 #[test]
-fn writes_are_asked_about_where_it_says_so() {
+fn writes_are_asked_about_unless_it_says_otherwise() {
     let config = parse("").unwrap();
-    assert_eq!(config.labels.default.writes, Writes::Free);
-    assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Free, false));
-    let config = parse("[hold]\nwrites = \"ask\"").unwrap();
+    assert_eq!(config.labels.default.writes, Writes::Ask);
     assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Ask, true));
+    assert_eq!(
+        config.labels.free_for_all,
+        ["/dev/shm", "/tmp", "/var/tmp"].map(PathBuf::from)
+    );
+    let config = parse("[hold]\nwrites = \"free\"\nfree = []").unwrap();
+    assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Free, false));
+    assert!(config.labels.free_for_all.is_empty());
     let config = parse(
         r#"
+        [hold]
+        writes = "free"
+        free = ["/scratch"]
         [[label]]
         name = "coder"
         writes = "ask"
@@ -335,5 +344,15 @@ fn writes_are_asked_about_where_it_says_so() {
     assert_eq!(config.labels.settings("coder").writes, Writes::Ask);
     assert_eq!(config.labels.settings("runs").writes, Writes::Free);
     assert_eq!((config.kernel.writes, config.kernel.files), (Writes::Free, true));
-    assert_eq!(config.labels.free["coder"].len(), 2);
+    let free: Vec<_> = config.labels.free_directories().collect();
+    let of = |label: Option<&str>, path: &str| (label.map(str::to_owned), PathBuf::from(path));
+    assert_eq!(
+        free,
+        [
+            of(Some("coder"), "/srv/work"),
+            of(Some("coder"), "/tmp/coder"),
+            of(Some("runs"), "/srv/runs"),
+            of(None, "/scratch")
+        ]
+    );
 }

@@ -37,12 +37,12 @@ pub(super) const PROGRAMS: [(&str, Attach); 22] = [
     ("guard_files_queue_gone", Attach::Lsm("inode_unlink")),
 ];
 
-/// The entry of a directory that is free for a label.
+/// The entry of a directory that is free for a label; for every label without one.
 #[must_use]
-pub fn free(label: LabelId, directory: FileId) -> FreeKey {
+pub fn free(label: Option<LabelId>, directory: FileId) -> FreeKey {
     FreeKey {
         directory,
-        label: label.0,
+        label: label.map_or(0, |label| label.0),
         reserved: 0,
     }
 }

@@ -17,6 +17,7 @@ use aya::{Ebpf, EbpfLoader};
 use guard_common::{ABI_VERSION, Offsets};
 
 use super::btf::{Btf, BtfError};
+use super::build::{self, Build};
 use super::cgroups;
 use super::files;
 use super::maps::{Identify, Maps, MapsError};
@@ -185,6 +186,17 @@ impl Targets {
     }
 }
 
+impl Attach {
+    fn target(self) -> String {
+        match self {
+            Self::Lsm(hook) | Self::LsmIfThere(hook) | Self::LsmBecauseOf { hook, .. } => format!("lsm/{hook}"),
+            Self::Tracepoint(point) => format!("tp_btf/{point}"),
+            Self::Egress(cgroup) => format!("cgroup_skb/egress {cgroup}"),
+            Self::End { function, .. } => format!("fexit/{function}"),
+        }
+    }
+}
+
 /// What was loaded.
 pub(crate) struct Loaded {
     pub maps: Maps,
@@ -199,6 +211,8 @@ pub(crate) struct Loaded {
     pub absent: Vec<String>,
     /// See [`Prepared::enforced`].
     pub took_over: bool,
+    /// The programs are those that an earlier agent of this build attached.
+    pub kept: bool,
     /// Sets of other versions, which are in force too.
     pub others: Vec<Other>,
     /// Our pin directory.
@@ -334,30 +348,88 @@ fn make_private(path: &Path) -> Result<(), KernelError> {
 }
 
 impl Prepared {
-    /// Attaches and pins every program, then removes what an earlier agent left.
+    /// Sees to it that every program is attached and pinned, and no other: those of an earlier agent stay if they are the same.
     pub(crate) fn attach(mut self) -> Result<Loaded, KernelError> {
-        let mut attached = Vec::new();
+        let mut wanted = Vec::new();
         let mut absent = Vec::new();
-        let mut links: Vec<(&'static str, FdLink)> = Vec::new();
         for (name, how) in programs(self.files) {
-            if let Some(target) = self.targets.absent(how) {
-                if let Attach::End { needed: true, .. } = how {
+            match (self.targets.absent(how), how) {
+                (None, _) => wanted.push((name, how)),
+                (Some(target), Attach::End { needed: true, .. }) => {
                     return Err(KernelError::NoFunction(target.to_owned()));
                 }
-                absent.push(target.to_owned());
-                continue;
+                (Some(target), _) => absent.push(target.to_owned()),
             }
-            let (target, link) = attach_one(&mut self.ebpf, &self.btf, name, how)?;
-            attached.push(format!("{name} ({target})"));
-            links.push((name, link));
+        }
+        let attached: Vec<String> = wanted
+            .iter()
+            .map(|(name, how)| format!("{name} ({})", how.target()))
+            .collect();
+        let build = self.build(&attached);
+        let kept = build.is_marked(&self.pins) && self.are_exactly(&wanted)?;
+        if !kept {
+            let path = self.pins.clone();
+            let marked = |source| KernelError::Pin {
+                path: path.clone(),
+                source,
+            };
+            build::remove_mark(&self.pins).map_err(marked)?;
+            self.attach_all(&wanted)?;
+            build.set_mark(&self.pins).map_err(marked)?;
+        }
+        Ok(Loaded {
+            maps: self.maps,
+            ring: self.ring,
+            identify: self.identify,
+            protect: self.protect,
+            rules: self.rules,
+            offsets: self.offsets,
+            programs: attached,
+            absent,
+            took_over: self.enforced,
+            kept,
+            others: self.others,
+            pins: self.pins,
+            single: self.single,
+        })
+    }
+
+    /// What the programs are and do: the object, what is written into it, where each is attached.
+    fn build(&self, attached: &[String]) -> Build {
+        let offsets = format!("{:?}", self.offsets);
+        let mut parts = vec![OBJECT, offsets.as_bytes()];
+        parts.extend(attached.iter().map(String::as_bytes));
+        // Tests make one build pass for another.
+        #[cfg(debug_assertions)]
+        let other = std::env::var("GUARD_TEST_BUILD").unwrap_or_default();
+        #[cfg(debug_assertions)]
+        parts.push(other.as_bytes());
+        Build::of(&parts)
+    }
+
+    /// The pinned links.
+    fn links(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let folder = self.pins.join("links");
+        fs::read_dir(&folder)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .map_err(|source| KernelError::Pins { path: folder, source })
+    }
+
+    /// Whether the pinned links are those of these programs.
+    fn are_exactly(&self, wanted: &[(&'static str, Attach)]) -> Result<bool, KernelError> {
+        let folder = self.pins.join("links");
+        let pinned: HashSet<PathBuf> = self.links()?.into_iter().collect();
+        Ok(pinned == wanted.iter().map(|(name, _)| folder.join(name)).collect())
+    }
+
+    /// Attaches and pins them, then removes what an earlier agent left.
+    fn attach_all(&mut self, wanted: &[(&'static str, Attach)]) -> Result<(), KernelError> {
+        let mut links = Vec::new();
+        for (name, how) in wanted {
+            links.push((*name, attach_one(&mut self.ebpf, &self.btf, name, *how)?));
         }
         let folder = self.pins.join("links");
-        let before: Vec<PathBuf> = fs::read_dir(&folder)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .map_err(|source| KernelError::Pins {
-                path: folder.clone(),
-                source,
-            })?;
+        let before = self.links()?;
         let mut current = HashSet::new();
         for (name, link) in links {
             let path = folder.join(name);
@@ -376,35 +448,12 @@ impl Prepared {
                 let _ = fs::remove_file(old);
             }
         }
-        Ok(Loaded {
-            maps: self.maps,
-            ring: self.ring,
-            identify: self.identify,
-            protect: self.protect,
-            rules: self.rules,
-            offsets: self.offsets,
-            programs: attached,
-            absent,
-            took_over: self.enforced,
-            others: self.others,
-            pins: self.pins,
-            single: self.single,
-        })
+        Ok(())
     }
 }
 
-fn attach_one(
-    ebpf: &mut Ebpf,
-    btf: &aya::Btf,
-    name: &'static str,
-    how: Attach,
-) -> Result<(String, FdLink), KernelError> {
-    let target = match how {
-        Attach::Lsm(hook) | Attach::LsmIfThere(hook) | Attach::LsmBecauseOf { hook, .. } => format!("lsm/{hook}"),
-        Attach::Tracepoint(point) => format!("tp_btf/{point}"),
-        Attach::Egress(cgroup) => format!("cgroup_skb/egress {cgroup}"),
-        Attach::End { function, .. } => format!("fexit/{function}"),
-    };
+fn attach_one(ebpf: &mut Ebpf, btf: &aya::Btf, name: &'static str, how: Attach) -> Result<FdLink, KernelError> {
+    let target = how.target();
     let failed = |source| KernelError::Program {
         program: name,
         target: target.clone(),
@@ -441,7 +490,7 @@ fn attach_one(
         _ => return Err(unexpected()),
     }
     .map_err(failed)?;
-    Ok((target, link))
+    Ok(link)
 }
 
 /// Ends enforcement on this machine: removes programs, links and maps. Threads that wait are asked by nobody any more.

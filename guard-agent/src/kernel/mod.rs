@@ -6,6 +6,7 @@
 mod allowed;
 pub mod api;
 mod btf;
+mod build;
 mod cgroups;
 pub mod crash;
 mod doctor;
@@ -176,6 +177,8 @@ pub struct KernelFacts {
     pub last_beat_ns: Option<u64>,
     /// All programs of an earlier agent were in force until these were: enforcement stayed on.
     pub took_over: bool,
+    /// They are the programs of this build, and were left as they are.
+    pub kept: bool,
     /// Questions that an earlier agent left, asked again.
     pub taken_over_questions: usize,
 }
@@ -297,6 +300,7 @@ pub fn start(
         enforcing_since_ns: settings.enforcing_since_ns,
         last_beat_ns,
         took_over: loaded.took_over,
+        kept: loaded.kept,
         taken_over_questions: 0,
     };
     let (sender, commands) = mpsc::channel();

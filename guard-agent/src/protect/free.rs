@@ -24,9 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Which inode each directory is, or why that cannot be said.
 type Looked = Vec<(PathBuf, io::Result<FileId>)>;
 
+/// A directory that is free for a label; for every label without one.
+pub type Free = (Option<String>, PathBuf);
+
 #[derive(Debug)]
 pub(super) struct Space {
-    wanted: Vec<(String, PathBuf)>,
+    wanted: Vec<Free>,
     /// What could not be looked at and is in the log.
     told: HashSet<PathBuf>,
     /// A look that did not end in time; no other begins before it has.
@@ -34,7 +37,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(wanted: &[(String, PathBuf)]) -> Self {
+    pub(super) fn new(wanted: &[Free]) -> Self {
         Self {
             wanted: wanted.to_vec(),
             told: HashSet::new(),
@@ -51,8 +54,12 @@ impl Space {
                 Ok(directory) => {
                     self.told.remove(&path);
                     for (label, _) in self.wanted.iter().filter(|(_, wanted)| *wanted == path) {
-                        if let Some(id) = labels.id(label) {
-                            free.insert(kernel::free(id, directory), 1);
+                        match label.as_ref().map(|label| labels.id(label)) {
+                            // A label that nothing has yet.
+                            Some(None) => {}
+                            id => {
+                                free.insert(kernel::free(id.flatten(), directory), 1);
+                            }
                         }
                     }
                 }

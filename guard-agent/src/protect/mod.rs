@@ -27,6 +27,7 @@ use guard_evidence::text::Text;
 use self::addresses::Addresses;
 pub use self::addresses::fuzz_addresses;
 use self::changes::Changes;
+pub use self::free::Free;
 pub use self::homes::fuzz_homes;
 use self::patience::{Patient, Place, Sort};
 use crate::evidence::Evidence;
@@ -62,7 +63,7 @@ pub struct Settings {
     /// The console's address for hosts, if enrolled.
     pub console: Option<String>,
     /// Labels and the directories whose content they may change unasked.
-    pub free: Vec<(String, PathBuf)>,
+    pub free: Vec<Free>,
 }
 
 /// A place and what it is.

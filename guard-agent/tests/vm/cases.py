@@ -530,7 +530,7 @@ def killed_agent_lets_nobody_through(probe):
     absent(lambda: os.path.exists(mark) or os.path.exists(other), "it ran without an agent")
     new = again()
     PROBES.append(new)
-    took = re.search(r"took_over=true questions=(\d+)", new.text())
+    took = re.search(r"took_over=true kept=\w+ questions=(\d+)", new.text())
     check(took and int(took.group(1)) >= 2, new.text())
     new.expect(r"^asked .*checked-late")
     output(late)

@@ -12,8 +12,11 @@ from harness import *
 RULES[:0] = ["files-allow=allow", "files-deny=deny", "files-hold-deny=hold:300:deny", "files-hold=hold:300:allow", "files-wait=hold"]
 ASKED_BOX = f"{CGROUPS}/files"
 SPACE = f"{WORK}/free-space"
+# Of every label.
+COMMON = f"{WORK}/common-space"
 os.makedirs(ASKED_BOX, exist_ok=True)
 os.makedirs(SPACE, exist_ok=True)
+os.makedirs(COMMON, exist_ok=True)
 # Attributes that every file system of a guest has are trusted ones.
 LABELS.extend(["--label", f"{ASKED_BOX}=6", "--allow", "6=machine"])
 
@@ -160,7 +163,7 @@ def asking(probe):
         return probe
     if "--ask-writes" not in PROBES[-1].arguments:
         PROBES[-1].kill()
-        PROBES.append(again("--ask-writes", "6", "--free", f"6={SPACE}"))
+        PROBES.append(again("--ask-writes", "6", "--free", f"6={SPACE}", "--free", f"0={COMMON}"))
     PROBES[-1].start_case()
     return PROBES[-1]
 
@@ -361,13 +364,18 @@ print("all fine")
 @one_kernel("6.12")
 @limit(240)
 def free_space_ends_at_its_edge(probe):
-    probe = asking(probe)
+    asking(probe)
+    for space in (SPACE, COMMON):
+        ends_at_its_edge(space)
+
+
+def ends_at_its_edge(space):
     outside = ground("files-deny")
     before = seen(outside)
-    for name in os.listdir(SPACE):
-        shutil.rmtree(f"{SPACE}/{name}", ignore_errors=True)
-    os.makedirs(f"{SPACE}/ground")
-    inside = f"{SPACE}/ground"
+    for name in os.listdir(space):
+        shutil.rmtree(f"{space}/{name}", ignore_errors=True)
+    os.makedirs(f"{space}/ground")
+    inside = f"{space}/ground"
     body = '''
 os.chdir(S)
 way("mkdir", lambda: os.mkdir("d"))
@@ -388,7 +396,7 @@ way("move-in", lambda: os.rename(O + "/keep", "taken"))
 way("space-itself", lambda: os.rmdir(ROOT))
 way("mode-of-itself", lambda: os.chmod(ROOT, 0o700))
 '''
-    said = output(python(body, S=inside, O=outside, ROOT=SPACE), 60)
+    said = output(python(body, S=inside, O=outside, ROOT=space), 60)
     first, _, second = said.partition("inside over")
     check(set(outcomes(first).values()) == {"done"}, f"inside: {first}")
     absent(lambda: seen(outside) != before, f"something changed outside: {second}")

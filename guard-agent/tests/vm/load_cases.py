@@ -1,25 +1,28 @@
 """Many at once, for long, and while agents die: short forms in every run, long ones with --full."""
+import ctypes
 import random
+import struct
 
 from harness import *
 
 AWKWARD = f"{FOLDER}/awkward"
-
-
-
 PINS = "/sys/fs/bpf/guard"
+NR_BPF = 280 if os.uname().machine == "aarch64" else 321
+BPF_OBJ_GET = 7
 
 
-def of_version(number, crash=None):
-    """Another probe, whose programs and maps are pinned as those of that version; of its own without one."""
-    for name, value in (("GUARD_TEST_PINS_VERSION", number), ("GUARD_TEST_CRASH", crash)):
+def of_version(number, crash=None, build=None):
+    """Another probe, whose programs and maps are pinned as those of that version, of its own without one; of another build, whose
+    programs take the place of the pinned ones, if one is named."""
+    wanted = {"GUARD_TEST_PINS_VERSION": number, "GUARD_TEST_CRASH": crash, "GUARD_TEST_BUILD": build}
+    for name, value in wanted.items():
         if value is not None:
             os.environ[name] = str(value)
     try:
         return again()
     finally:
-        os.environ.pop("GUARD_TEST_PINS_VERSION", None)
-        os.environ.pop("GUARD_TEST_CRASH", None)
+        for name in wanted:
+            os.environ.pop(name, None)
 
 
 def versions():
@@ -83,11 +86,12 @@ def away(how):
 @limit(3600 if FULL else 240)
 def restarts_under_load(probe):
     """Execs in loops while the agent is killed, stopped and started."""
-    def replace(_number, look):
+    def replace(number, look):
         away(random.choice(["killed", "stopped"]))
         time.sleep(random.choice([0, 0, 0.5]))
         look()
-        PROBES.append(again())
+        # Every fifth finds programs that are not its own and puts its own in their place.
+        PROBES.append(of_version(None, build=f"{number // 5}" if FULL else None))
 
     under_load(probe, "load", repeats(3, 100, "6.12"), replace)
 
@@ -105,7 +109,7 @@ def upgrades_under_load(probe):
         away("killed" if number % 4 == 3 else "stopped")
         time.sleep(random.choice([0, 0.5, 3.5]) if FULL else 0)
         look()
-        PROBES.append(of_version(version))
+        PROBES.append(of_version(version, build=f"upgrade-{number}"))
         look()
         until(lambda: len(versions()) == 1, f"{versions()} are in force, {before} were\n{PROBES[-1].text()[-2000:]}", 60)
 
@@ -113,6 +117,52 @@ def upgrades_under_load(probe):
     if versions() == ["v0"]:
         away("stopped")
         PROBES.append(again())
+
+
+def pinned_links():
+    """Name to the program that is attached by it. A link that was replaced has another one."""
+    libc, found = ctypes.CDLL(None, use_errno=True), {}
+    (folder,) = (f"{PINS}/{version}/links" for version in versions())
+    for name in os.listdir(folder):
+        path = ctypes.create_string_buffer(f"{folder}/{name}".encode())
+        get = struct.pack("QIIii", ctypes.addressof(path), 0, 0, 0, 0)
+        descriptor = libc.syscall(NR_BPF, BPF_OBJ_GET, get, len(get))
+        check(descriptor >= 0, f"{name}: {os.strerror(ctypes.get_errno())}")
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}") as file:
+                found[name] = re.search(r"^prog_id:\s*(\d+)", file.read(), re.M).group(1)
+        finally:
+            os.close(descriptor)
+    return found
+
+
+@case
+@limit(240)
+def a_restart_keeps_the_programs(probe):
+    """An agent of the same build leaves the attached programs as they are, all of them; one of another build replaces each."""
+    mark, denied = marker("kept"), program("fast-deny-kept")
+    before = {} if OFF else pinned_links()
+    for build, kept in ((None, "true"), ("other", "false"), (None, "false")):
+        away("killed")
+        PROBES.append(of_version(None, build=build))
+        if OFF:
+            continue
+        check(f"kept={kept}" in PROBES[-1].text(), f"{build}: {PROBES[-1].text()[:500]}")
+        after = pinned_links()
+        check(after.keys() == before.keys(), f"{build}: {after.keys() ^ before.keys()}")
+        same = {name for name in after if after[name] == before[name]}
+        check(same == (set(after) if kept == "true" else set()), f"{build}: {len(same)} of {len(after)} are the same")
+        before = after
+    # A link that is gone is not one that is kept.
+    if not OFF:
+        (folder,) = (f"{PINS}/{version}/links" for version in versions())
+        away("killed")
+        os.unlink(f"{folder}/guard_exec")
+        PROBES.append(again())
+        check("kept=false" in PROBES[-1].text() and pinned_links().keys() == before.keys(), PROBES[-1].text()[:500])
+    process = start_moved(denied, mark)
+    output(process)
+    absent(mark, "what is denied ran")
 
 
 @case
