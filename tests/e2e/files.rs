@@ -6,12 +6,13 @@ use guard_tests::scene::{Scene, end, expect_error_says};
 use guard_tests::{Case, case, check};
 use xtask::stage::Request;
 
-/// Of a preview, whose programs take long to load: in full runs.
 pub(crate) fn cases() -> Vec<Case> {
-    if !guard_tests::full() {
-        return Vec::new();
-    }
     vec![
+        case(
+            "files::nothing_is_configured",
+            "as it is installed, a label that nobody configured is asked about changes of files outside the temporary directories",
+            nothing_is_configured,
+        ),
         case(
             "files::an_overwrite_waits_until_people_agree",
             "a shell under a label waits in open until people approve, then writes; denied, nothing is changed",
@@ -25,22 +26,42 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The label is asked about its changes of files, outside one directory.
-const CONFIG: &str = "\n[[label]]\nname = \"policed\"\nwrites = \"ask\"\nfree = [\"/srv/free\"]\n";
+/// One directory more is free for the label.
+const CONFIG: &str = "[[label]]\nname = \"policed\"\nfree = [\"/srv/free\"]\n";
 
 fn scene() -> Result<Scene> {
-    let scene = Scene::new()?;
-    scene.vm.write(CONFIG.as_bytes(), "/root/label", 0o644)?;
+    let scene = Scene::as_shipped()?;
+    scene.vm.write(CONFIG.as_bytes(), "/etc/guard/agent.toml", 0o644)?;
     scene
         .vm
         .script(
             "mkdir -p /srv/policed /srv/free /srv/other /etc/never; echo old >/srv/other/file; \
-             cat /root/label >>/etc/guard/agent.toml; systemctl restart guard-agent",
+             systemctl restart guard-agent",
         )
-        .context("restarting the agent with a label that is asked")?;
+        .context("restarting the agent with free space")?;
     scene.agent_until(|agent| agent.console_state == "connected")?;
     scene.set_policy(policies::ASK_WRITES.as_bytes())?;
     Ok(scene)
+}
+
+fn nothing_is_configured() -> Result<()> {
+    const LABEL: &str = "fresh";
+    let scene = Scene::as_shipped()?;
+    let missing = scene.vm.sh("test -e /etc/guard/agent.toml")?;
+    check!(missing.status == 1, "there is a configuration: {missing}");
+    let script = "echo 1 >/tmp/one; echo 2 >/var/tmp/two; echo 3 >/dev/shm/three; echo 4 >/root/four; echo 5 >/root/five; echo over";
+    let there = || scene.vm.sh("cat /tmp/one /var/tmp/two /dev/shm/three /root/four /root/five 2>/dev/null").map(|output| output.text());
+    let running = scene.script(LABEL, script)?;
+    let request = scene.held(LABEL, "create /root/four")?;
+    check!(there()? == "1\n2\n3", "{:?}", there()?);
+    scene.deny(&request, "not there")?;
+    let request = scene.held(LABEL, "create /root/five")?;
+    scene.approve(&request)?;
+    let output = end(running)?;
+    check!(output.text().contains("over"), "{output}");
+    check!(there()? == "1\n2\n3\n5", "{:?}", there()?);
+    check!(scene.request_count()? == 3, "others were asked too: {:?}", scene.seen());
+    expect_error_says(&output, &["not there", "/root/four"])
 }
 
 fn overwrite() -> Result<()> {

@@ -49,6 +49,18 @@ impl Scene {
         Ok(Self { stage, approver, owner })
     }
 
+    /// A fresh guest whose agent has no configuration: whoever labels something is asked about changes of files too.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn as_shipped() -> Result<Self> {
+        let stage = Stage::boot(|_| {})?;
+        let owner = stage.person("owner", &["approver"], &["code-push"])?;
+        stage.set_owner(CODER, &owner)?;
+        let approver = stage.approver().clone();
+        Ok(Self { stage, approver, owner })
+    }
+
     /// Approves as [`Scene::approver`].
     ///
     /// # Errors

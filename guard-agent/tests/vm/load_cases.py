@@ -11,7 +11,7 @@ NR_BPF = 280 if os.uname().machine == "aarch64" else 321
 BPF_OBJ_GET = 7
 
 
-def of_version(number, crash=None, build=None):
+def of_version(number, *more, crash=None, build=None):
     """Another probe, whose programs and maps are pinned as those of that version, of its own without one; of another build, whose
     programs take the place of the pinned ones, if one is named."""
     wanted = {"GUARD_TEST_PINS_VERSION": number, "GUARD_TEST_CRASH": crash, "GUARD_TEST_BUILD": build}
@@ -19,7 +19,7 @@ def of_version(number, crash=None, build=None):
         if value is not None:
             os.environ[name] = str(value)
     try:
-        return again()
+        return again(*more)
     finally:
         for name in wanted:
             os.environ.pop(name, None)
@@ -254,11 +254,11 @@ def killed_while_it_replaces_another_version(probe):
         if not OFF:
             away("stopped")
             # An approved image that its agent could not trace waits to be compared when that agent dies.
-            PROBES.append(of_version(0, "comparison-done"))
+            PROBES.append(of_version(0, crash="comparison-done"))
         process = start("strace", "-f", "-o", f"{WORK}/strace", program(f"hold-second-{point}"), mark)
         if not OFF:
             until(lambda: PROBES[-1].process.poll() is not None, f"it was not compared\n{PROBES[-1].text()[-3000:]}", 40)
-            PROBES.append(of_version(None, point))
+            PROBES.append(of_version(None, crash=point))
             until(lambda: PROBES[-1].process.poll() is not None, f"{point} was not reached\n{PROBES[-1].text()[-3000:]}", 60)
             check(len(versions()) == 2, f"{versions()}")
         late = start_moved(program("hold-deny-late"), no)
