@@ -1,5 +1,6 @@
 """Writes and connections in loops while agents die and are upgraded: not one lands that nobody approved."""
 import random
+import socket
 
 from egress_cases import ALLOW, DENY, Witness
 from file_cases import ASKED_BOX, ground
