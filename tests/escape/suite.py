@@ -5,7 +5,7 @@ outside the label, has the hostile part run inside it (`t.inside`), and then loo
 must not: it gives what it saw, or nothing. What the hostile part says of itself is no proof.
 
 CLASS is what has to be enforced for it to fail: exec, egress, stay, theft, files, privilege; others: limits and priorities of processes
-outside, which nothing of Guard claims to protect.
+outside and times of files, which nothing of Guard claims to protect.
 """
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ ARGUMENTS.add_argument("words", nargs="*")
 ASKED = ARGUMENTS.parse_args()
 
 # The classes that Guard enforces. An attempt of another class is run with enforcement off only, and skipped with enforcement on.
-ENFORCED = ("exec", "egress", "stay", "theft", "privilege")
+ENFORCED = ("exec", "egress", "stay", "theft", "files", "privilege")
 CLASSES = ("exec", "egress", "stay", "theft", "files", "privilege", "others")
 
 OFF = ASKED.off

@@ -67,7 +67,7 @@ def has_user_attributes(path):
         return False
 
 
-def changes(name, tries, change, before=None, **more):
+def changes(name, tries, change, before=None, kind="files", **more):
     """An attempt that is one change: `change` is given the target, and what `before` gave."""
 
     def function(t):
@@ -79,7 +79,7 @@ def changes(name, tries, change, before=None, **more):
         return target.changed()
 
     function.__name__, function.__doc__ = name, tries
-    attempt("files", **more)(function)
+    attempt(kind, **more)(function)
 
 
 def write(path, flags=os.O_WRONLY):
@@ -113,7 +113,7 @@ changes("file_unix_socket", "Binds a unix socket in the folder.", lambda o: sock
 changes("file_chmod", "Changes a mode.", lambda o: os.chmod(o.file, 0o4777))
 changes("file_chown", "Changes an owner.", lambda o: os.chown(o.file, 1000, 1000))
 changes("file_lchown", "Changes the owner of a folder.", lambda o: os.lchown(f"{o.folder}/sub", 1000, 1000))
-changes("file_utimes", "Changes a time.", lambda o: os.utime(o.file, (1, 1)))
+changes("file_utimes", "Changes a time.", lambda o: os.utime(o.file, (1, 1)), kind="others")
 changes("file_acl", "Gives somebody rights by an access control list.", lambda o: os.setxattr(
     o.file, "system.posix_acl_access", struct.pack("=I", 2) + b"".join(
         struct.pack("=HHI", *entry) for entry in ((1, 6, 2**32 - 1), (2, 7, 1000), (4, 4, 2**32 - 1), (16, 7, 2**32 - 1), (32, 4, 2**32 - 1)))))
