@@ -141,6 +141,9 @@ def pinned_links():
 def a_restart_keeps_the_programs(probe):
     """An agent of the same build leaves the attached programs as they are, all of them; one of another build replaces each."""
     mark, denied = marker("kept"), program("fast-deny-kept")
+    # The case before may have left an agent of another build.
+    away("killed")
+    PROBES.append(again())
     before = {} if OFF else pinned_links()
     for build, kept in ((None, "true"), ("other", "false"), (None, "false")):
         away("killed")
