@@ -458,9 +458,10 @@ way("create", lambda: write("created", os.O_WRONLY | os.O_CREAT))
 way("mkdir", lambda: os.mkdir("made"))
 way("unlink", lambda: os.unlink("file"))
 '''
-            said = outcomes(output(python(body, D=merged), 60))
+            process = python(body, D=merged)
+            said = outcomes(output(process, 60))
             check(set(said.values()) == {"done"}, f"{said}")
-            asked = re.findall(r"^asked .* label=6 .* change=(.*?) directory=", probe.since(), re.M)
+            asked = re.findall(rf"^asked .* tgid={process.pid} .* label=6 .* change=(.*?) directory=", probe.since(), re.M)
             check(len(asked) == 4, f"{asked}")
             check(all("files-allow-merged" in line for line in asked), f"{asked}")
         finally:
