@@ -119,10 +119,16 @@ def upgrades_under_load(probe):
         PROBES.append(again())
 
 
+def links():
+    """Where the links of the one version in force are pinned."""
+    until(lambda: len(versions()) == 1, f"{versions()} are in force", 60)
+    return f"{PINS}/{versions()[0]}/links"
+
+
 def pinned_links():
     """Name to the program that is attached by it. A link that was replaced has another one."""
     libc, found = ctypes.CDLL(None, use_errno=True), {}
-    (folder,) = (f"{PINS}/{version}/links" for version in versions())
+    folder = links()
     for name in os.listdir(folder):
         path = ctypes.create_string_buffer(f"{folder}/{name}".encode())
         get = struct.pack("QIIii", ctypes.addressof(path), 0, 0, 0, 0)
@@ -158,9 +164,8 @@ def a_restart_keeps_the_programs(probe):
         before = after
     # A link that is gone is not one that is kept.
     if not OFF:
-        (folder,) = (f"{PINS}/{version}/links" for version in versions())
         away("killed")
-        os.unlink(f"{folder}/guard_exec")
+        os.unlink(f"{links()}/guard_exec")
         PROBES.append(again())
         check("kept=false" in PROBES[-1].text() and pinned_links().keys() == before.keys(), PROBES[-1].text()[:500])
     process = start_moved(denied, mark)
