@@ -3,12 +3,11 @@
 //! Owns start, reload, maintenance and stop. It is given the configuration. It must never report that it is ready before
 //! enforcement is on, and never switch enforcement off when it stops.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use guard_evidence::record::{HostFacts, KernelCounters, Lifecycle};
-use parking_lot::RwLock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +23,7 @@ use crate::evidence::{Evidence, EvidenceConfig, EvidenceError};
 use crate::identity::{Identity, IdentityError};
 use crate::kernel::{self, FindingState, KernelError};
 use crate::labels::{LabelError, Labels};
-use crate::policy::{self, Policy, PolicyError};
+use crate::policy::{self, InForce, PolicyFileError};
 use crate::protect;
 use crate::watch::Watchers;
 
@@ -48,10 +47,8 @@ pub enum DaemonError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
-    #[error("{}: {source}\n  → correct it; a missing file means that everything is asked for", path.display())]
-    PolicyFile { path: PathBuf, source: std::io::Error },
-    #[error("{0}")]
-    Policy(#[from] PolicyError),
+    #[error("{0}\n  → correct it; a missing file means that everything is asked for")]
+    Policy(#[from] PolicyFileError),
     #[error(transparent)]
     Labels(#[from] LabelError),
     #[error(transparent)]
@@ -87,7 +84,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
 async fn start(config: Config) -> Result<(), DaemonError> {
     // Whatever can be wrong in files is found before anything is put in force.
-    let policy = Arc::new(load_policy(&config.policy_file)?);
+    let policy = Arc::new(policy::load(&config.policy_file)?);
     let identity = Arc::new(Identity::load_or_create(&config.state_dir)?);
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
     let evidence = Evidence::start(EvidenceConfig {
@@ -159,8 +156,8 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     let exact = handle.rules().map(|rules| Exact::new(rules, evidence.clone()));
     let watchers = Watchers::default();
     let stats = Arc::new(Stats::default());
-    let current_policy = Arc::new(RwLock::new(Arc::clone(&policy)));
     let (events, from_others) = mpsc::unbounded_channel();
+    let in_force = InForce::new(config.policy_file, Arc::clone(&policy), events.clone());
     let parts = Parts {
         host: HostFacts {
             id: identity.host_id.clone(),
@@ -223,7 +220,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         evidence: evidence.clone(),
         events: events.clone(),
         stats,
-        policy: Arc::clone(&current_policy),
+        policy: in_force.clone(),
         host_id: identity.host_id.clone(),
         console,
         kernel_release: facts.release,
@@ -233,8 +230,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     };
     tokio::spawn(control::serve(listener, Arc::new(context)));
     let reload = Reload {
-        file: config.policy_file,
-        current: current_policy,
+        policy: in_force,
         events,
     };
 
@@ -422,8 +418,7 @@ impl Signals {
 
 /// What SIGHUP does.
 struct Reload {
-    file: PathBuf,
-    current: Arc<RwLock<Arc<Policy>>>,
+    policy: InForce,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -433,36 +428,13 @@ impl Reload {
             sd_notify::NotifyState::Reloading,
             sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Ready),
         ]);
-        let file = self.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || load_policy(&file)).await;
-        match loaded {
-            Ok(Ok(policy)) => {
-                let policy = Arc::new(policy);
-                *self.current.write() = Arc::clone(&policy);
-                let _ = self.events.send(Event::PolicyLoaded(policy));
-            }
+        let policy = self.policy.clone();
+        match tokio::task::spawn_blocking(move || policy.reload()).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the policy was not loaded; the one before stays in force"),
             Err(error) => tracing::error!(%error, "the policy was not loaded; the one before stays in force"),
         }
         notify(&[sd_notify::NotifyState::Ready]);
-    }
-}
-
-/// Reads and checks the policy file; without one everything is asked for.
-///
-/// # Errors
-/// If it is there and not readable or not valid.
-pub fn load_policy(path: &Path) -> Result<Policy, DaemonError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(policy::parse(&text, &path.display().to_string())?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), "there is no policy file: every exec of a labelled workload is asked for");
-            Ok(Policy::empty())
-        }
-        Err(source) => Err(DaemonError::PolicyFile {
-            path: path.to_owned(),
-            source,
-        }),
     }
 }
 

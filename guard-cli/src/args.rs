@@ -271,8 +271,70 @@ pub(crate) enum Label {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
-    /// Check a policy file with the agent of this host, without applying it.
+    /// Check a policy file. Needs neither an agent nor a console.
     Validate { file: PathBuf },
+    /// Put the actions of files of tests to a policy and compare its answers (docs/policy.md).
+    Test {
+        file: PathBuf,
+        /// TOML, with a `[[test]]` for each.
+        #[arg(required = true)]
+        tests: Vec<PathBuf>,
+    },
+    /// Say what a policy makes of an action, and by which rules. Exit status 1: it denies.
+    Explain {
+        /// Instead of the policy in force on this host (root).
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        #[arg(long)]
+        label: String,
+        #[command(subcommand)]
+        action: Deed,
+    },
+    /// Say which rules differ: between the policy in force on this host (root) and a file, or between two. Exit status 1: some do.
+    Diff {
+        #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Put a policy file into force on this host (root). One that is not valid changes nothing.
+    Apply { file: PathBuf },
+}
+
+/// What `guard policy explain` asks about.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deed {
+    /// Executing a file.
+    Exec {
+        /// As the kernel has it: absolute, without links.
+        path: String,
+        /// The words after the name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+        #[arg(long)]
+        cwd: Option<String>,
+    },
+    /// Reaching somebody over a socket.
+    Connect {
+        /// ADDRESS:PORT, the path of a unix socket, or a name after @.
+        peer: String,
+        /// tcp, udp …, of a unix socket stream, datagram or seqpacket.
+        #[arg(long)]
+        protocol: Option<String>,
+    },
+    /// Letting other hosts reach it.
+    Listen {
+        /// ADDRESS:PORT
+        peer: String,
+        #[arg(long)]
+        protocol: Option<String>,
+    },
+    /// Changing a file or a name.
+    Write {
+        /// open, create, unlink, rename, link, symlink, mkdir, rmdir, mknod, truncate, chmod, chown, xattr, tmpfile, write
+        operation: String,
+        path: String,
+        /// Of a rename or link.
+        new_path: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -85,16 +85,6 @@ impl Failure {
         self
     }
 
-    /// Lines that begin with the stand-in of a text sent elsewhere begin with the text's own name.
-    pub(crate) fn naming(mut self, stand_in: &str, name: &str) -> Self {
-        let named = |line: &str| match line.strip_prefix(stand_in) {
-            Some(rest) => format!("{name}{rest}"),
-            None => line.to_owned(),
-        };
-        self.what = self.what.lines().map(named).collect::<Vec<_>>().join("\n");
-        self
-    }
-
     pub(crate) fn code(&self) -> u8 {
         self.code
     }

@@ -32,8 +32,10 @@ pub enum ControlRequest {
     Doctor {},
     /// Actions waiting on this host, whoever is asked.
     Pending {},
-    /// Parse and check a policy text without applying it.
-    PolicyValidate {
+    /// The policy in force on this host. Root only.
+    PolicyText {},
+    /// Check a policy text, write it to the policy file and put it into force. Root only.
+    PolicyApply {
         text: String,
     },
 }
@@ -55,6 +57,9 @@ pub enum ControlReply {
     },
     Pending {
         items: Vec<PendingAction>,
+    },
+    Policy {
+        text: String,
     },
     Done,
     /// What happened, why, and what to do next.

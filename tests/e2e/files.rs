@@ -50,7 +50,12 @@ fn nothing_is_configured() -> Result<()> {
     let missing = scene.vm.sh("test -e /etc/guard/agent.toml")?;
     check!(missing.status == 1, "there is a configuration: {missing}");
     let script = "echo 1 >/tmp/one; echo 2 >/var/tmp/two; echo 3 >/dev/shm/three; echo 4 >/root/four; echo 5 >/root/five; echo over";
-    let there = || scene.vm.sh("cat /tmp/one /var/tmp/two /dev/shm/three /root/four /root/five 2>/dev/null").map(|output| output.text());
+    let there = || {
+        scene
+            .vm
+            .sh("cat /tmp/one /var/tmp/two /dev/shm/three /root/four /root/five 2>/dev/null")
+            .map(|output| output.text())
+    };
     let running = scene.script(LABEL, script)?;
     let request = scene.held(LABEL, "create /root/four")?;
     check!(there()? == "1\n2\n3", "{:?}", there()?);

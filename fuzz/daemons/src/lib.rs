@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use guard_agent::approval::decision::{self, Expected};
-use guard_agent::policy::{self, Answer, ConnectFacts, Deed, ExecFacts, Facts, HeldFacts, PeerFacts, WriteFacts};
+use guard_policy::{self as policy, Answer, ConnectFacts, Deed, ExecFacts, Facts, HeldFacts, PeerFacts, WriteFacts};
 use guard_evidence::dsse;
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{Predicate, Statement, Verdict};
@@ -157,7 +157,7 @@ pub fn policy(data: &[u8]) {
 }
 
 /// Changes of files: both ends of a rename count.
-fn check_writes(policy: &guard_agent::policy::Policy, label: &str) {
+fn check_writes(policy: &guard_policy::Policy, label: &str) {
     use guard_evidence::record::FileOperation;
     let ends = [None, Some(Some("/etc/hosts".to_owned())), Some(None)];
     for (path, new_path) in [Some("/srv/a".to_owned()), None]

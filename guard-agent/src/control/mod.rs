@@ -17,7 +17,6 @@ use std::time::Duration;
 use guard_evidence::text::visible_fold;
 use guard_proto::control::{ControlReply, ControlRequest, Finding, FindingState, RunEvent};
 use guard_proto::limits::{CONTROL_LINE_BYTES, is_label};
-use parking_lot::RwLock;
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -30,7 +29,7 @@ use crate::engine::{Event, Stats};
 use crate::evidence::Evidence;
 use crate::kernel;
 use crate::labels::{Labels, Source};
-use crate::policy::{self, Policy};
+use crate::policy::InForce;
 use crate::watch::Watchers;
 pub(crate) use enter::tidy;
 use peer::Peer;
@@ -53,7 +52,7 @@ pub struct Context {
     pub evidence: Evidence,
     pub events: mpsc::UnboundedSender<Event>,
     pub stats: Arc<Stats>,
-    pub policy: Arc<RwLock<Arc<Policy>>>,
+    pub policy: InForce,
     pub host_id: String,
     /// Address and state; `None`: not enrolled.
     pub console: Option<(String, Arc<ConsoleState>)>,
@@ -251,14 +250,20 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::Status {} => ControlReply::Status(Box::new(status::status(context).await)),
         ControlRequest::Doctor {} => blocking(|| ControlReply::Doctor { findings: findings() }).await,
         ControlRequest::Pending {} => pending(context, peer).await,
-        ControlRequest::PolicyValidate { text } => {
-            blocking(move || match policy::parse(&text, "policy") {
-                Ok(_) => ControlReply::Done,
-                Err(error) => ControlReply::Refused {
-                    error: error.to_string(),
-                },
-            })
-            .await
+        ControlRequest::PolicyText {} => match root_only(peer, "read the policy in force", async { Ok(()) }).await {
+            ControlReply::Done => ControlReply::Policy {
+                text: context.policy.current().text().to_owned(),
+            },
+            refused => refused,
+        },
+        ControlRequest::PolicyApply { text } => {
+            let policy = context.policy.clone();
+            let apply = async move {
+                tokio::task::spawn_blocking(move || policy.replace(&text, "policy").map_err(|e| e.to_string()))
+                    .await
+                    .map_err(|e| e.to_string())?
+            };
+            root_only(peer, "change this host's policy", apply).await
         }
     }
 }

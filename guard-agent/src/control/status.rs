@@ -3,7 +3,6 @@
 //! Owns the numbers that it is made of. It is given the agent's counts and the kernel's tables. It must never read those
 //! tables as often as somebody asks: anybody on the host may.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ const FRESH: Duration = Duration::from_millis(250);
 pub struct Recent(tokio::sync::Mutex<Option<(Instant, KernelSide)>>);
 
 pub(super) async fn status(context: &Context) -> AgentStatus {
-    let policy = Arc::clone(&context.policy.read());
+    let policy = context.policy.current();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     AgentStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),

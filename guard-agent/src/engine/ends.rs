@@ -16,7 +16,7 @@ use super::together::Fate;
 use super::{Basis, Engine, Stage, records};
 use crate::approval::open::OpenQuestion;
 use crate::kernel::api::{ActionId, WithdrawnWhy};
-use crate::policy::{Answer, Policy};
+use guard_policy::{Answer, Policy};
 
 impl Engine {
     /// The thread waits no more.

@@ -38,8 +38,8 @@ use crate::evidence::{Evidence, Slot};
 use crate::kernel::KernelHandle;
 use crate::kernel::api::{ActionId, Asked, AskedAction, FromKernel, Held, LabelId, ToKernel, WithdrawnWhy};
 use crate::labels::Labels;
-use crate::policy::{Answer, Policy};
 use crate::watch::Watchers;
+use guard_policy::{Answer, Policy};
 
 pub use link::FromConsole;
 use link::Link;
@@ -409,7 +409,7 @@ impl Engine {
                 let because = "the policy did not answer".to_owned();
                 self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), Vec::new(), because);
             }
-            (Answer::Allow { rules } | Answer::Ask(crate::policy::Ask { rules, .. }), Err(because)) => {
+            (Answer::Allow { rules } | Answer::Ask(guard_policy::Ask { rules, .. }), Err(because)) => {
                 self.deny_by_policy(action, enriched.workload.clone(), Some(enriched), rules, because);
             }
             (Answer::Allow { rules }, Ok(bound)) => match self.parts.evidence.reserve() {

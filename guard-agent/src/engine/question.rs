@@ -29,7 +29,7 @@ use crate::enforce::Bound;
 use crate::enrich::Enriched;
 use crate::kernel::api::ActionId;
 use crate::kernel::crash;
-use crate::policy::{Answer, Ask, Policy};
+use guard_policy::{Answer, Ask, Policy};
 
 /// What people are asked, and everything that their answer has to match.
 #[derive(Debug)]

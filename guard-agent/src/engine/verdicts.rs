@@ -21,7 +21,7 @@ use crate::enrich::Enriched;
 use crate::evidence::Slot;
 use crate::kernel::api::{Asked, Enforced, Outcome, WithdrawnWhy};
 use crate::kernel::crash;
-use crate::policy::Facts;
+use guard_policy::Facts;
 
 impl Engine {
     pub(super) fn deny_by_policy(

@@ -9,7 +9,7 @@ use guard_evidence::record::{ConnectAction, ConnectHow, Peer as RecordedPeer};
 use guard_evidence::text::Text;
 
 use crate::kernel::api::{AskedReach, Peer, ReachHow};
-use crate::policy::{ConnectFacts, PeerFacts};
+use guard_policy::{ConnectFacts, PeerFacts};
 
 const AF_UNIX: u16 = 1;
 

@@ -28,7 +28,7 @@ use crate::enforce::Bound;
 use crate::kernel::api::{
     Asked, AskedAction, AskedChange, AskedExec, AskedReach, ExecExpectation, HeldExec, Peer, ReachHow, Reply,
 };
-use crate::policy::{Deed, ExecFacts, Facts, HeldFacts};
+use guard_policy::{Deed, ExecFacts, Facts, HeldFacts};
 
 pub(crate) use connect::connect_action;
 pub use container::container_id;

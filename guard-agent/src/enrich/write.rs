@@ -10,7 +10,7 @@ use guard_evidence::record::{FileAction, FileFlag, FileOperation};
 use guard_evidence::text::Text;
 
 use crate::kernel::api::{AskedChange, ChangeOp};
-use crate::policy::WriteFacts;
+use guard_policy::WriteFacts;
 
 /// For the policy, before the thread is held.
 pub(super) fn facts(asked: &AskedChange) -> WriteFacts {

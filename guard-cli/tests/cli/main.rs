@@ -6,6 +6,7 @@
 mod agent;
 mod console;
 mod evidence;
+mod policy;
 mod requests;
 mod run;
 mod signing_in;

@@ -34,7 +34,7 @@ fn friendly(request: &ControlRequest) -> Vec<ControlReply> {
     }
 }
 
-fn with_agent(home: &Path, socket: &Path, args: &[&str]) -> Done {
+pub(crate) fn with_agent(home: &Path, socket: &Path, args: &[&str]) -> Done {
     run(guard(home, args).env("GUARD_SOCKET", socket))
 }
 
@@ -190,7 +190,7 @@ fn an_agent_that_goes_away_does_not_stop_the_command() {
 }
 
 #[test]
-fn labels_policies_and_doctor() {
+fn labels_and_doctor() {
     let home = tempfile::tempdir().unwrap();
     let (socket, seen) = agent::start(home.path(), |request| match request {
         ControlRequest::LabelList {} => vec![ControlReply::Labels {
@@ -209,11 +209,6 @@ fn labels_policies_and_doctor() {
                 remedy: Some("add  lsm=bpf".to_owned()),
             }],
         }],
-        ControlRequest::PolicyValidate { text } if text.contains("bad") => {
-            vec![ControlReply::Refused {
-                error: "line 1: unexpected token `bad`".to_owned(),
-            }]
-        }
         _ => vec![ControlReply::Done],
     });
     with_agent(home.path(), &socket, &["label", "list"]).expect(0, &["coder", "/a⟨U+001B⟩b", "xattr"]);
@@ -225,12 +220,4 @@ fn labels_policies_and_doctor() {
     );
     with_agent(home.path(), &socket, &["label", "remove", "--cgroup", "a/b"]).expect(0, &[]);
     with_agent(home.path(), &socket, &["doctor"]).expect(1, &["BPF LSM", "missing", "→ add  lsm=bpf"]);
-    let file = home.path().join("p.cedar");
-    let path = file.to_str().unwrap();
-    std::fs::write(&file, "permit(principal, action, resource);").unwrap();
-    with_agent(home.path(), &socket, &["policy", "validate", path]).expect(0, &["is valid"]);
-    std::fs::write(&file, "bad").unwrap();
-    with_agent(home.path(), &socket, &["policy", "validate", path]).expect(1, &["line 1: unexpected token"]);
-    run(&mut guard(home.path(), &["policy", "validate", path])).expect(3, &["it is not running"]);
-    run(&mut guard(home.path(), &["policy", "validate", "/nonexistent"])).expect(2, &["/nonexistent"]);
 }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::enrich::Enricher;
 use crate::kernel::api::{ActionId, AskedChange, AskedExec, Change, ChangeOp, FileKey, Peer, ReachHow};
-use crate::policy::{self, Answer, Policy};
 use crate::testing::rig;
+use guard_policy::{Answer, Policy};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -185,7 +185,7 @@ fn policy(random: &mut StdRng) -> Policy {
             "{effect} ({principal}, {action}, {resource}) when {{ {condition} }};\n"
         ));
     }
-    policy::parse(&text, "p").unwrap_or_else(|e| panic!("{e}\n{text}"))
+    guard_policy::parse(&text, "p").unwrap_or_else(|e| panic!("{e}\n{text}"))
 }
 
 /// As the engine does it.

@@ -8,7 +8,6 @@ use guard_proto::v1;
 
 use super::world::{ASK_ALL, World, world};
 use crate::kernel::api::{AtOnce as _, Enforced, FromKernel, Outcome, Release, ToKernel};
-use crate::policy;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_alone_decides_at_once_and_is_recorded() {
@@ -115,7 +114,7 @@ async fn what_the_policy_allowed_is_answered_at_once_until_it_changes() {
         (decided.workload.tid, decided.rules.len(), decided.workload.label),
         (tid, 1, "coder".to_owned())
     );
-    assert_eq!(decided.policy_digest, policy::parse(allow, "p").unwrap().digest);
+    assert_eq!(decided.policy_digest, guard_policy::parse(allow, "p").unwrap().digest);
     assert_eq!(world.stats.allowed.load(Ordering::Relaxed), 2);
 
     world.loads(ASK_ALL);

@@ -25,7 +25,6 @@ use crate::kernel::api::{
 };
 use crate::kernel::{KernelHandle, LabelSettings};
 use crate::labels::Labels;
-use crate::policy;
 use crate::testing::{self, HOST, Rig, records, rig};
 use crate::watch::Watchers;
 
@@ -93,7 +92,7 @@ pub(super) fn world_with(policy: &str, pending_per_label: u32, left: Vec<OpenQue
             agent_version: "0".to_owned(),
         },
         console: Some((key.public(), "console.example.org/log".to_owned())),
-        policy: Arc::new(policy::parse(policy, "p").unwrap()),
+        policy: Arc::new(guard_policy::parse(policy, "p").unwrap()),
         kernel,
         evidence: rig.evidence.clone(),
         remembered: Arc::clone(&remembered),
@@ -221,7 +220,7 @@ impl World {
     }
 
     pub(super) fn loads(&self, policy: &str) {
-        let policy = Arc::new(policy::parse(policy, "p").unwrap());
+        let policy = Arc::new(guard_policy::parse(policy, "p").unwrap());
         self.events.send(Event::PolicyLoaded(policy)).unwrap();
     }
 

@@ -5,8 +5,12 @@
 //! apply does.
 
 mod annotations;
+pub mod described;
+pub mod diff;
 mod parse;
 mod reads;
+pub mod recorded;
+pub mod suite;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -41,6 +45,7 @@ const BUILTIN_ASK_WRITE: &str = "builtin:ask-every-write";
 pub struct Policy {
     /// SHA-256 of the text, hex.
     pub digest: String,
+    text: String,
     /// Rules in the file.
     pub count: u32,
     rules: HashMap<PolicyId, Rule>,
@@ -56,6 +61,10 @@ struct Rule {
     policy: cedar_policy::Policy,
     /// Of the file, not of [`BUILTIN`].
     of_file: bool,
+    /// As the file has it, with its annotations.
+    source: String,
+    /// From 1; 0 for a rule of [`BUILTIN`].
+    line: usize,
     effect: Effect,
     shown: MatchedRule,
     annotations: Annotations,
@@ -203,6 +212,22 @@ pub struct Ask {
     pub tags: Vec<String>,
 }
 
+/// A rule of the file, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleView {
+    /// `@id`, or `rule-N` by its place.
+    pub id: String,
+    /// Whether the id is its own.
+    pub named: bool,
+    pub description: String,
+    /// Else it forbids.
+    pub permits: bool,
+    /// From 1.
+    pub line: usize,
+    /// As the file has it.
+    pub source: String,
+}
+
 /// One look at the rules, with `approved` as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
@@ -221,6 +246,30 @@ impl Policy {
     #[must_use]
     pub fn empty() -> Self {
         parse("", "").unwrap_or_else(|_| unreachable!("an empty text has no errors"))
+    }
+
+    /// The text that it was read from.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The rules of the file, in its order.
+    #[must_use]
+    pub fn rules(&self) -> Vec<RuleView> {
+        let of_file = self.rules.values().filter(|rule| rule.of_file);
+        let mut rules: Vec<RuleView> = of_file
+            .map(|rule| RuleView {
+                id: rule.shown.id.clone(),
+                named: rule.annotations.id.is_some(),
+                description: rule.shown.description.clone(),
+                permits: rule.effect == Effect::Permit,
+                line: rule.line,
+                source: rule.source.clone(),
+            })
+            .collect();
+        rules.sort_by_key(|rule| rule.line);
+        rules
     }
 
     /// Answers for one action.
@@ -473,6 +522,16 @@ impl Policy {
 }
 
 impl Answer {
+    /// The rules that it comes from.
+    #[must_use]
+    pub fn rules(&self) -> &[MatchedRule] {
+        match self {
+            Self::Allow { rules } | Self::Deny { rules, .. } => rules,
+            Self::Ask(ask) => &ask.rules,
+            Self::Hold => &[],
+        }
+    }
+
     /// Of an action with two ends: what both answers allow, and all that both require.
     fn and(self, other: Self) -> Self {
         match (self, other) {

@@ -144,6 +144,7 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
         match rule(policy, &shown_id, name, &source) {
             Ok(mut rule) => {
                 rule.of_file = true;
+                rule.line = place.at(offset, String::new()).line;
                 rules.insert(policy.id().clone(), rule);
             }
             Err(message) => problems.push(place.at(offset, message)),
@@ -162,6 +163,7 @@ pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
     })?);
     Ok(Policy {
         digest: sha256_hex(text.as_bytes()),
+        text: text.to_owned(),
         count,
         rules,
         authorizer: Authorizer::new(),
@@ -241,6 +243,8 @@ fn rule(policy: &cedar_policy::Policy, id: &str, annotations: Annotations, sourc
     Ok(Rule {
         policy: policy.clone(),
         of_file: false,
+        source: source.to_owned(),
+        line: 0,
         effect: policy.effect(),
         shown: MatchedRule {
             id: id.to_owned(),

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_schema_and_the_reads_name_the_same_attributes() {
-        let schema = super::super::SCHEMA;
+        let schema = crate::SCHEMA;
         let names = schema
             .split("context: {")
             .skip(1)
