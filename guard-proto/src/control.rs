@@ -32,6 +32,8 @@ pub enum ControlRequest {
     Doctor {},
     /// Actions waiting on this host, whoever is asked.
     Pending {},
+    /// Replace the key that signs this host's evidence. Root only.
+    RotateKey {},
     /// Parse and check a policy text without applying it.
     PolicyValidate {
         text: String,
@@ -57,6 +59,11 @@ pub enum ControlReply {
         items: Vec<PendingAction>,
     },
     Done,
+    /// A key was made and named in a record; it signs as soon as the console holds that.
+    NextKey {
+        /// Its id.
+        key: String,
+    },
     /// What happened, why, and what to do next.
     Refused {
         error: String,

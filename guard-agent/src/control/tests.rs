@@ -2,6 +2,7 @@ use super::*;
 use crate::kernel::KernelHandle;
 use crate::kernel::api::ToKernel;
 use crate::testing::{self, HOST, Rig, rig};
+use guard_evidence::key::Algorithm;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as StdStream;
 
@@ -46,6 +47,7 @@ fn world(patterns: &[(&str, &str)]) -> World {
         labels: labels.clone(),
         watchers: watchers.clone(),
         evidence: rig.evidence.clone(),
+        key: Algorithm::P256,
         events,
         stats: Arc::default(),
         policy: Arc::new(RwLock::new(Arc::new(Policy::empty()))),

@@ -170,6 +170,7 @@ impl App {
         let event = Lifecycle::Begun {
             why: why.to_owned(),
             key: self.decision_key.public().id(),
+            after: None,
         };
         self.seal(tx, &mut chain, |header| {
             Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))

@@ -192,6 +192,7 @@ impl App {
             certificate_expires_at: issued.not_after_ms,
         };
         store::add_host(&mut change, &host).await?;
+        store::add_evidence_key(&mut change, &host_id, &key).await?;
         let joined = Change::HostJoined {
             host_id: host_id.clone(),
             name: name.clone(),

@@ -4,14 +4,15 @@
 //! host, the request's digest and nonce and names enough people who may decide, none of them the owner.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::changes::Changes;
+use super::keys::Keys;
 use super::{Level, Record, Section};
-use crate::dsse;
-use crate::key::TrustedKey;
+use crate::dsse::{self, DsseError};
 use crate::record::{
     DecidedBy, DecisionRecord, Effect, EnforcementRecord, PersonId, Predicate, RequestRecord, SignedDecision,
     Statement, Verdict,
@@ -32,14 +33,7 @@ struct Counts {
     open: u64,
 }
 
-pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, section: &mut Section) {
-    let console: Vec<TrustedKey> = trust
-        .console
-        .decision_keys
-        .iter()
-        .cloned()
-        .map(TrustedKey::from)
-        .collect();
+pub(super) fn check(records: &[Record], trust: &Trust, keys: &Keys, changes: &Changes, section: &mut Section) {
     let mut counts = Counts::default();
     // By signer and id: one host cannot speak about another's request.
     let mut requests: HashMap<(&str, &str), (&Record, &RequestRecord)> = HashMap::new();
@@ -62,8 +56,8 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
             }
             Predicate::Decision(decision) => {
                 let request = requests.get(&(signer, decision.request_id.as_str())).copied();
-                let result = check_decision(record, decision, request, trust, &console).and_then(|signed| {
-                    match (signed, request) {
+                let result =
+                    check_decision(record, decision, request, trust, keys).and_then(|signed| match (signed, request) {
                         (Some(signed), Some((_, request))) => {
                             if let Some(granted) = &signed.grant
                                 && !used.insert((granted.grant.id.clone(), granted.number))
@@ -73,8 +67,7 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
                             check_people(record, &signed, request, changes, section)
                         }
                         _ => Ok(()),
-                    }
-                });
+                    });
                 let holds = match &result {
                     Ok(()) => Holds::Yes,
                     Err(Wrong::Missing(_)) => Holds::CannotTell,
@@ -174,7 +167,7 @@ fn check_decision(
     decision: &DecisionRecord,
     request: Option<(&Record, &RequestRecord)>,
     trust: &Trust,
-    console: &[TrustedKey],
+    keys: &Keys,
 ) -> Result<Option<Box<SignedDecision>>, Wrong> {
     let id = visible_fold(&decision.request_id, 64);
     let Some((request_record, request)) = request else {
@@ -194,12 +187,24 @@ fn check_decision(
     let bytes = STANDARD
         .decode(envelope)
         .map_err(|_| Wrong::Invalid("the console's decision is not base64".to_owned()))?;
-    let verified = dsse::verify(&bytes, console).map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
-    let statement = Statement::from_payload(&verified.payload)
-        .map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
+    let of_console = |e: &dyn Display| Wrong::Invalid(format!("the console's decision: {e}"));
+    let unverified = dsse::parse(&bytes).map_err(|e| of_console(&e))?;
+    let Some(key) = keys.of_console(&trust.console.origin, unverified.key_id()) else {
+        return Err(of_console(&DsseError::UnknownKey(unverified.key_id().to_owned())));
+    };
+    let verified = unverified.verify(&key.key).map_err(|e| of_console(&e))?;
+    let statement = Statement::from_payload(&verified.payload).map_err(|e| of_console(&e))?;
     let Predicate::SignedDecision(signed) = statement.predicate else {
         return invalid("what the console signed is not a decision");
     };
+    if let Some(head) = &signed.changes
+        && !key.signs_epoch(head.epoch)
+    {
+        return invalid(format!(
+            "the console's decision is signed by key {}, which it did not use in epoch {}",
+            verified.key_id, head.epoch
+        ));
+    }
     check_signed(record, decision, request_record, request, &signed, trust).map_err(Wrong::Invalid)?;
     Ok(Some(signed))
 }

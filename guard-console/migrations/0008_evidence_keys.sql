@@ -1,0 +1,15 @@
+-- What each key of a host may sign. `hosts.evidence_key` is the one with which it joined.
+CREATE TABLE evidence_keys (
+    host_id        TEXT   NOT NULL REFERENCES hosts (id),
+    -- PKIX DER.
+    key            BLOB   NOT NULL,
+    -- NULL: named by the key before it, and has signed nothing yet.
+    from_epoch     BIGINT,
+    -- Positions of the log. NULL: from its beginning.
+    from_index     BIGINT,
+    -- NULL: in use.
+    through_epoch  BIGINT,
+    through_index  BIGINT,
+    PRIMARY KEY (host_id, key)
+);
+INSERT INTO evidence_keys (host_id, key, from_epoch) SELECT id, evidence_key, 1 FROM hosts;
