@@ -4,6 +4,7 @@ mod enforced;
 mod heads;
 mod keys;
 mod people;
+mod tampered;
 
 use std::fs;
 use std::path::{Path, PathBuf};
