@@ -127,6 +127,8 @@ pub(crate) mod fake_console {
         /// Records are taken but not acknowledged.
         pub(crate) forgetful: Mutex<bool>,
         pub(crate) renewals: Mutex<u32>,
+        /// How its decision key became what it is.
+        pub(crate) statements: Mutex<Vec<Vec<u8>>>,
         pub(crate) host_lifetime: std::time::Duration,
     }
 
@@ -164,6 +166,7 @@ pub(crate) mod fake_console {
                 records: Mutex::default(),
                 forgetful: Mutex::new(false),
                 renewals: Mutex::new(0),
+                statements: Mutex::default(),
                 host_lifetime,
             });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -328,6 +331,7 @@ pub(crate) mod fake_console {
                 now_ms: crate::clock::unix_ms(),
                 heartbeat_seconds: 15,
                 log_public_key: self.0.log_key.public().to_der(),
+                decision_key_statements: self.0.statements.lock().clone(),
             };
             send.send(Ok(v1::ConsoleMessage {
                 kind: Some(v1::console_message::Kind::Welcome(welcome)),

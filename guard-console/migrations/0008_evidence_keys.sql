@@ -13,3 +13,15 @@ CREATE TABLE evidence_keys (
     PRIMARY KEY (host_id, key)
 );
 INSERT INTO evidence_keys (host_id, key, from_epoch) SELECT id, evidence_key, 1 FROM hosts;
+
+-- Keys that sign decisions and the console's own records.
+CREATE TABLE decision_keys (
+    -- PKIX DER.
+    key            BLOB   PRIMARY KEY,
+    from_epoch     BIGINT NOT NULL,
+    from_index     BIGINT,
+    through_epoch  BIGINT,
+    through_index  BIGINT,
+    -- The envelope in which the key before it named it; NULL: none did.
+    statement      BLOB
+);

@@ -623,6 +623,10 @@ pub enum Lifecycle {
     NextKey {
         key: PublicKey,
     },
+    /// From here on this host accepts decisions of this key of its console only: the one before it named it.
+    ConsoleKey {
+        key: PublicKey,
+    },
     EnforcementOn {
         kernel: String,
         agent_version: String,

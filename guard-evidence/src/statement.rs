@@ -547,6 +547,7 @@ fn lifecycle_words(event: &Lifecycle) -> String {
             format!("chain begun: {} (key {key}{after})", visible_fold(why, LINE))
         }
         Lifecycle::NextKey { key } => format!("key {} is to follow", key.id()),
+        Lifecycle::ConsoleKey { key } => format!("decisions are the console's by key {} from here on", key.id()),
         Lifecycle::EnforcementOn {
             kernel,
             agent_version,

@@ -4,7 +4,7 @@ use crate::evidence::EvidenceConfig;
 use crate::identity::token::Token;
 use crate::testing::fake_console::Console;
 use guard_evidence::key::Algorithm;
-use guard_evidence::record::Lifecycle;
+use guard_evidence::record::{LifecycleRecord, Predicate};
 use guard_proto::v1::host_message;
 use std::path::Path;
 
@@ -304,5 +304,43 @@ async fn a_console_that_forks_its_log_gets_no_more_and_an_alarm() {
     // What was sent before, the refusal, and one more if it was refused twice.
     until("goes on", || evidence.unshipped() == 0 && state.log_size() >= 4).await;
     assert!(state.log_refused().is_some(), "what was refused is not forgotten");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_decision_key_is_followed_and_kept() {
+    let console = Console::start(LOOPBACK, WEEK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (client, events) = joined(&console, dir.path()).await;
+    let next = guard_evidence::key::SigningKey::from_seed(&[42; 32]).public();
+    let stamp = guard_evidence::chain::Stamp {
+        at: String::new(),
+        since_boot_ns: 0,
+        boot_id: String::new(),
+    };
+    let event = Lifecycle::NextKey { key: next.clone() };
+    let statement = guard_evidence::chain::Chain::begin(format!("console:{}", client.enrolment.log_origin), 1)
+        .seal(&console.shared.decision_key, stamp, |header| {
+            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
+        })
+        .unwrap();
+    console.shared.statements.lock().push(statement.envelope);
+    let evidence = client.evidence.clone();
+    let mut from_console = say_hello(events);
+    let task = tokio::spawn(client.run());
+    let found = async {
+        loop {
+            if let Some(FromConsole::DecisionKey(key)) = from_console.recv().await {
+                return key;
+            }
+        }
+    };
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(20), found).await.unwrap(),
+        next
+    );
+    let kept = Identity::load(dir.path()).unwrap().unwrap().enrolment.unwrap();
+    assert_eq!(kept.decision_key, next);
+    until("recorded", || *evidence.durable().borrow() >= 2).await;
     task.abort();
 }

@@ -240,6 +240,24 @@ impl Identity {
         files::replace(&path, pem.as_bytes(), 0o600).map_err(at(&path))
     }
 
+    /// Believes another key of the console's decisions from now on.
+    ///
+    /// # Errors
+    /// If the disk refuses; the old one stays.
+    pub fn replace_decision_key(&self, key: &PublicKey) -> Result<(), IdentityError> {
+        let path = self.directory.join("host.json");
+        let damaged = |e: serde_json::Error| IdentityError::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        };
+        let mut file: HostFile = serde_json::from_slice(&fs::read(&path).map_err(at(&path))?).map_err(damaged)?;
+        if let Some(enrolment) = &mut file.enrolment {
+            enrolment.decision_key = key.clone();
+        }
+        let bytes = serde_json::to_vec_pretty(&file).map_err(damaged)?;
+        files::replace(&path, &bytes, 0o600).map_err(at(&path))
+    }
+
     /// A file of this identity.
     #[cfg(test)]
     pub(crate) fn file(&self, name: &str) -> PathBuf {

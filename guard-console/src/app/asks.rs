@@ -18,6 +18,7 @@ use prost::Message as _;
 use ulid::Ulid;
 
 use super::card::{self, WHAT_CHARACTERS};
+use super::changes::signed_by;
 use super::evidence::verified;
 use super::{App, Error, Result};
 use crate::store::{self, End, HostKeys, HostRow, NewRequest, RequestRow};
@@ -317,6 +318,8 @@ impl App {
         let clock = self.host_clock(&request.host_id, self.now());
         if let (Some(envelope), Some(expires_at)) = (&request.decision, request.decision_expires_at)
             && expires_at - clock > super::answer::RENEW_MARGIN_MS
+            // Hosts no longer accept what the key before it signed.
+            && signed_by(envelope)? == self.decision_key.public().id()
         {
             return Ok(envelope.clone());
         }

@@ -9,7 +9,7 @@ use guard_evidence::dsse::{self, DsseError, Verified};
 use guard_evidence::merkle::leaf_hash;
 use guard_evidence::record::{Lifecycle, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
-use guard_evidence::trust::{ConsoleTrust, HostTrust, RangedKey, Trust};
+use guard_evidence::trust::{ConsoleTrust, HostTrust, Trust};
 use guard_proto::limits::BATCH_RECORDS;
 use guard_proto::rest::{Page, RecordView};
 use guard_proto::v1;
@@ -362,7 +362,7 @@ impl App {
         actor.require(Permission::SeeTrust)?;
         let console = ConsoleTrust {
             origin: self.log.origin().to_owned(),
-            decision_keys: vec![RangedKey::only(self.decision_key.public())],
+            decision_keys: self.store.decision_keys().await?,
             log_keys: vec![self.log.key().public()],
             witnesses: self
                 .log

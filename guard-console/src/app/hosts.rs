@@ -220,6 +220,11 @@ impl App {
         })
     }
 
+    /// How the key that signs decisions became what it is, for hosts that know an earlier one.
+    pub async fn decision_key_statements(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(self.store.decision_key_statements().await?)
+    }
+
     /// PKIX, DER: what hosts pin.
     #[must_use]
     pub fn log_public_key(&self) -> Vec<u8> {

@@ -1,8 +1,10 @@
 //! Keys of hosts that are replaced: the console learns them from the log, and the one before ends there.
 
 use guard_evidence::chain::Chain;
-use guard_evidence::key::{Algorithm, SigningKey};
-use guard_evidence::record::Lifecycle;
+use guard_evidence::dsse;
+use guard_evidence::key::{Algorithm, PublicKey, SigningKey};
+use guard_evidence::record::{Lifecycle, Predicate, Statement};
+use guard_proto::v1::console_message::Kind as ConsoleKind;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -55,7 +57,11 @@ async fn a_host_replaces_its_key_without_anybody() {
         ranges(&admin).await,
         [json!([1, 1, null, 5]), json!([2, 2, 6, 8]), json!([3, null, 9, null])]
     );
-    assert!(admin.list("/api/v1/alarms").await.is_empty());
+    let alarms = admin.list("/api/v1/alarms").await;
+    assert!(
+        alarms.iter().all(|alarm| alarm["kind"] == "events-lost"),
+        "a key that is replaced is none: {alarms:?}"
+    );
     admin.valid_log().await;
     // It asks with that key too, and a console that starts again still knows it.
     let console = console.restart().await;
@@ -144,4 +150,71 @@ async fn a_key_that_has_ended_or_was_not_named_is_refused() {
 
 fn again(key: &SigningKey) -> SigningKey {
     SigningKey::from_pkcs8_pem(&key.to_pkcs8_pem().unwrap()).unwrap()
+}
+
+fn rotate(console: &Console) -> String {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_guard-console"))
+        .args(["rotate-key", "--data-dir"])
+        .arg(console.file(""))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let words = String::from_utf8(out.stdout).unwrap();
+    words.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_decision_key_is_replaced_at_a_start_and_hosts_are_shown_how() {
+    let mut console = Console::start().await;
+    let admin = console.set_up().await;
+    console.user(&admin, "ann", &["approver"], &[]).await;
+    let (mut host, mut session) = console.build_host(&admin).await;
+    let (ask, request) = host.ask(&Question::new("coder", &["make"]));
+    session.ask(&ask).await;
+    host.ship(&console, &[&request]).await;
+    drop(session);
+    // Answered while the host is away: signed by the old key, and again by the new one.
+    let ann = console.sign_in("ann").await;
+    assert_eq!(ann.answer(&ask.request_id, "approve", "fine").await.0, 200);
+    let old = PublicKey::from_der(&host.reply.decision_public_key).unwrap();
+    let id = rotate(&console);
+    assert_eq!(rotate(&console), id, "one at a time");
+    let first = std::fs::read(console.file("decision.key")).unwrap();
+    let next = std::fs::read(console.file("decision-next.key")).unwrap();
+    console.stop().await;
+    let mut console = console.start_again().await;
+    assert!(!console.file("decision-next.key").exists());
+    // It ended after the records and before the file had its name.
+    console.stop().await;
+    std::fs::write(console.file("decision.key"), &first).unwrap();
+    std::fs::write(console.file("decision-next.key"), &next).unwrap();
+    let console = console.start_again().await;
+    assert_eq!(std::fs::read(console.file("decision.key")).unwrap(), next);
+
+    let mut session = host.open(&console).await.unwrap();
+    let ConsoleKind::Welcome(welcome) = session.next().await else {
+        panic!("no welcome");
+    };
+    let [statement] = welcome.decision_key_statements.as_slice() else {
+        panic!("{} statements", welcome.decision_key_statements.len());
+    };
+    let statement = dsse::parse(statement).unwrap().verify(&old).unwrap();
+    let statement = Statement::from_payload(&statement.payload).unwrap();
+    let Predicate::Lifecycle(record) = &statement.predicate else {
+        panic!("{statement:?}");
+    };
+    let Lifecycle::NextKey { key } = &record.event else {
+        panic!("{record:?}");
+    };
+    assert_eq!(key.id(), id);
+    let accepted = host.tells(Lifecycle::ConsoleKey { key: key.clone() });
+    let decision = session.decision().await;
+    assert!(dsse::parse(&decision.envelope).unwrap().verify(key).is_ok());
+    let [decided, ran] = host.carried_out(&ask.request_id, &request.payload_digest, &decision.envelope);
+    host.ship(&console, &[&accepted, &decided, &ran]).await;
+    let admin = console.sign_in("admin").await;
+    admin.valid_log().await;
+    // A host that joins now is given the new key.
+    let joined = console.host(&admin, "build-8").await;
+    assert_eq!(PublicKey::from_der(&joined.reply.decision_public_key).unwrap(), *key);
 }

@@ -14,8 +14,8 @@ use super::keys::Keys;
 use super::{Level, Record, Section};
 use crate::dsse::{self, DsseError};
 use crate::record::{
-    DecidedBy, DecisionRecord, Effect, EnforcementRecord, PersonId, Predicate, RequestRecord, SignedDecision,
-    Statement, Verdict,
+    DecidedBy, DecisionRecord, Effect, EnforcementRecord, Lifecycle, PersonId, Predicate, RequestRecord,
+    SignedDecision, Statement, Verdict,
 };
 use crate::text::{visible, visible_fold};
 use crate::trust::Trust;
@@ -41,6 +41,8 @@ pub(super) fn check(records: &[Record], trust: &Trust, keys: &Keys, changes: &Ch
     let mut enforced: HashSet<(&str, &str)> = HashSet::new();
     // A use of a grant, by its id and number, counts once.
     let mut used: HashSet<(String, u32)> = HashSet::new();
+    // The only key of the console that a host accepts, by signer, once it has said so.
+    let mut accepted: HashMap<&str, String> = HashMap::new();
     // Log order keeps each host's order, which the sequence check has proved.
     for record in records {
         let signer = record.header.signer.as_str();
@@ -57,16 +59,18 @@ pub(super) fn check(records: &[Record], trust: &Trust, keys: &Keys, changes: &Ch
             Predicate::Decision(decision) => {
                 let request = requests.get(&(signer, decision.request_id.as_str())).copied();
                 let result =
-                    check_decision(record, decision, request, trust, keys).and_then(|signed| match (signed, request) {
-                        (Some(signed), Some((_, request))) => {
-                            if let Some(granted) = &signed.grant
-                                && !used.insert((granted.grant.id.clone(), granted.number))
-                            {
-                                return invalid("uses a grant for the same time twice");
+                    check_decision(record, decision, request, trust, keys, accepted.get(signer)).and_then(|signed| {
+                        match (signed, request) {
+                            (Some(signed), Some((_, request))) => {
+                                if let Some(granted) = &signed.grant
+                                    && !used.insert((granted.grant.id.clone(), granted.number))
+                                {
+                                    return invalid("uses a grant for the same time twice");
+                                }
+                                check_people(record, &signed, request, changes, section)
                             }
-                            check_people(record, &signed, request, changes, section)
+                            _ => Ok(()),
                         }
-                        _ => Ok(()),
                     });
                 let holds = match &result {
                     Ok(()) => Holds::Yes,
@@ -106,7 +110,17 @@ pub(super) fn check(records: &[Record], trust: &Trust, keys: &Keys, changes: &Ch
                     section,
                 );
             }
-            Predicate::Lifecycle(_) | Predicate::Change(_) | Predicate::SignedDecision(_) => {}
+            Predicate::Lifecycle(lifecycle) => {
+                if let Lifecycle::ConsoleKey { key } = &lifecycle.event {
+                    let id = key.id();
+                    if keys.of_console(&trust.console.origin, &id).is_none() {
+                        let text = format!("accepts decisions of key {id}, which is not the console's");
+                        section.add(Level::Invalid, text, Some(record));
+                    }
+                    accepted.insert(signer, id);
+                }
+            }
+            Predicate::Change(_) | Predicate::SignedDecision(_) => {}
         }
     }
     counts.open = requests.keys().filter(|key| !enforced.contains(*key)).count() as u64;
@@ -168,6 +182,7 @@ fn check_decision(
     request: Option<(&Record, &RequestRecord)>,
     trust: &Trust,
     keys: &Keys,
+    accepted: Option<&String>,
 ) -> Result<Option<Box<SignedDecision>>, Wrong> {
     let id = visible_fold(&decision.request_id, 64);
     let Some((request_record, request)) = request else {
@@ -197,8 +212,15 @@ fn check_decision(
     let Predicate::SignedDecision(signed) = statement.predicate else {
         return invalid("what the console signed is not a decision");
     };
+    if accepted.is_some_and(|id| *id != verified.key_id) {
+        return invalid(format!(
+            "the console's decision is signed by key {}, which the host had ceased to accept",
+            verified.key_id
+        ));
+    }
+    // A key that came later may sign again what people had answered before.
     if let Some(head) = &signed.changes
-        && !key.signs_epoch(head.epoch)
+        && key.through_epoch.is_some_and(|through| head.epoch > through)
     {
         return invalid(format!(
             "the console's decision is signed by key {}, which it did not use in epoch {}",

@@ -203,3 +203,126 @@ fn p256_keys_sign_as_well() {
         last as u64,
     );
 }
+
+impl World {
+    /// As a console does it.
+    fn replace_console_key(&mut self, key: SigningKey) -> Vec<RangedKey> {
+        let next = key.public();
+        self.console_says(Lifecycle::NextKey { key: next.clone() });
+        let after = self.console_chain.end();
+        let old = std::mem::replace(&mut self.console_key, key);
+        self.console_chain = self.console_chain.next_epoch();
+        let mut before = RangedKey::only(old.public());
+        let index = self.log.len() as u64;
+        before.end(2, index);
+        let why = "the decision key was replaced".to_owned();
+        self.console_says(Lifecycle::Begun {
+            why,
+            key: next.id(),
+            after,
+        });
+        vec![before, RangedKey::from(next, 2, index)]
+    }
+
+    fn console_says(&mut self, event: Lifecycle) {
+        self.clock += 1;
+        let stamp = Stamp {
+            at: self.at.clone(),
+            since_boot_ns: self.clock,
+            boot_id: "c".to_owned(),
+        };
+        let make = |header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }));
+        let sealed = self.console_chain.seal(&self.console_key, stamp, make).unwrap();
+        self.log.push(sealed.envelope);
+    }
+
+    fn console_head(&self) -> crate::change::ChangesHead {
+        let end = self.console_chain.end().unwrap();
+        crate::change::ChangesHead {
+            epoch: end.epoch,
+            sequence: end.sequence,
+            digest: end.digest,
+        }
+    }
+
+    fn approves(&mut self) {
+        let head = self.console_head();
+        let (request, digest) = self.request(|_| {});
+        let decision = self.decide(&request, &digest, |s| s.changes = Some(head), |_| {});
+        self.enforce(&request, &digest, &decision, |_| {});
+    }
+}
+
+#[test]
+fn a_console_replaces_its_decision_key() {
+    let (mut world, before_it) = World::staffed();
+    let before = world.trust();
+    world.approves();
+    let mut after = before.clone();
+    after.console.decision_keys = world.replace_console_key(new_key());
+    // An answer that was signed before, received now; and one that is signed again, with what people knew then.
+    let old = std::mem::replace(&mut world.console_key, SigningKey::from_seed(&[2; 32]));
+    let head = before_it.clone();
+    let (request, digest) = world.request(|_| {});
+    world.decide(&request, &digest, |s| s.changes = Some(head), |_| {});
+    world.console_key = old;
+    let (request, digest) = world.request(|_| {});
+    world.decide(&request, &digest, |s| s.changes = Some(before_it), |_| {});
+    world.lifecycle(Lifecycle::ConsoleKey {
+        key: new_key().public(),
+    });
+    world.approves();
+    for trust in [&before, &after] {
+        let report = world.report_by(trust);
+        assert_eq!(report.status, Status::Valid, "{report:#?}");
+    }
+}
+
+#[test]
+fn an_old_decision_key_decides_nothing() {
+    let (mut world, head) = World::staffed();
+    let before = world.trust();
+    world.replace_console_key(new_key());
+    let later = world.console_head();
+    world.lifecycle(Lifecycle::ConsoleKey {
+        key: new_key().public(),
+    });
+    world.console_key = SigningKey::from_seed(&[2; 32]);
+    for (head, words) in [(head, "ceased to accept"), (later, "ceased to accept")] {
+        let (request, digest) = world.request(|_| {});
+        world.decide(&request, &digest, |s| s.changes = Some(head), |_| {});
+        let last = world.log.len() as u64 - 1;
+        world.wrong_by(&before, Status::Invalid, "decisions", words, last);
+    }
+    // A host that had not heard of it yet: the epoch tells.
+    let (mut world, _) = World::staffed();
+    world.replace_console_key(new_key());
+    let later = world.console_head();
+    world.console_key = SigningKey::from_seed(&[2; 32]);
+    let (request, digest) = world.request(|_| {});
+    world.decide(&request, &digest, |s| s.changes = Some(later), |_| {});
+    let last = world.log.len() as u64 - 1;
+    world.wrong_by(&before, Status::Invalid, "decisions", "did not use in epoch 2", last);
+    // It changes nothing either.
+    world.console_says(Lifecycle::EventsLost { count: 1 });
+    world.wrong_by(
+        &before,
+        Status::Invalid,
+        "signatures",
+        "did not use in epoch 2",
+        last + 1,
+    );
+    // A host accepts a key that is not the console's.
+    let (mut world, _) = World::staffed();
+    world.lifecycle(Lifecycle::ConsoleKey {
+        key: new_key().public(),
+    });
+    let last = world.log.len() as u64 - 1;
+    world.wrong_by(
+        &before,
+        Status::Invalid,
+        "decisions",
+        "which is not the console's",
+        last,
+    );
+}
