@@ -4,6 +4,7 @@
 //! `GUARD_PYTHON` names a Python that has `securesystemslib[crypto]`; without it `python3` is tried. Go is that of Debian
 //! (golang-go, golang-golang-x-mod-dev). What is not there is skipped, with a word.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::process::Command;
 
