@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use guard_evidence::key::Algorithm;
 use guard_evidence::record::{HostFacts, KernelCounters, Lifecycle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +20,7 @@ use crate::control::{self, ControlError};
 use crate::enforce::{Exact, Remembered};
 use crate::engine::{Engine, Event, Parts, Stats};
 use crate::enrich::Enricher;
-use crate::evidence::{Evidence, EvidenceConfig, EvidenceError};
+use crate::evidence::{self, Evidence, EvidenceConfig, EvidenceError};
 use crate::identity::{Identity, IdentityError};
 use crate::kernel::{self, FindingState, KernelError};
 use crate::labels::{LabelError, Labels};
@@ -85,13 +86,13 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 async fn start(config: Config) -> Result<(), DaemonError> {
     // Whatever can be wrong in files is found before anything is put in force.
     let policy = Arc::new(policy::load(&config.policy_file)?);
-    let identity = Arc::new(Identity::load_or_create(&config.state_dir)?);
+    let identity = Arc::new(Identity::load_or_create(&config.state_dir, config.key)?);
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
     let evidence = Evidence::start(EvidenceConfig {
         host_id: identity.host_id.clone(),
         key: identity.evidence_key_again()?,
-        spool_directory: identity.spool_directory(),
-        epoch_file: identity.epoch_file(),
+        directory: identity.directory().to_owned(),
+        ships: identity.enrolment.is_some(),
         max_bytes: config.spool_bytes,
     })?;
     let open = config.state_dir.join("open");
@@ -218,6 +219,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         labels: labels.clone(),
         watchers: watchers.clone(),
         evidence: evidence.clone(),
+        key: config.key,
         events: events.clone(),
         stats,
         policy: in_force.clone(),
@@ -240,6 +242,9 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         programs: facts.programs,
         evidence: evidence.clone(),
         exact,
+        key: config.key,
+        rotate_key_every: config.rotate_key_every,
+        identity: identity.directory().to_owned(),
     };
     interval.record(false).await;
 
@@ -318,7 +323,10 @@ async fn until_stopped(
                 }
             }
             _ = maintenance.tick() => scan(labels, watchers).await,
-            _ = interval_records.tick() => interval.record(false).await,
+            _ = interval_records.tick() => {
+                interval.record(false).await;
+                interval.rotate_key().await;
+            }
             _ = uses.tick() => interval.uses().await,
             _ = look.tick() => match interval.gone() {
                 None => seen = clock::rfc3339(jiff::Timestamp::now()),
@@ -342,9 +350,26 @@ struct Interval {
     programs: Vec<String>,
     evidence: Evidence,
     exact: Option<Exact>,
+    key: Algorithm,
+    rotate_key_every: Option<Duration>,
+    /// Directory of the identity.
+    identity: PathBuf,
 }
 
 impl Interval {
+    /// Replaces the evidence key when it is as old as the configuration lets it be.
+    async fn rotate_key(&self) {
+        if self
+            .rotate_key_every
+            .is_some_and(|every| evidence::is_due(&self.identity, every))
+        {
+            match self.evidence.replace_key(self.key).await {
+                Ok(key) => tracing::info!(key, "the evidence key is old enough: another one is to follow"),
+                Err(error) => tracing::error!(error, "the evidence key is not replaced"),
+            }
+        }
+    }
+
     /// Why enforcement is not whole any more, if somebody removed programs.
     fn gone(&self) -> Option<String> {
         let gone = kernel::Usage::gone(&self.pin_directory, &self.programs);

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use guard_evidence::key::PublicKey;
+use guard_evidence::key::{Algorithm, PublicKey};
 use guard_proto::v1;
 use guard_proto::v1::enrolment_client::EnrolmentClient;
 use rustls_pki_types::CertificateDer;
@@ -74,11 +74,16 @@ pub fn read_token(file: Option<&Path>) -> Result<Token, EnrollError> {
     Ok(Token::parse(&text)?)
 }
 
-/// Joins the console that the token names and stores what it answers.
+/// Joins the console that the token names and stores what it answers. `algorithm` is that of the evidence key.
 ///
 /// # Errors
 /// [`EnrollError`]; nothing was changed then, but the token may be spent.
-pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enrolled, EnrollError> {
+pub async fn enroll(
+    state_dir: &Path,
+    token: &Token,
+    force: bool,
+    algorithm: Algorithm,
+) -> Result<Enrolled, EnrollError> {
     let before = Identity::load(state_dir);
     let replaced = match (&before, force) {
         (
@@ -99,7 +104,7 @@ pub async fn enroll(state_dir: &Path, token: &Token, force: bool) -> Result<Enro
         (Err(_), false) => return Err(before.err().map_or(EnrollError::Key(String::new()), EnrollError::from)),
     };
 
-    let evidence_key = identity::new_evidence_key();
+    let evidence_key = identity::new_evidence_key(algorithm);
     let (key_pem, csr_pem) = identity::new_tls_key().map_err(|e| EnrollError::Key(e.to_string()))?;
     let tls = tls::pinned(token.ca_sha256).map_err(|e| EnrollError::Key(e.to_string()))?;
     let channel = connect(&token.address(), tls).await?;

@@ -38,6 +38,12 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Replace the key that signs this host's evidence, by the running agent. Only for root.
+    #[command(
+        after_help = "The old key names the new one in a signed record, and the console believes that: nothing is to be done \
+                      there. The new key signs from the moment when the console holds the record."
+    )]
+    RotateKey(Common),
     /// Ask the running agent how it is.
     Status {
         #[command(flatten)]
@@ -104,7 +110,7 @@ fn run(command: Command) -> Result<(), (u8, String)> {
                 .build()
                 .map_err(|e| failed(format!("cannot start: {e}")))?;
             let enrolled = runtime
-                .block_on(enroll::enroll(&config.state_dir, &token, force))
+                .block_on(enroll::enroll(&config.state_dir, &token, force, config.key))
                 .map_err(|e| failed(e.to_string()))?;
             let mut out = std::io::stdout().lock();
             let _ = writeln!(
@@ -114,6 +120,11 @@ fn run(command: Command) -> Result<(), (u8, String)> {
             );
             let _ = writeln!(out, "  → systemctl restart guard-agent, so that it asks there");
             Ok(())
+        }
+        Command::RotateKey(common) => {
+            let config = common.load().map_err(failed)?;
+            let mut out = std::io::stdout().lock();
+            status::rotate_key(&config.socket, &mut out).map_err(failed)
         }
         Command::Status { common, output } => {
             let config = common.load().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! `guard-agent status`: asks the running agent over its socket.
+//! `guard-agent status` and `rotate-key`: what is asked of the running agent over its socket.
 //!
 //! Owns the printed form. It is given the socket's path. It must never need more than the socket.
 
@@ -21,7 +21,9 @@ pub enum Format {
 /// # Errors
 /// One message with the next step.
 pub fn print(socket: &Path, format: Format, out: &mut dyn Write) -> Result<(), String> {
-    let status = ask(socket)?;
+    let ControlReply::Status(status) = ask(socket, &ControlRequest::Status {})? else {
+        return Err(NOT_AN_ANSWER.to_owned());
+    };
     let written = match format {
         Format::Json => serde_json::to_writer_pretty(&mut *out, &status)
             .map_err(std::io::Error::other)
@@ -31,7 +33,24 @@ pub fn print(socket: &Path, format: Format, out: &mut dyn Write) -> Result<(), S
     written.map_err(|e| format!("cannot write: {e}"))
 }
 
-fn ask(socket: &Path) -> Result<AgentStatus, String> {
+/// Has the agent replace the evidence key, and says which one follows.
+///
+/// # Errors
+/// One message with the next step.
+pub fn rotate_key(socket: &Path, out: &mut dyn Write) -> Result<(), String> {
+    match ask(socket, &ControlRequest::RotateKey {})? {
+        ControlReply::NextKey { key } => writeln!(
+            out,
+            "key {key} is to follow\n  → it signs as soon as the console holds the record that names it: guard evidence list"
+        )
+        .map_err(|e| format!("cannot write: {e}")),
+        _ => Err(NOT_AN_ANSWER.to_owned()),
+    }
+}
+
+const NOT_AN_ANSWER: &str = "the agent's answer is another one\n  → is it of another version?";
+
+fn ask(socket: &Path, request: &ControlRequest) -> Result<ControlReply, String> {
     let no_agent = |e: std::io::Error| {
         format!(
             "{}: no agent answers: {e}\n  → start it: sudo systemctl start guard-agent",
@@ -42,15 +61,15 @@ fn ask(socket: &Path) -> Result<AgentStatus, String> {
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
         .map_err(no_agent)?;
-    let mut line = serde_json::to_vec(&ControlRequest::Status {}).map_err(|e| e.to_string())?;
+    let mut line = serde_json::to_vec(request).map_err(|e| e.to_string())?;
     line.push(b'\n');
     stream.write_all(&line).map_err(no_agent)?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(no_agent)?;
     match serde_json::from_str(&answer) {
-        Ok(ControlReply::Status(status)) => Ok(*status),
         Ok(ControlReply::Refused { error }) => Err(error),
-        Ok(_) | Err(_) => Err("the agent's answer is not a status\n  → is it of another version?".to_owned()),
+        Ok(reply) => Ok(reply),
+        Err(_) => Err(NOT_AN_ANSWER.to_owned()),
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use guard_evidence::chain::Checker;
 use guard_evidence::dsse;
-use guard_evidence::key::SigningKey;
-use guard_evidence::record::Statement;
+use guard_evidence::key::{SigningKey, TrustedKey};
+use guard_evidence::record::{Lifecycle, Predicate, Statement};
 
 use crate::config::LabelPattern;
 use crate::evidence::{Evidence, EvidenceConfig};
@@ -31,8 +31,8 @@ pub(crate) fn rig() -> Rig {
     let evidence = Evidence::start(EvidenceConfig {
         host_id: HOST.to_owned(),
         key: key(),
-        spool_directory: state.join("spool"),
-        epoch_file: state.join("epoch"),
+        directory: state.clone(),
+        ships: false,
         max_bytes: 64 << 20,
     })
     .unwrap();
@@ -53,18 +53,24 @@ pub(crate) fn patterns(named: &[(&str, &str)]) -> Vec<LabelPattern> {
     named.iter().map(pattern).collect()
 }
 
-/// Everything in the spool, checked as a chain.
+/// Everything in the spool, checked as a chain, whose keys name each other.
 pub(crate) fn records(evidence: &Evidence) -> Vec<Statement> {
     let reader = evidence.reader();
     let mut reader = reader.lock();
     reader.seek(1);
     let through = *evidence.durable().borrow();
     let mut checker = Checker::default();
+    let mut keys = vec![TrustedKey::from(key().public())];
     let mut all = Vec::new();
     while all.len() < usize::try_from(through).unwrap() {
         for (_, envelope) in reader.read(through, 1_000, 1 << 20).unwrap() {
-            let verified = dsse::parse(&envelope).unwrap().verify(&key().public()).unwrap();
+            let verified = dsse::verify(&envelope, &keys).unwrap();
             let statement = Statement::from_payload(&verified.payload).unwrap();
+            if let Predicate::Lifecycle(record) = &statement.predicate
+                && let Lifecycle::NextKey { key } = &record.event
+            {
+                keys.push(key.clone().into());
+            }
             checker.check(statement.header().unwrap(), &envelope).unwrap();
             all.push(statement);
         }
@@ -121,6 +127,8 @@ pub(crate) mod fake_console {
         /// Records are taken but not acknowledged.
         pub(crate) forgetful: Mutex<bool>,
         pub(crate) renewals: Mutex<u32>,
+        /// How its decision key became what it is.
+        pub(crate) statements: Mutex<Vec<Vec<u8>>>,
         pub(crate) host_lifetime: std::time::Duration,
     }
 
@@ -158,6 +166,7 @@ pub(crate) mod fake_console {
                 records: Mutex::default(),
                 forgetful: Mutex::new(false),
                 renewals: Mutex::new(0),
+                statements: Mutex::default(),
                 host_lifetime,
             });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -322,6 +331,7 @@ pub(crate) mod fake_console {
                 now_ms: crate::clock::unix_ms(),
                 heartbeat_seconds: 15,
                 log_public_key: self.0.log_key.public().to_der(),
+                decision_key_statements: self.0.statements.lock().clone(),
             };
             send.send(Ok(v1::ConsoleMessage {
                 kind: Some(v1::console_message::Kind::Welcome(welcome)),

@@ -202,7 +202,7 @@ impl RawLog {
             if witness.key.kind != KeyKind::Witness {
                 return Err(ConfigError::WitnessKey(witness.key.to_string()));
             }
-            if !keys.insert(witness.key.key.ed25519_bytes()) {
+            if !keys.insert(witness.key.key.bytes()) {
                 return Err(ConfigError::WitnessTwice(witness.key.name.clone()));
             }
         }

@@ -18,6 +18,7 @@ pub const KEPT_FILES: &[(&str, Readers)] = &[
     ("ca.pem", Readers::Anyone),
     ("ca.key", Readers::Owner),
     ("decision.key", Readers::Owner),
+    ("decision-next.key", Readers::Owner),
     ("log.key", Readers::Owner),
     ("log-origin", Readers::Anyone),
 ];
@@ -135,6 +136,13 @@ impl DataDir {
             fs::File::open(&self.root)?.sync_all()
         };
         sync().map_err(failed("finish", path))
+    }
+
+    /// Gives a file another name; what had that is gone.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), DataDirError> {
+        let path = self.path(to);
+        let renamed = fs::rename(self.path(from), &path).and_then(|()| fs::File::open(&self.root)?.sync_all());
+        renamed.map_err(failed("replace", &path))
     }
 
     /// Removing what is not there is fine.

@@ -39,6 +39,8 @@ enum Command {
     Serve(Serve),
     /// Bring the database's schema up to date and say what was done (`serve` does this too)
     Migrate(Data),
+    /// Make another key for decisions; it takes over at the next start, and hosts believe that the old one names it
+    RotateKey(Data),
     /// Copy database and keys, consistently and while the console runs, to a new directory
     Backup(Backup),
 }
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve(args).await,
             Command::Migrate(args) => migrate(&args).await,
+            Command::RotateKey(args) => rotate_key(&args),
             Command::Backup(args) => backup(&args).await,
         }
     };
@@ -183,6 +186,14 @@ async fn migrate(args: &Data) -> anyhow::Result<()> {
             migration.name
         );
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn rotate_key(args: &Data) -> anyhow::Result<()> {
+    let config = resolved(args, RawConfig::default())?;
+    let key = guard_console::app::prepare_decision_key(&DataDir::open(&config.data_dir)?)?;
+    println!("key {key} signs decisions from the next start on; restart the console: systemctl restart guard-console");
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use crate::dsse::{self, DsseError};
 use crate::key::SigningKey;
-use crate::record::{Header, Predicate, Statement};
+use crate::record::{ChainEnd, Header, Predicate, Statement};
 use crate::statement::{StatementError, sha256_hex};
 
 /// `previous` of the first record of an epoch.
@@ -84,6 +84,22 @@ impl Chain {
         self.sequence
     }
 
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next_epoch(&self) -> Self {
+        Self::begin(self.signer.clone(), self.epoch.saturating_add(1))
+    }
+
+    /// The last record; `None` before the first.
+    #[must_use]
+    pub fn end(&self) -> Option<ChainEnd> {
+        (self.sequence > 0).then(|| ChainEnd {
+            epoch: self.epoch,
+            sequence: self.sequence,
+            digest: self.previous.clone(),
+        })
+    }
+
     /// Makes the next record: `make` gets its header and gives the predicate around it. The chain moves on only when
     /// this succeeds; a caller that then fails to store the record puts back a clone it took before.
     ///
@@ -152,6 +168,16 @@ impl Checker {
     #[must_use]
     pub fn last(&self) -> Option<&Header> {
         self.last.as_ref().map(|(header, _)| header)
+    }
+
+    /// The last record that was accepted, as the epoch after it names it.
+    #[must_use]
+    pub fn end(&self) -> Option<ChainEnd> {
+        self.last.as_ref().map(|(header, digest)| ChainEnd {
+            epoch: header.epoch,
+            sequence: header.sequence,
+            digest: digest.clone(),
+        })
     }
 
     /// Accepts the next record, or says why it is not the next one. After an error the checker goes on from this

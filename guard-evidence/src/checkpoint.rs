@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use crate::key::{PublicKey, SigningKey};
+use crate::key::{Algorithm, PublicKey, SigningKey};
 use crate::merkle::{Hash, MOST_HASHES};
 use crate::text::visible_fold;
 
@@ -80,7 +80,7 @@ pub(crate) fn key_id_of(name: &str, kind: u8, key: &PublicKey) -> [u8; 4] {
     let hash = Sha256::new()
         .chain_update(name)
         .chain_update([b'\n', kind])
-        .chain_update(key.ed25519_bytes())
+        .chain_update(key.bytes())
         .finalize();
     [hash[0], hash[1], hash[2], hash[3]]
 }
@@ -92,7 +92,7 @@ pub fn verifier_key(name: &str, key: &PublicKey) -> String {
 }
 
 pub(crate) fn verifier_key_of(name: &str, kind: u8, key: &PublicKey) -> String {
-    let bytes = [&[kind][..], &key.ed25519_bytes()].concat();
+    let bytes = [&[kind][..], &key.bytes()].concat();
     let id = hex::encode(key_id_of(name, kind, key));
     format!("{name}+{id}+{}", STANDARD.encode(bytes))
 }
@@ -196,7 +196,9 @@ pub fn verify(bytes: &[u8], origin: &str, keys: &[PublicKey]) -> Result<Checkpoi
     }
     let body = note.checkpoint.body();
     for signature in note.signatures.iter().filter(|s| s.name == origin) {
-        if let Some(key) = keys.iter().find(|key| key_id(origin, key) == signature.key_id) {
+        // Signed notes know no other kind of key for a log.
+        let mut usable = keys.iter().filter(|key| key.algorithm() == Algorithm::Ed25519);
+        if let Some(key) = usable.find(|key| key_id(origin, key) == signature.key_id) {
             return if key.verify(body.as_bytes(), &signature.signature) {
                 Ok(note.checkpoint)
             } else {

@@ -137,7 +137,7 @@ pub fn lines(text: &str) -> Option<Vec<NoteSignature>> {
 pub fn count(note: &Note, witnesses: &[VerifierKey]) -> usize {
     let signed = witnesses.iter().filter(|witness| witness.cosigned(note).is_some());
     // Two names of one key are one witness.
-    let keys: BTreeSet<[u8; 32]> = signed.map(|witness| witness.key.ed25519_bytes()).collect();
+    let keys: BTreeSet<Vec<u8>> = signed.map(|witness| witness.key.bytes()).collect();
     keys.len()
 }
 

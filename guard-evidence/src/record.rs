@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{ChangeRecord, ChangesHead};
 use crate::grant::GrantUse;
+use crate::key::PublicKey;
 use crate::text::Text;
 
 /// `_type` of every statement.
@@ -610,10 +611,21 @@ pub struct LifecycleRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Lifecycle {
-    /// First record of an epoch.
+    /// First record of an epoch. `key`: PKIX PEM, of consoles its id.
     Begun {
         why: String,
         key: String,
+        /// Where the epoch before it ended, if the signer knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<ChainEnd>,
+    },
+    /// The key that follows the one that signs this. It is in force when it begins an epoch; until then nothing has changed.
+    NextKey {
+        key: PublicKey,
+    },
+    /// From here on this host accepts decisions of this key of its console only: the one before it named it.
+    ConsoleKey {
+        key: PublicKey,
     },
     EnforcementOn {
         kernel: String,
@@ -696,6 +708,15 @@ pub enum Lifecycle {
         stopping: bool,
         counters: KernelCounters,
     },
+}
+
+/// The last record of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainEnd {
+    pub epoch: u64,
+    pub sequence: u64,
+    /// SHA-256 of its envelope, hex.
+    pub digest: String,
 }
 
 /// One exact rule: an answer of the policy that the kernel gave again by itself.

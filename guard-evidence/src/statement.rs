@@ -5,6 +5,7 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::key::PublicKey;
 use crate::record::{
     Action, ConnectAction, ConnectHow, DecidedBy, Digest, Effect, ExecAction, Header, Lifecycle, Peer, PolicyAction,
     PolicyDecided, Predicate, RequestRecord, RuleUses, STATEMENT_TYPE, Statement, Subject, Verdict,
@@ -537,11 +538,16 @@ pub fn effect_words(effect: &Effect) -> String {
 
 fn lifecycle_words(event: &Lifecycle) -> String {
     match event {
-        Lifecycle::Begun { why, key } => format!(
-            "chain begun: {} (key {})",
-            visible_fold(why, LINE),
-            visible_fold(key, 16)
-        ),
+        Lifecycle::Begun { why, key, after } => {
+            let key = PublicKey::from_pem(key).map_or_else(|_| visible_fold(key, 16), |key| key.id());
+            let after = after
+                .as_ref()
+                .map(|end| format!(", after record {} of epoch {}", end.sequence, end.epoch))
+                .unwrap_or_default();
+            format!("chain begun: {} (key {key}{after})", visible_fold(why, LINE))
+        }
+        Lifecycle::NextKey { key } => format!("key {} is to follow", key.id()),
+        Lifecycle::ConsoleKey { key } => format!("decisions are the console's by key {} from here on", key.id()),
         Lifecycle::EnforcementOn {
             kernel,
             agent_version,

@@ -3,7 +3,7 @@
 //! Owns its JSON form and the questions asked of it. It is given by the auditor, by a way of its own; the copy inside a
 //! bundle is a convenience and proves nothing. It must never answer for a key outside its window.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cosign::VerifierKey;
 use crate::key::PublicKey;
@@ -26,8 +26,9 @@ pub struct Trust {
 pub struct ConsoleTrust {
     /// The log's name, as in its checkpoints and in decisions.
     pub origin: String,
-    /// PKIX PEM; they sign people's decisions.
-    pub decision_keys: Vec<PublicKey>,
+    /// They sign people's decisions, and the console's own records.
+    #[serde(deserialize_with = "ranged")]
+    pub decision_keys: Vec<RangedKey>,
     /// PKIX PEM; they sign checkpoints.
     pub log_keys: Vec<PublicKey>,
     /// Verifier keys of witnesses that the auditor believes.
@@ -49,18 +50,84 @@ pub struct HostTrust {
     /// ULID.
     pub id: String,
     pub name: String,
-    pub evidence_keys: Vec<EvidenceKey>,
+    pub evidence_keys: Vec<RangedKey>,
 }
 
-/// A host's key and the epochs that it may sign.
+/// A key and what it may sign: epochs of its signer, and places in the log. No clock has a say in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EvidenceKey {
+pub struct RangedKey {
     pub key: PublicKey,
     pub from_epoch: u64,
     /// Absent: still in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub through_epoch: Option<u64>,
+    /// Of the log; absent: from its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_index: Option<u64>,
+    /// Absent: still in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through_index: Option<u64>,
+}
+
+impl RangedKey {
+    /// In use from the epoch that begins at this index of the log.
+    #[must_use]
+    pub fn from(key: PublicKey, epoch: u64, index: u64) -> Self {
+        Self {
+            key,
+            from_epoch: epoch,
+            through_epoch: None,
+            from_index: Some(index),
+            through_index: None,
+        }
+    }
+
+    /// A signer's only key, from the beginning.
+    #[must_use]
+    pub fn only(key: PublicKey) -> Self {
+        Self {
+            key,
+            from_epoch: 1,
+            through_epoch: None,
+            from_index: None,
+            through_index: None,
+        }
+    }
+
+    /// Ends it before this epoch, which begins at this index of the log. An earlier end stays.
+    pub fn end(&mut self, epoch: u64, index: u64) {
+        let earlier = |end: Option<u64>, next: u64| Some(end.unwrap_or(u64::MAX).min(next.saturating_sub(1)));
+        self.through_epoch = earlier(self.through_epoch, epoch);
+        self.through_index = earlier(self.through_index, index);
+    }
+
+    #[must_use]
+    pub fn signs_epoch(&self, epoch: u64) -> bool {
+        self.from_epoch <= epoch && self.through_epoch.is_none_or(|through| epoch <= through)
+    }
+
+    #[must_use]
+    pub fn signs_index(&self, index: u64) -> bool {
+        self.from_index.is_none_or(|from| from <= index) && self.through_index.is_none_or(|through| index <= through)
+    }
+}
+
+/// Keys with ranges; one that was written alone, as earlier consoles did, is good for everything.
+fn ranged<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RangedKey>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Alone(PublicKey),
+        Ranged(RangedKey),
+    }
+    let keys = Vec::<Written>::deserialize(deserializer)?.into_iter();
+    Ok(keys
+        .map(|key| match key {
+            Written::Alone(key) => RangedKey::only(key),
+            Written::Ranged(key) => key,
+        })
+        .collect())
 }
 
 /// A trust file was refused.
@@ -120,16 +187,6 @@ impl Trust {
     }
 }
 
-impl HostTrust {
-    /// The keys that may sign this epoch.
-    pub fn keys_of_epoch(&self, epoch: u64) -> impl Iterator<Item = &PublicKey> {
-        self.evidence_keys
-            .iter()
-            .filter(move |k| k.from_epoch <= epoch && k.through_epoch.is_none_or(|through| epoch <= through))
-            .map(|k| &k.key)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,15 +198,14 @@ mod tests {
         let host = HostTrust {
             id: "H".to_owned(),
             name: "build-7".to_owned(),
-            evidence_keys: vec![EvidenceKey {
-                key: key.clone(),
-                from_epoch: 2,
+            evidence_keys: vec![RangedKey {
                 through_epoch: Some(3),
+                ..RangedKey::from(key.clone(), 2, 7)
             }],
         };
         let console = ConsoleTrust {
             origin: "o".to_owned(),
-            decision_keys: vec![key.clone()],
+            decision_keys: vec![RangedKey::only(key.clone())],
             log_keys: vec![key],
             witnesses: vec![],
             quorum: 0,
@@ -157,9 +213,28 @@ mod tests {
         let trust = Trust::new(console.clone(), vec![host.clone()]);
         let json = trust.to_json().unwrap();
         assert_eq!(Trust::parse(&json).unwrap(), trust);
-        let counts: Vec<usize> = (1..=4).map(|epoch| host.keys_of_epoch(epoch).count()).collect();
-        assert_eq!(counts, [0, 1, 1, 0]);
+        let range = &host.evidence_keys[0];
+        assert_eq!(
+            [1, 2, 3, 4].map(|epoch| range.signs_epoch(epoch)),
+            [false, true, true, false]
+        );
+        assert_eq!([6, 7].map(|index| range.signs_index(index)), [false, true]);
+        let mut ended = range.clone();
+        ended.end(3, 9);
+        ended.end(4, 20);
+        assert_eq!(
+            (ended.through_epoch, ended.through_index),
+            (Some(2), Some(8)),
+            "an end stays"
+        );
         let text = String::from_utf8(json).unwrap();
+        let mut alone: serde_json::Value = serde_json::from_str(&text).unwrap();
+        alone["console"]["decision_keys"][0] = alone["console"]["log_keys"][0].clone();
+        assert_eq!(
+            Trust::parse(&serde_json::to_vec(&alone).unwrap()).unwrap(),
+            trust,
+            "as earlier consoles wrote it"
+        );
         assert!(Trust::parse(text.replace("build-7\",", "build-7\",\"x\":1,").as_bytes()).is_err());
         assert!(matches!(
             Trust::parse(text.replace(":v1", ":v2").as_bytes()),

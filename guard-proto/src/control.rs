@@ -32,6 +32,8 @@ pub enum ControlRequest {
     Doctor {},
     /// Actions waiting on this host, whoever is asked.
     Pending {},
+    /// Replace the key that signs this host's evidence. Root only.
+    RotateKey {},
     /// The policy in force on this host. Root only.
     PolicyText {},
     /// Check a policy text, write it to the policy file and put it into force. Root only.
@@ -62,6 +64,11 @@ pub enum ControlReply {
         text: String,
     },
     Done,
+    /// A key was made and named in a record; it signs as soon as the console holds that.
+    NextKey {
+        /// Its id.
+        key: String,
+    },
     /// What happened, why, and what to do next.
     Refused {
         error: String,

@@ -73,11 +73,14 @@ enum Command {
         /// Fewer repetitions.
         #[arg(long)]
         quick: bool,
+        /// Evidence: a log of ten million records too, which takes gigabytes of disk.
+        #[arg(long, conflicts_with = "quick")]
+        full: bool,
         /// The agent as it is shipped (building it takes minutes); otherwise the quick profile that the tests use.
         #[arg(long)]
         release: bool,
         /// Only: the time from a clean clone to the end of `demo --auto`.
-        #[arg(long, conflicts_with_all = ["quick", "release", "parts"])]
+        #[arg(long, conflicts_with_all = ["quick", "full", "release", "parts"])]
         from_clone: bool,
         /// Only these parts; none: all.
         parts: Vec<Part>,
@@ -183,12 +186,14 @@ fn main() -> ExitCode {
         Command::Demo { auto } => demo(auto),
         Command::Bench {
             quick,
+            full,
             release,
             from_clone,
             parts,
         } => asked(|| {
             let options = BenchOptions {
                 quick,
+                full,
                 release,
                 from_clone,
                 parts,

@@ -8,7 +8,7 @@ use guard_evidence::cosign::VerifierKey;
 use guard_evidence::key::SigningKey;
 use guard_evidence::merkle::{Tree, leaf_hash, verify_consistency, verify_inclusion};
 use guard_evidence::tile::{self, Tile};
-use guard_evidence::trust::{ConsoleTrust, Trust};
+use guard_evidence::trust::{ConsoleTrust, RangedKey, Trust};
 use guard_evidence::verify::{Asked, Report, Status, TrustSource, unreadable, verify};
 use guard_evidence::witness::AddCheckpoint;
 
@@ -116,7 +116,7 @@ pub fn bundle(data: &[u8]) {
             let key = SigningKey::from_seed(&[5; 32]).public();
             let console = ConsoleTrust {
                 origin: "console.example.org/guard".to_owned(),
-                decision_keys: vec![key.clone()],
+                decision_keys: vec![RangedKey::only(key.clone())],
                 log_keys: vec![key],
                 witnesses: vec![],
                 quorum: 0,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guard_evidence::cosign::VerifierKey;
+use guard_evidence::key::Algorithm;
 
 use crate::kernel::{Away, KernelConfig, LabelSettings, Writes};
 
@@ -34,6 +35,10 @@ pub struct Config {
     /// Whose cosignatures of the console's log a receipt needs, and how many of them.
     pub witnesses: Vec<VerifierKey>,
     pub quorum: usize,
+    /// Of keys for evidence that are made from now on.
+    pub key: Algorithm,
+    /// How old the key may be before another one follows it; `None`: as old as it likes.
+    pub rotate_key_every: Option<Duration>,
     /// To read the content of an executable.
     pub hash_deadline: Duration,
     pub protect: ProtectMore,
@@ -183,6 +188,8 @@ impl Default for Config {
             spool_bytes: 1 << 30,
             witnesses: Vec::new(),
             quorum: 0,
+            key: Algorithm::default(),
+            rotate_key_every: None,
             hash_deadline: Duration::from_secs(30),
             protect: ProtectMore::default(),
             kernel_rules: true,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guard_evidence::cosign::{KeyKind, VerifierKey};
+use guard_evidence::key::Algorithm;
 use guard_proto::limits::is_label;
 use serde::Deserialize;
 use toml::Spanned;
@@ -54,6 +55,8 @@ struct RawEvidence {
     #[serde(default)]
     witnesses: Vec<Spanned<String>>,
     quorum: Option<Spanned<i64>>,
+    key: Option<Algorithm>,
+    rotate_key_every: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -227,7 +230,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
                         range.start,
                         range.end
                     ),
-                    "write a number and ms, s, m or h, as in \"500ms\"",
+                    "write a number and ms, s, m, h or d, as in \"500ms\"",
                 )
             }),
     };
@@ -482,6 +485,11 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
     let all = u32::try_from(witnesses.len()).unwrap_or(u32::MAX);
     let quorum = number("quorum", raw.evidence.quorum, all, 0..=all)?;
 
+    let rotate_key_every = match raw.evidence.rotate_key_every {
+        None => None,
+        every => Some(length("rotate_key_every", every, s(0), s(3_600)..s(10 * 366 * 86_400))?),
+    };
+
     let spool = number("spool_mib", raw.limits.spool_mib, 1_024, 16..=1_048_576)?;
     kernel.away = labels.default.away;
     kernel.looping = labels.default.looping;
@@ -503,6 +511,8 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         spool_bytes: u64::from(spool) << 20,
         witnesses,
         quorum: quorum as usize,
+        key: raw.evidence.key.unwrap_or(default.key),
+        rotate_key_every,
         protect,
         kernel_rules: raw.policy.kernel_rules.unwrap_or(default.kernel_rules),
         hash_deadline: length("hash_deadline", raw.hash_deadline, default.hash_deadline, s(1)..s(3600))?,
@@ -527,7 +537,7 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
     )
 }
 
-/// `500ms`, `2s`, `5m`, `1h`.
+/// `500ms`, `2s`, `5m`, `1h`, `90d`.
 fn milliseconds(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().ok()?;
@@ -536,6 +546,7 @@ fn milliseconds(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     Some(Duration::from_millis(number.checked_mul(unit)?))

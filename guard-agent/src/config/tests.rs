@@ -36,6 +36,8 @@ fn everything_can_be_set() {
         [evidence]
         witnesses = ["w.example.org+b097821f+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea"]
         quorum = 1
+        key = "p256"
+        rotate_key_every = "90d"
         [log]
         format = "json"
         level = "debug"
@@ -53,6 +55,8 @@ fn everything_can_be_set() {
             level: tracing::Level::DEBUG
         }
     );
+    assert_eq!(config.key, Algorithm::P256);
+    assert_eq!(config.rotate_key_every, Some(Duration::from_secs(90 * 86_400)));
     assert_eq!(config.record_environment, ["GIT_*", "HOME"]);
 }
 

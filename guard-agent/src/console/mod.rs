@@ -4,6 +4,7 @@
 //! while the console is away, questions and evidence stay where they are.
 
 pub(crate) mod channel;
+mod keys;
 mod ship;
 pub(crate) mod tls;
 pub(crate) mod witness;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use guard_evidence::cosign::VerifierKey;
 use guard_evidence::key::PublicKey;
+use guard_evidence::record::Lifecycle;
 use guard_proto::limits::GRPC_MESSAGE_BYTES;
 use guard_proto::v1;
 use guard_proto::v1::approval_client::ApprovalClient;
@@ -122,7 +124,7 @@ pub struct Client {
 
 impl Client {
     /// Connects, again and again.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         if let Some(refused) = witness::refused_before(self.identity.directory()) {
             self.state.refused_log(&refused);
         }
@@ -165,7 +167,7 @@ impl Client {
         }
     }
 
-    async fn stream(&self, stream: u64) -> Result<(), StreamError> {
+    async fn stream(&mut self, stream: u64) -> Result<(), StreamError> {
         let files = self.identity.tls()?;
         let renew_at = renewal(&files.chain_pem);
         let config = tls::mutual(&self.enrolment.ca_pem, &files.chain_pem, &files.key_pem)?;
@@ -208,6 +210,7 @@ impl Client {
             );
         }
 
+        self.follow_decision_key(&welcome)?;
         let shipping = Shipping {
             evidence: self.evidence.clone(),
             directory: self.identity.directory().to_owned(),
@@ -239,6 +242,29 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// Believes another decision key if the one that is known leads to it: on disk, in a record, then in the engine.
+    fn follow_decision_key(&mut self, welcome: &v1::Welcome) -> Result<(), StreamError> {
+        let Enrolment {
+            decision_key,
+            log_origin,
+            ..
+        } = &mut self.enrolment;
+        let key = keys::follow(decision_key, log_origin, &welcome.decision_key_statements);
+        if key == *decision_key {
+            return Ok(());
+        }
+        self.identity.replace_decision_key(&key)?;
+        decision_key.clone_from(&key);
+        tracing::info!(
+            key = key.id(),
+            "the console's decisions are signed by another key, which the one before it named"
+        );
+        self.evidence.lifecycle(Lifecycle::ConsoleKey { key: key.clone() });
+        self.events
+            .send(Event::Console(FromConsole::DecisionKey(key)))
+            .map_err(|_| StreamError::Engine)
     }
 
     /// The log's key: the one of the enrolment, else the first that this console tells, which is pinned.

@@ -3,7 +3,8 @@ use crate::enroll::{EnrollError, enroll};
 use crate::evidence::EvidenceConfig;
 use crate::identity::token::Token;
 use crate::testing::fake_console::Console;
-use guard_evidence::record::Lifecycle;
+use guard_evidence::key::Algorithm;
+use guard_evidence::record::{LifecycleRecord, Predicate};
 use guard_proto::v1::host_message;
 use std::path::Path;
 
@@ -15,7 +16,9 @@ fn token(text: &str) -> Token {
 }
 
 async fn joined(console: &Console, state: &Path) -> (Client, mpsc::UnboundedReceiver<Event>) {
-    enroll(state, &token(&console.token()), false).await.unwrap();
+    enroll(state, &token(&console.token()), false, Algorithm::Ed25519)
+        .await
+        .unwrap();
     client(state)
 }
 
@@ -24,8 +27,8 @@ fn client(state: &Path) -> (Client, mpsc::UnboundedReceiver<Event>) {
     let evidence = Evidence::start(EvidenceConfig {
         host_id: identity.host_id.clone(),
         key: identity.evidence_key_again().unwrap(),
-        spool_directory: identity.spool_directory(),
-        epoch_file: identity.epoch_file(),
+        directory: identity.directory().to_owned(),
+        ships: identity.enrolment.is_some(),
         max_bytes: 64 << 20,
     })
     .unwrap();
@@ -86,7 +89,7 @@ async fn a_token_works_once_and_pins_the_console() {
 
     let mut wrong_pin = token(&console.token());
     wrong_pin.ca_sha256[0] ^= 1;
-    let error = enroll(&state, &wrong_pin, false).await.unwrap_err();
+    let error = enroll(&state, &wrong_pin, false, Algorithm::Ed25519).await.unwrap_err();
     assert!(
         error.to_string().contains("not signed by the CA that this host knows"),
         "{error}"
@@ -97,7 +100,9 @@ async fn a_token_works_once_and_pins_the_console() {
     );
 
     let wrong_secret = token(&console.token().replace("once", "never"));
-    let error = enroll(&state, &wrong_secret, false).await.unwrap_err();
+    let error = enroll(&state, &wrong_secret, false, Algorithm::Ed25519)
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, EnrollError::Refused(why) if why.contains("spent or expired")),
         "{error}"
@@ -107,19 +112,27 @@ async fn a_token_works_once_and_pins_the_console() {
         "nothing is left of what failed"
     );
 
-    let enrolled = enroll(&state, &token(&console.token()), false).await.unwrap();
+    let enrolled = enroll(&state, &token(&console.token()), false, Algorithm::Ed25519)
+        .await
+        .unwrap();
     let identity = Identity::load(&state).unwrap().unwrap();
     assert_eq!(identity.host_id, enrolled.host_id);
     assert_eq!(identity.enrolment.as_ref().unwrap().ca_pem, console.ca_pem);
 
-    let error = enroll(&state, &token(&console.token()), false).await.unwrap_err();
+    let error = enroll(&state, &token(&console.token()), false, Algorithm::Ed25519)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("--force"), "{error}");
-    let error = enroll(&state, &token(&console.token()), true).await.unwrap_err();
+    let error = enroll(&state, &token(&console.token()), true, Algorithm::Ed25519)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("spent"), "{error}");
     assert_eq!(Identity::load(&state).unwrap().unwrap().host_id, identity.host_id);
 
     *console.shared.spent.lock() = false;
-    let again = enroll(&state, &token(&console.token()), true).await.unwrap();
+    let again = enroll(&state, &token(&console.token()), true, Algorithm::Ed25519)
+        .await
+        .unwrap();
     let new = Identity::load(&state).unwrap().unwrap();
     assert!(again.replaced && new.host_id != identity.host_id);
     assert_ne!(new.evidence_key.public(), identity.evidence_key.public());
@@ -130,7 +143,9 @@ async fn a_console_with_another_name_is_refused() {
     // Its CA is the pinned one, its certificate is for another host.
     let console = Console::start(&["console.example.org"], WEEK).await;
     let dir = tempfile::tempdir().unwrap();
-    let error = enroll(dir.path(), &token(&console.token()), false).await.unwrap_err();
+    let error = enroll(dir.path(), &token(&console.token()), false, Algorithm::Ed25519)
+        .await
+        .unwrap_err();
     assert!(matches!(error, EnrollError::Connect(_)), "{error}");
     assert!(!*console.shared.spent.lock());
 }
@@ -139,7 +154,10 @@ async fn a_console_with_another_name_is_refused() {
 async fn nobody_there_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let nobody = token(&format!("guard1.127.0.0.1:1.{}.x", "ab".repeat(32)));
-    let error = enroll(dir.path(), &nobody, false).await.unwrap_err().to_string();
+    let error = enroll(dir.path(), &nobody, false, Algorithm::Ed25519)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("127.0.0.1:1") && error.contains("refused") && error.contains('→'),
         "{error}"
@@ -286,5 +304,43 @@ async fn a_console_that_forks_its_log_gets_no_more_and_an_alarm() {
     // What was sent before, the refusal, and one more if it was refused twice.
     until("goes on", || evidence.unshipped() == 0 && state.log_size() >= 4).await;
     assert!(state.log_refused().is_some(), "what was refused is not forgotten");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_decision_key_is_followed_and_kept() {
+    let console = Console::start(LOOPBACK, WEEK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (client, events) = joined(&console, dir.path()).await;
+    let next = guard_evidence::key::SigningKey::from_seed(&[42; 32]).public();
+    let stamp = guard_evidence::chain::Stamp {
+        at: String::new(),
+        since_boot_ns: 0,
+        boot_id: String::new(),
+    };
+    let event = Lifecycle::NextKey { key: next.clone() };
+    let statement = guard_evidence::chain::Chain::begin(format!("console:{}", client.enrolment.log_origin), 1)
+        .seal(&console.shared.decision_key, stamp, |header| {
+            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
+        })
+        .unwrap();
+    console.shared.statements.lock().push(statement.envelope);
+    let evidence = client.evidence.clone();
+    let mut from_console = say_hello(events);
+    let task = tokio::spawn(client.run());
+    let found = async {
+        loop {
+            if let Some(FromConsole::DecisionKey(key)) = from_console.recv().await {
+                return key;
+            }
+        }
+    };
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(20), found).await.unwrap(),
+        next
+    );
+    let kept = Identity::load(dir.path()).unwrap().unwrap().enrolment.unwrap();
+    assert_eq!(kept.decision_key, next);
+    until("recorded", || *evidence.durable().borrow() >= 2).await;
     task.abort();
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use guard_evidence::key::Algorithm;
 use guard_evidence::text::visible_fold;
 use guard_proto::control::{ControlReply, ControlRequest, Finding, FindingState, RunEvent};
 use guard_proto::limits::{CONTROL_LINE_BYTES, is_label};
@@ -50,6 +51,8 @@ pub struct Context {
     pub labels: Labels,
     pub watchers: Watchers,
     pub evidence: Evidence,
+    /// Of the key that is to follow the one that signs evidence.
+    pub key: Algorithm,
     pub events: mpsc::UnboundedSender<Event>,
     pub stats: Arc<Stats>,
     pub policy: InForce,
@@ -237,6 +240,11 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::Watch { .. } => ControlReply::Refused {
             error: "watch is the only request of its connection".to_owned(),
         },
+        ControlRequest::RotateKey {} if peer.uid != 0 => refuse_others("replace the evidence key"),
+        ControlRequest::RotateKey {} => match context.evidence.replace_key(context.key).await {
+            Ok(key) => ControlReply::NextKey { key },
+            Err(error) => ControlReply::Refused { error },
+        },
         ControlRequest::LabelAdd { label, cgroup } => {
             root_only(peer, "label a cgroup", label_add(context, label, cgroup)).await
         }
@@ -270,13 +278,17 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
 
 async fn root_only(peer: &Peer, what: &str, work: impl Future<Output = Result<(), String>>) -> ControlReply {
     if peer.uid != 0 {
-        return ControlReply::Refused {
-            error: format!("only root may {what}: run it with sudo"),
-        };
+        return refuse_others(what);
     }
     match work.await {
         Ok(()) => ControlReply::Done,
         Err(error) => ControlReply::Refused { error },
+    }
+}
+
+fn refuse_others(what: &str) -> ControlReply {
+    ControlReply::Refused {
+        error: format!("only root may {what}: run it with sudo"),
     }
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::kernel::KernelHandle;
 use crate::kernel::api::ToKernel;
 use crate::testing::{self, HOST, Rig, rig};
+use guard_evidence::key::Algorithm;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as StdStream;
 
@@ -51,6 +52,7 @@ fn world(patterns: &[(&str, &str)]) -> World {
             Arc::new(guard_policy::Policy::empty()),
             events.clone(),
         ),
+        key: Algorithm::P256,
         events,
         stats: Arc::default(),
         host_id: HOST.to_owned(),

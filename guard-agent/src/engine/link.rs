@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use guard_evidence::key::PublicKey;
 use guard_proto::v1::host_message::Kind;
 use guard_proto::v1::{AskReceived, Decision, HostMessage};
 use tokio::sync::mpsc;
@@ -27,6 +28,8 @@ pub enum FromConsole {
     },
     AskReceived(AskReceived),
     Decision(Decision),
+    /// Decisions are signed by this key from here on, and by no other.
+    DecisionKey(PublicKey),
 }
 
 #[derive(Debug, Default)]

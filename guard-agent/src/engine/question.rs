@@ -180,6 +180,11 @@ impl Engine {
             FromConsole::Disconnected { stream } => self.link.disconnected(stream),
             FromConsole::AskReceived(received) => self.ask_received(&received),
             FromConsole::Decision(decision) => self.decision(&decision),
+            FromConsole::DecisionKey(key) => {
+                if let Some((known, _)) = &mut self.parts.console {
+                    *known = key;
+                }
+            }
         }
     }
 

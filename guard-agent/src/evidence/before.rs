@@ -1,7 +1,8 @@
 //! What the agent before this one wrote last.
 //!
 //! Owns reading the end of the spool at start. It is given our key. It must never believe a record that we did not sign,
-//! and never read the whole spool, which may be large.
+//! and never read the whole spool, which may be large. What an earlier key signed is believed because later records, of the
+//! key that there is, name its digest.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -33,20 +34,51 @@ pub(super) fn read(spool: &Spool, key: &PublicKey) -> Result<Before, SpoolError>
     let through = spool.written();
     let from = through.saturating_sub(FRAMES - 1).max(spool.first());
     if from <= through {
-        for (_, envelope) in spool.reader(from).read(through, usize::MAX, usize::MAX)? {
-            before.add(&envelope, key);
+        let frames = spool.reader(from).read(through, usize::MAX, usize::MAX)?;
+        for payload in ours(frames.into_iter().map(|(_, envelope)| envelope), key) {
+            before.add(&payload);
         }
     }
     Ok(before)
 }
 
-impl Before {
-    fn add(&mut self, envelope: &[u8], key: &PublicKey) {
-        let Ok(verified) = dsse::parse(envelope).and_then(|unverified| unverified.verify(key)) else {
-            return;
+/// Payloads of what we signed, from the back: each record vouches for the one before it.
+fn ours(frames: impl DoubleEndedIterator<Item = Vec<u8>>, key: &PublicKey) -> Vec<Vec<u8>> {
+    let mut payloads = Vec::new();
+    let mut named: Option<String> = None;
+    for envelope in frames.rev() {
+        let Ok(unverified) = dsse::parse(&envelope) else { break };
+        let payload = if named.is_some_and(|digest| digest == sha256_hex(&envelope)) {
+            unverified.unverified_payload().to_vec()
+        } else {
+            match unverified.verify(key) {
+                Ok(verified) => verified.payload,
+                Err(_) => break,
+            }
         };
-        let digest = sha256_hex(&verified.payload);
-        match Statement::from_payload(&verified.payload).map(|statement| statement.predicate) {
+        named = Statement::from_payload(&payload)
+            .ok()
+            .and_then(|statement| before_it(&statement));
+        payloads.push(payload);
+    }
+    payloads.reverse();
+    payloads
+}
+
+/// Digest of the record before this one, also that of the epoch before.
+fn before_it(statement: &Statement) -> Option<String> {
+    if let Predicate::Lifecycle(record) = &statement.predicate
+        && let Lifecycle::Begun { after, .. } = &record.event
+    {
+        return after.as_ref().map(|end| end.digest.clone());
+    }
+    statement.header().map(|header| header.previous.clone())
+}
+
+impl Before {
+    fn add(&mut self, payload: &[u8]) {
+        let digest = sha256_hex(payload);
+        match Statement::from_payload(payload).map(|statement| statement.predicate) {
             Ok(Predicate::Request(record)) => {
                 let question = OpenQuestion {
                     request_id: record.request_id.clone(),

@@ -5,6 +5,7 @@
 
 mod before;
 mod fit;
+mod keys;
 mod writer;
 
 use std::path::PathBuf;
@@ -13,14 +14,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use guard_evidence::chain::Sealed;
-use guard_evidence::key::SigningKey;
+use guard_evidence::key::{Algorithm, SigningKey};
 use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, Predicate};
 use guard_evidence::spool::{Reader, SpoolError};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub use before::Before;
 pub use fit::{fit, fit_connect, fit_file};
+pub(crate) use keys::{KEY, is_due};
 
 /// Records that may wait for the disk. Beyond it everything is denied.
 const QUEUE: usize = 8_192;
@@ -34,6 +36,8 @@ pub enum EvidenceError {
     Spool(#[from] SpoolError),
     #[error("{path}: {why}")]
     Epoch { path: PathBuf, why: String },
+    #[error("{0}\n  → if the file is lost, enrol this host again: guard tokens create | guard-agent enroll --force")]
+    Key(String),
     #[error("the writer's thread cannot be started: {0}")]
     Thread(std::io::Error),
     #[error("the first record cannot be written: {0}")]
@@ -45,10 +49,23 @@ pub enum EvidenceError {
 pub struct EvidenceConfig {
     pub host_id: String,
     pub key: SigningKey,
-    pub spool_directory: PathBuf,
-    /// Holds the number of the current epoch.
-    pub epoch_file: PathBuf,
+    /// Of the identity: spool, number of the epoch and keys are there.
+    pub directory: PathBuf,
+    /// Whether a console takes the records: then a key is replaced when it holds the record that names the next one.
+    pub ships: bool,
     pub max_bytes: u64,
+}
+
+impl EvidenceConfig {
+    /// Where evidence waits for the console.
+    fn spool(&self) -> PathBuf {
+        self.directory.join("spool")
+    }
+
+    /// Holds the number of the epoch that evidence is in.
+    fn epoch_file(&self) -> PathBuf {
+        self.directory.join("epoch")
+    }
 }
 
 /// The way to the writer. Cheap to clone; never blocks.
@@ -99,6 +116,11 @@ enum Job {
     Acknowledge {
         through: u64,
     },
+    /// Name a key that is to follow; `done` is told its id when that record is durable.
+    NextKey {
+        algorithm: Algorithm,
+        done: oneshot::Sender<Result<String, String>>,
+    },
     Stop {
         done: mpsc::Sender<()>,
     },
@@ -109,6 +131,7 @@ impl std::fmt::Debug for Job {
         f.write_str(match self {
             Self::Write { .. } => "Write",
             Self::Acknowledge { .. } => "Acknowledge",
+            Self::NextKey { .. } => "NextKey",
             Self::Stop { .. } => "Stop",
         })
     }
@@ -190,6 +213,17 @@ impl Evidence {
     /// Counts a denial for whose record there was no place; the count is recorded when there is one again.
     pub fn count_unrecorded(&self) {
         self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Begins to replace the key: a new one is made and named in a record; gives its id. It signs as soon as the console
+    /// holds that record. Asked for again before that, the same key is named again.
+    ///
+    /// # Errors
+    /// In words, if the key cannot be written.
+    pub async fn replace_key(&self, algorithm: Algorithm) -> Result<String, String> {
+        let (done, wait) = oneshot::channel();
+        self.send(Job::NextKey { algorithm, done });
+        wait.await.unwrap_or_else(|_| Err("the agent is stopping".to_owned()))
     }
 
     /// The console has everything up to this position of the spool.

@@ -3,12 +3,14 @@ use crate::testing::{HOST, key, records, rig};
 use std::path::Path;
 use std::time::Duration;
 
+mod keys;
+
 fn start(state: &Path) -> Evidence {
     Evidence::start(EvidenceConfig {
         host_id: HOST.to_owned(),
         key: key(),
-        spool_directory: state.join("spool"),
-        epoch_file: state.join("epoch"),
+        directory: state.to_owned(),
+        ships: false,
         max_bytes: 64 << 20,
     })
     .unwrap()
@@ -22,6 +24,15 @@ fn wait_for(evidence: &Evidence, count: u64) {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{} of {count} records are durable", *evidence.durable().borrow());
+}
+
+/// The spool's only one.
+fn segment(state: &Path) -> PathBuf {
+    std::fs::read_dir(state.join("spool"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| std::fs::read(path).unwrap().starts_with(b"GUARDSP1"))
+        .unwrap()
 }
 
 #[test]
@@ -71,8 +82,8 @@ fn a_second_agent_is_refused() {
     let error = Evidence::start(EvidenceConfig {
         host_id: HOST.to_owned(),
         key: key(),
-        spool_directory: rig.state.join("spool"),
-        epoch_file: rig.state.join("epoch"),
+        directory: rig.state.clone(),
+        ships: false,
         max_bytes: 64 << 20,
     })
     .unwrap_err();
@@ -87,11 +98,7 @@ fn a_damaged_spool_is_set_aside_and_said() {
     }
     wait_for(&rig.evidence, 11);
     rig.evidence.stop();
-    let segment = std::fs::read_dir(rig.state.join("spool"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| std::fs::read(path).unwrap().starts_with(b"GUARDSP1"))
-        .unwrap();
+    let segment = segment(&rig.state);
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
@@ -129,8 +136,8 @@ fn a_full_disk_denies_and_recovers() {
     let evidence = Evidence::start(EvidenceConfig {
         host_id: HOST.to_owned(),
         key: key(),
-        spool_directory: dir.path().join("spool"),
-        epoch_file: dir.path().join("epoch"),
+        directory: dir.path().to_owned(),
+        ships: false,
         max_bytes: 40_000,
     })
     .unwrap();

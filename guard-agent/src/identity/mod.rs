@@ -9,11 +9,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use guard_evidence::key::{PublicKey, SigningKey};
+use guard_evidence::key::{Algorithm, PublicKey, SigningKey};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::evidence::KEY;
 use crate::files;
 
 /// The current identity: a symbolic link to a directory `identity-<host id>`.
@@ -88,11 +89,11 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
 
 impl Identity {
     /// Loads the identity; on the first start of a host that is not enrolled it makes one of its own, so that what
-    /// the policy decides is recorded from the beginning.
+    /// the policy decides is recorded from the beginning. `algorithm` is that of its key then.
     ///
     /// # Errors
     /// [`IdentityError`] for anything unreadable: it is never replaced silently.
-    pub fn load_or_create(state_dir: &Path) -> Result<Self, IdentityError> {
+    pub fn load_or_create(state_dir: &Path, algorithm: Algorithm) -> Result<Self, IdentityError> {
         files::private_directory(state_dir).map_err(at(state_dir))?;
         match Self::load(state_dir)? {
             Some(identity) => Ok(identity),
@@ -100,7 +101,7 @@ impl Identity {
                 state_dir,
                 &Ulid::new().to_string(),
                 &system_hostname(),
-                &new_evidence_key(),
+                &new_evidence_key(algorithm),
                 None,
                 None,
             ),
@@ -130,7 +131,7 @@ impl Identity {
         if Ulid::from_string(&file.host_id).is_err() {
             return Err(damaged(&path, "host_id is not a ULID".to_owned()));
         }
-        let path = directory.join("evidence.key");
+        let path = directory.join(KEY);
         let pem = fs::read_to_string(&path).map_err(at(&path))?;
         let evidence_key = SigningKey::from_pkcs8_pem(&pem).map_err(|e| damaged(&path, e.to_string()))?;
         Ok(Some(Self {
@@ -163,7 +164,7 @@ impl Identity {
             why,
         };
         let pem = evidence_key.to_pkcs8_pem().map_err(|e| damaged(e.to_string()))?;
-        write("evidence.key", pem.as_bytes())?;
+        write(KEY, pem.as_bytes())?;
         if let Some(tls) = tls {
             write("tls.pem", format!("{}{}", tls.key_pem, tls.chain_pem).as_bytes())?;
         }
@@ -188,26 +189,13 @@ impl Identity {
         Self::load(state_dir)?.ok_or_else(|| damaged("it is gone after it was written".to_owned()))
     }
 
-    /// Where this identity's evidence waits for the console. Each identity has its own, so that two signers never
-    /// share a chain.
-    #[must_use]
-    pub fn spool_directory(&self) -> PathBuf {
-        self.directory.join("spool")
-    }
-
-    /// Holds the number of the epoch that evidence is in.
-    #[must_use]
-    pub fn epoch_file(&self) -> PathBuf {
-        self.directory.join("epoch")
-    }
-
     /// The key for the thread that signs.
     ///
     /// # Errors
     /// Never for a key that was loaded.
     pub fn evidence_key_again(&self) -> Result<SigningKey, IdentityError> {
         let damaged = |why: String| IdentityError::Damaged {
-            path: self.directory.join("evidence.key"),
+            path: self.directory.join(KEY),
             why,
         };
         let pem = self.evidence_key.to_pkcs8_pem().map_err(|e| damaged(e.to_string()))?;
@@ -252,6 +240,24 @@ impl Identity {
         files::replace(&path, pem.as_bytes(), 0o600).map_err(at(&path))
     }
 
+    /// Believes another key of the console's decisions from now on.
+    ///
+    /// # Errors
+    /// If the disk refuses; the old one stays.
+    pub fn replace_decision_key(&self, key: &PublicKey) -> Result<(), IdentityError> {
+        let path = self.directory.join("host.json");
+        let damaged = |e: serde_json::Error| IdentityError::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        };
+        let mut file: HostFile = serde_json::from_slice(&fs::read(&path).map_err(at(&path))?).map_err(damaged)?;
+        if let Some(enrolment) = &mut file.enrolment {
+            enrolment.decision_key = key.clone();
+        }
+        let bytes = serde_json::to_vec_pretty(&file).map_err(damaged)?;
+        files::replace(&path, &bytes, 0o600).map_err(at(&path))
+    }
+
     /// A file of this identity.
     #[cfg(test)]
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -288,8 +294,8 @@ impl Identity {
 
 /// A fresh key for evidence.
 #[must_use]
-pub fn new_evidence_key() -> SigningKey {
-    SigningKey::generate(&mut guard_evidence::rand_core::OsRng)
+pub fn new_evidence_key(algorithm: Algorithm) -> SigningKey {
+    SigningKey::generate_for(algorithm, &mut guard_evidence::rand_core::OsRng)
 }
 
 /// A fresh TLS key and a request for its certificate, both PEM.
@@ -326,8 +332,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("guard");
         assert!(Identity::load(&state).unwrap().is_none());
-        let first = Identity::load_or_create(&state).unwrap();
-        let again = Identity::load_or_create(&state).unwrap();
+        let first = Identity::load_or_create(&state, Algorithm::Ed25519).unwrap();
+        let again = Identity::load_or_create(&state, Algorithm::Ed25519).unwrap();
         assert_eq!(first.host_id, again.host_id);
         assert_eq!(first.evidence_key.public(), again.evidence_key.public());
         assert!(again.enrolment.is_none());
@@ -335,14 +341,16 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(&key, "garbage").unwrap();
-        let error = Identity::load_or_create(&state).unwrap_err().to_string();
+        let error = Identity::load_or_create(&state, Algorithm::Ed25519)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("evidence.key") && error.contains("--force"), "{error}");
     }
 
     #[test]
     fn tls_files_round_trip() {
         let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::load_or_create(dir.path()).unwrap();
+        let identity = Identity::load_or_create(dir.path(), Algorithm::Ed25519).unwrap();
         assert!(identity.tls().is_err());
         let (key_pem, csr) = new_tls_key().unwrap();
         assert!(csr.starts_with("-----BEGIN CERTIFICATE REQUEST-----"));

@@ -8,7 +8,7 @@ use guard_evidence::checkpoint::Checkpoint;
 use guard_evidence::key::SigningKey;
 use guard_evidence::merkle::{Tree, leaf_hash};
 use guard_evidence::record::{Lifecycle, LifecycleRecord, Predicate};
-use guard_evidence::trust::{ConsoleTrust, EvidenceKey, HostTrust, Trust};
+use guard_evidence::trust::{ConsoleTrust, HostTrust, RangedKey, Trust};
 
 use crate::console::Console;
 use crate::{guard, run};
@@ -47,20 +47,15 @@ fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
     .unwrap();
     let console = ConsoleTrust {
         origin: origin.to_owned(),
-        decision_keys: vec![decision.public()],
+        decision_keys: vec![RangedKey::only(decision.public())],
         log_keys: vec![log.public()],
         witnesses: vec![],
         quorum: 0,
     };
-    let key = EvidenceKey {
-        key: host.public(),
-        from_epoch: 1,
-        through_epoch: None,
-    };
     let hosts = vec![HostTrust {
         id: "H".to_owned(),
         name: "build-7".to_owned(),
-        evidence_keys: vec![key],
+        evidence_keys: vec![RangedKey::only(host.public())],
     }];
     let trust = Trust::new(console, hosts).to_json().unwrap();
     let mut writer = Writer::new(

@@ -31,7 +31,8 @@ fn kind(statement: &Statement) -> Option<&'static str> {
             Lifecycle::Recovered { .. } => Some("spool-recovered"),
             Lifecycle::LogRefused { .. } => Some("log-refused"),
             Lifecycle::DecisionRefused { .. } => Some("decision-refused"),
-            Lifecycle::Begun { .. } if header.epoch > 1 => Some("new-epoch"),
+            // One that goes on where the epoch before it ended has another key and has lost nothing.
+            Lifecycle::Begun { after: None, .. } if header.epoch > 1 => Some("new-epoch"),
             Lifecycle::AgentAway { from, to } => {
                 let away = parse_rfc3339(to).ok()? - parse_rfc3339(from).ok()?;
                 (away >= AWAY_MS).then_some("agent-away")

@@ -6,10 +6,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use guard_evidence::dsse;
-use guard_evidence::key::{PublicKey, SigningKey};
+use guard_evidence::key::SigningKey;
 use guard_evidence::record::{Predicate, RequestRecord, Statement};
 use guard_evidence::statement::{action_word, sha256_hex, what};
 use guard_evidence::text::visible_fold;
+use guard_evidence::trust::RangedKey;
 use guard_proto::limits::{NAME_BYTES, PENDING_PER_HOST, RECORD_BYTES};
 use guard_proto::rest::RequestState;
 use guard_proto::v1;
@@ -17,8 +18,10 @@ use prost::Message as _;
 use ulid::Ulid;
 
 use super::card::{self, WHAT_CHARACTERS};
+use super::changes::signed_by;
+use super::evidence::verified;
 use super::{App, Error, Result};
-use crate::store::{self, End, HostRow, NewRequest, RequestRow};
+use crate::store::{self, End, HostKeys, HostRow, NewRequest, RequestRow};
 use crate::time::{Millis, parse_rfc3339};
 
 /// Everybody's answer has to fit one signed decision.
@@ -38,21 +41,25 @@ struct Checked {
 type Refused = String;
 
 /// Everything about a question that needs no database.
-fn check(host: &HostRow, ask: &v1::Ask) -> std::result::Result<Checked, Refused> {
+fn check(host: &HostRow, keys: &HostKeys, ask: &v1::Ask) -> std::result::Result<Checked, Refused> {
     if ask.record.len() > RECORD_BYTES {
         return Err(format!(
             "the record has {} bytes; at most {RECORD_BYTES} are allowed",
             ask.record.len()
         ));
     }
-    let key = PublicKey::from_der(&host.evidence_key).map_err(|e| e.to_string())?;
-    let verified = dsse::parse(&ask.record)
-        .and_then(|u| u.verify(&key))
-        .map_err(|e| format!("the record: {e}"))?;
+    let verified = verified(keys, &ask.record).map_err(|e| format!("the record: {e}"))?;
     let statement = Statement::from_payload(&verified.payload).map_err(|e| format!("the record: {e}"))?;
     let Predicate::Request(record) = statement.predicate else {
         return Err("the record is not a request".to_owned());
     };
+    // The record of its first use may still be on its way.
+    if !keys.is_next(&verified.key_id) && !keys.signs(&verified.key_id, record.header.epoch) {
+        return Err(format!(
+            "the record is signed by key {}, which the host does not use any more",
+            verified.key_id
+        ));
+    }
     let signer = format!("host:{}", host.id);
     if record.header.signer != signer || record.host.id != host.id {
         return Err("the record names another host than the one that sends it".to_owned());
@@ -134,7 +141,11 @@ pub fn fuzz_ask(data: &[u8]) {
         certificate_expires_at: 0,
         revoked_at: None,
     };
-    match check(&host, &ask) {
+    let keys = HostKeys {
+        used: vec![RangedKey::only(key.public())],
+        next: None,
+    };
+    match check(&host, &keys, &ask) {
         Ok(checked) => {
             let record = &checked.record;
             assert!(guard_proto::limits::is_label(&record.workload.label));
@@ -153,7 +164,8 @@ impl App {
     /// # Errors
     /// [`Error::Invalid`]: refused, and the host denies; other errors: try again.
     pub async fn ask(&self, host: &HostRow, ask: &v1::Ask) -> Result<()> {
-        let checked = check(host, ask).map_err(Error::Invalid)?;
+        let keys = self.store.evidence_keys(&host.id).await?;
+        let checked = check(host, &keys, ask).map_err(Error::Invalid)?;
         let record = &checked.record;
         let mut change = self.store.change().await?;
         if let Some(known) = store::request_in(&mut change, &ask.request_id).await? {
@@ -306,6 +318,8 @@ impl App {
         let clock = self.host_clock(&request.host_id, self.now());
         if let (Some(envelope), Some(expires_at)) = (&request.decision, request.decision_expires_at)
             && expires_at - clock > super::answer::RENEW_MARGIN_MS
+            // Hosts no longer accept what the key before it signed.
+            && signed_by(envelope)? == self.decision_key.public().id()
         {
             return Ok(envelope.clone());
         }

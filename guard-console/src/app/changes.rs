@@ -6,9 +6,9 @@
 use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, LabelFacts, UserFacts};
 use guard_evidence::dsse;
-use guard_evidence::key::PublicKey;
+use guard_evidence::key::{PublicKey, SigningKey};
 use guard_evidence::merkle::leaf_hash;
-use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
+use guard_evidence::record::{ChainEnd, Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::visible;
 use guard_proto::rest::{ChangeView, Page, RequestState};
@@ -81,7 +81,11 @@ impl App {
     ) -> Result<()> {
         let mut chain = match self.chain_on_disk(tx).await? {
             Some(chain) => chain,
-            None => self.begin_chain(tx, 1, "the console began to record changes").await?,
+            None => {
+                self.begin_chain(tx, 1, "the console began to record changes", None)
+                    .await?
+                    .1
+            }
         };
         self.seal(tx, &mut chain, |header| {
             Predicate::Change(Box::new(ChangeRecord {
@@ -91,30 +95,66 @@ impl App {
                 why,
             }))
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// At the start: a chain that goes on, under the key that there is now. What was changed before changes were
     /// recorded is written down as it was found.
     pub(super) async fn begin_changes(&self) -> Result<()> {
         let signer = self.signer();
+        let key = self.decision_key.public();
         let mut tx = self.store.change().await?;
         let Some(envelope) = store::last_envelope(&mut tx, &signer).await? else {
-            self.begin_chain(&mut tx, 1, "the console began to record changes")
+            self.begin_chain(&mut tx, 1, "the console began to record changes", None)
                 .await?;
+            store::begin_decision_key(&mut tx, &key, 1, None, None).await?;
             for found in self.found().await? {
                 self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
             }
             tx.commit().await?;
             return Ok(());
         };
-        let signed_by = dsse::parse(&envelope).map_err(|e| damaged(&e))?.key_id().to_owned();
-        if signed_by != self.decision_key.public().id() {
-            let header = header(&envelope)?;
-            self.begin_chain(&mut tx, header.epoch + 1, "the console has another decision key")
+        let known = store::has_decision_key(&mut tx, &key).await?;
+        if signed_by(&envelope)? != key.id() {
+            if known {
+                return Err(Error::internal(
+                    "decision.key is one that was replaced, and such a key never comes back; restore the newer one, or move \
+                     the file away: then a new key is made and hosts enrol again",
+                ));
+            }
+            let epoch = header(&envelope)?.epoch + 1;
+            let (index, _) = self
+                .begin_chain(&mut tx, epoch, "the console has another decision key", None)
                 .await?;
-            tx.commit().await?;
+            store::begin_decision_key(&mut tx, &key, epoch, Some(index), None).await?;
+        } else if !known {
+            store::begin_decision_key(&mut tx, &key, 1, None, None).await?;
         }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The next decision key takes over: the old one names it, and it begins an epoch, both or neither. Hosts believe the
+    /// record in which it is named.
+    pub(super) async fn replace_decision_key(&mut self, next: SigningKey) -> Result<()> {
+        let (key, mut tx) = (next.public(), self.store.change().await?);
+        let mut chain = self
+            .chain_on_disk(&mut tx)
+            .await?
+            .ok_or_else(|| Error::internal("the console has no chain"))?;
+        let named = Lifecycle::NextKey { key: key.clone() };
+        let (_, statement) = self
+            .seal(&mut tx, &mut chain, |header| lifecycle(header, named))
+            .await?;
+        self.decision_key = next;
+        let (after, epoch) = (chain.end(), chain.epoch() + 1);
+        let (index, _) = self
+            .begin_chain(&mut tx, epoch, "the decision key was replaced", after)
+            .await?;
+        store::begin_decision_key(&mut tx, &key, epoch, Some(index), Some(&statement)).await?;
+        tx.commit().await?;
+        tracing::info!(key = key.id(), "another key signs decisions");
         Ok(())
     }
 
@@ -165,33 +205,40 @@ impl App {
         envelope.map(|e| Ok(Chain::resume(&header(&e)?, &e))).transpose()
     }
 
-    async fn begin_chain(&self, tx: &mut store::Change, epoch: u64, why: &str) -> Result<Chain> {
+    /// Gives the place of its first record in the log.
+    async fn begin_chain(
+        &self,
+        tx: &mut store::Change,
+        epoch: u64,
+        why: &str,
+        after: Option<ChainEnd>,
+    ) -> Result<(u64, Chain)> {
         let mut chain = Chain::begin(self.signer(), epoch);
         let event = Lifecycle::Begun {
             why: why.to_owned(),
             key: self.decision_key.public().id(),
+            after,
         };
-        self.seal(tx, &mut chain, |header| {
-            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
-        })
-        .await?;
-        Ok(chain)
+        let (index, _) = self.seal(tx, &mut chain, |header| lifecycle(header, event)).await?;
+        Ok((index, chain))
     }
 
+    /// Gives the record's place in the log, and its envelope.
     async fn seal(
         &self,
         tx: &mut store::Change,
         chain: &mut Chain,
         make: impl FnOnce(Header) -> Predicate,
-    ) -> Result<()> {
+    ) -> Result<(u64, Vec<u8>)> {
         let now = self.now();
         let sealed = chain
             .seal(&self.decision_key, stamp(now), make)
             .map_err(|e| Error::internal(format!("a change cannot be recorded: {e}")))?;
-        self.store_sealed(tx, &sealed, now).await
+        let index = self.store_sealed(tx, &sealed, now).await?;
+        Ok((index, sealed.envelope))
     }
 
-    async fn store_sealed(&self, tx: &mut store::Change, sealed: &Sealed, now: Millis) -> Result<()> {
+    async fn store_sealed(&self, tx: &mut store::Change, sealed: &Sealed, now: Millis) -> Result<u64> {
         let statement = stored_statement(&sealed.envelope)?;
         let about = match &statement.predicate {
             Predicate::Change(record) => Some(record.change.subject()),
@@ -213,8 +260,7 @@ impl App {
             stored_at: now,
             summary: &summary(&statement),
         };
-        store::add_record(tx, &new).await?;
-        Ok(())
+        Ok(store::add_record(tx, &new).await?)
     }
 
     /// Who an account is in records; one that is gone cannot be, so its name stands for a local one.
@@ -321,6 +367,15 @@ fn stamp(now: Millis) -> Stamp {
         since_boot_ns: since_boot,
         boot_id: boot_id.trim().to_owned(),
     }
+}
+
+fn lifecycle(header: Header, event: Lifecycle) -> Predicate {
+    Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
+}
+
+/// Id of the key.
+pub(super) fn signed_by(envelope: &[u8]) -> Result<String> {
+    Ok(dsse::parse(envelope).map_err(|e| damaged(&e))?.key_id().to_owned())
 }
 
 fn damaged(error: &dyn std::fmt::Display) -> Error {

@@ -5,12 +5,11 @@
 
 use guard_evidence::bundle::Filter;
 use guard_evidence::chain::FIRST_PREVIOUS;
-use guard_evidence::dsse;
-use guard_evidence::key::PublicKey;
+use guard_evidence::dsse::{self, DsseError, Verified};
 use guard_evidence::merkle::leaf_hash;
-use guard_evidence::record::Statement;
+use guard_evidence::record::{Lifecycle, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
-use guard_evidence::trust::{ConsoleTrust, EvidenceKey, HostTrust, Trust};
+use guard_evidence::trust::{ConsoleTrust, HostTrust, Trust};
 use guard_proto::limits::BATCH_RECORDS;
 use guard_proto::rest::{Page, RecordView};
 use guard_proto::v1;
@@ -20,7 +19,7 @@ use super::receipts::{Appended, Place};
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
 use crate::log::{Export, ExportStream};
-use crate::store::{self, Head, HostRow, NewRecord, RecordFilter};
+use crate::store::{self, Head, HostKeys, HostRow, NewRecord, RecordFilter};
 use crate::time::{parse_rfc3339, rfc3339};
 
 /// Where a host's name stands, for the console's own records; no host can be called so.
@@ -31,6 +30,8 @@ const OWN: &str = "(console)";
 struct Checked {
     statement: Statement,
     digest: String,
+    /// Whose signature holds.
+    key_id: String,
 }
 
 /// What is wrong with a record: a kind for the alarm, and words.
@@ -40,12 +41,10 @@ struct Wrong {
     detail: String,
 }
 
-fn check(host: &HostRow, key: &PublicKey, epoch: u64, frame: &v1::RecordFrame) -> std::result::Result<Checked, Wrong> {
+fn check(host: &HostRow, keys: &HostKeys, epoch: u64, frame: &v1::RecordFrame) -> std::result::Result<Checked, Wrong> {
     let wrong = |kind, detail| Wrong { kind, detail };
     let place = format!("record {} of epoch {epoch}", frame.sequence);
-    let verified = dsse::parse(&frame.envelope)
-        .and_then(|unverified| unverified.verify(key))
-        .map_err(|e| wrong("bad-signature", format!("{place}: {e}")))?;
+    let verified = verified(keys, &frame.envelope).map_err(|e| wrong("bad-signature", format!("{place}: {e}")))?;
     let statement =
         Statement::from_payload(&verified.payload).map_err(|e| wrong("malformed", format!("{place}: {e}")))?;
     let header = statement
@@ -69,7 +68,60 @@ fn check(host: &HostRow, key: &PublicKey, epoch: u64, frame: &v1::RecordFrame) -
     Ok(Checked {
         digest: sha256_hex(&frame.envelope),
         statement,
+        key_id: verified.key_id,
     })
+}
+
+/// An envelope that a key of a host has signed, whether or not that key may sign what is in it.
+pub(super) fn verified(keys: &HostKeys, envelope: &[u8]) -> std::result::Result<Verified, DsseError> {
+    let unverified = dsse::parse(envelope)?;
+    match keys.by_id(unverified.key_id()) {
+        Some(key) => unverified.verify(key),
+        None => Err(DsseError::UnknownKey(unverified.key_id().to_owned())),
+    }
+}
+
+/// Whether this key may sign this record, which is not stored yet. One that was named begins an epoch, where the one
+/// before it ended.
+fn may_sign(keys: &HostKeys, head: Option<&Head>, record: &Checked) -> std::result::Result<(), Wrong> {
+    let wrong = |kind, detail| Err(Wrong { kind, detail });
+    let Some(header) = record.statement.header() else {
+        return wrong("malformed", "a record without a header".to_owned());
+    };
+    let (sequence, epoch, id) = (header.sequence, header.epoch, &record.key_id);
+    let begun = match lifecycle(&record.statement) {
+        Some(Lifecycle::Begun { after, .. }) if sequence == 1 => Some(after),
+        _ => None,
+    };
+    let next = keys.is_next(id) && begun.is_some();
+    if !next && !keys.signs(id, epoch) {
+        let detail =
+            format!("record {sequence} of epoch {epoch}: signed by key {id}, which the host does not use there");
+        return wrong("bad-signature", detail);
+    }
+    let ended = head.map(|head| (head.epoch, head.sequence, head.digest.as_str()));
+    match begun.and_then(Option::as_ref) {
+        Some(after) if ended == Some((after.epoch, after.sequence, after.digest.as_str())) => Ok(()),
+        Some(after) => wrong(
+            "gap",
+            format!(
+                "epoch {epoch} begins after record {} of epoch {}, which is not the last one stored",
+                after.sequence, after.epoch
+            ),
+        ),
+        None if next => wrong(
+            "malformed",
+            format!("epoch {epoch} begins with another key and does not say where the one before it ended"),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn lifecycle(statement: &Statement) -> Option<&Lifecycle> {
+    match &statement.predicate {
+        Predicate::Lifecycle(record) => Some(&record.event),
+        _ => None,
+    }
 }
 
 /// Whether a record comes next after `head`.
@@ -124,17 +176,18 @@ impl App {
         if batch.records.len() > BATCH_RECORDS {
             return Err(Error::Invalid(format!("a batch has at most {BATCH_RECORDS} records")));
         }
-        let key = PublicKey::from_der(&host.evidence_key).map_err(|e| Error::internal(e.to_string()))?;
+        let keys = self.store.evidence_keys(&host.id).await?;
         let mut places = Vec::with_capacity(batch.records.len());
         let mut alarmed = false;
         let mut checked = Vec::with_capacity(batch.records.len());
         for frame in &batch.records {
-            match check(host, &key, batch.epoch, frame) {
+            match check(host, &keys, batch.epoch, frame) {
                 Ok(record) => checked.push(record),
                 Err(wrong) => return Err(self.alarm(host, wrong).await?),
             }
         }
         let mut change = self.store.change().await?;
+        let mut keys = store::evidence_keys_in(&mut change, &host.id).await?;
         let signer = format!("host:{}", host.id);
         let mut head = store::head(&mut change, &signer).await?;
         if let Some(head) = &head
@@ -169,7 +222,8 @@ impl App {
                 }),
                 None => {
                     let previous = record.statement.header().map_or("", |header| &header.previous);
-                    follows(head.as_ref(), batch.epoch, frame.sequence, previous)
+                    may_sign(&keys, head.as_ref(), record)
+                        .and_then(|()| follows(head.as_ref(), batch.epoch, frame.sequence, previous))
                 }
             };
             if let Err(wrong) = result {
@@ -178,6 +232,9 @@ impl App {
             }
             let index = self.append_one(&mut change, host, frame, record).await?;
             places.push(place(frame, index));
+            if self.learn(&mut change, host, &keys, record, index).await? {
+                keys = store::evidence_keys_in(&mut change, &host.id).await?;
+            }
             alarmed |= self.raise(&mut change, host, &record.statement).await?;
             head = Some(Head {
                 epoch: batch.epoch,
@@ -195,6 +252,29 @@ impl App {
             epoch: batch.epoch,
             places,
         })
+    }
+
+    /// What a stored record says of its host's keys. Whether it says anything.
+    async fn learn(
+        &self,
+        change: &mut store::Change,
+        host: &HostRow,
+        keys: &HostKeys,
+        record: &Checked,
+        index: u64,
+    ) -> Result<bool> {
+        match (lifecycle(&record.statement), record.statement.header()) {
+            (Some(Lifecycle::NextKey { key }), _) => {
+                store::name_next_key(change, &host.id, key).await?;
+                tracing::info!(host = %host.name, key = key.id(), "the host has named its next evidence key");
+            }
+            (Some(Lifecycle::Begun { .. }), Some(header)) if keys.is_next(&record.key_id) => {
+                store::begin_next_key(change, &host.id, header.epoch, index).await?;
+                tracing::info!(host = %host.name, key = record.key_id, "the host signs evidence with another key");
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     async fn append_one(
@@ -282,7 +362,7 @@ impl App {
         actor.require(Permission::SeeTrust)?;
         let console = ConsoleTrust {
             origin: self.log.origin().to_owned(),
-            decision_keys: vec![self.decision_key.public()],
+            decision_keys: self.store.decision_keys().await?,
             log_keys: vec![self.log.key().public()],
             witnesses: self
                 .log
@@ -293,20 +373,13 @@ impl App {
                 .collect(),
             quorum: self.log.config().quorum,
         };
-        let mut hosts = Vec::new();
-        for host in self.store.hosts().await? {
-            let key = PublicKey::from_der(&host.evidence_key).map_err(|e| Error::internal(e.to_string()))?;
-            let evidence_keys = vec![EvidenceKey {
-                key,
-                from_epoch: 1,
-                through_epoch: None,
-            }];
-            hosts.push(HostTrust {
-                id: host.id,
-                name: host.name,
-                evidence_keys,
-            });
-        }
+        let mut keys = self.store.all_evidence_keys().await?;
+        let hosts = self.store.hosts().await?.into_iter().map(|host| HostTrust {
+            evidence_keys: keys.remove(&host.id).unwrap_or_default().used,
+            id: host.id,
+            name: host.name,
+        });
+        let hosts = hosts.collect();
         Trust::new(console, hosts)
             .to_json()
             .map_err(|e| Error::internal(e.to_string()))

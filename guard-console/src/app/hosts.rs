@@ -192,6 +192,7 @@ impl App {
             certificate_expires_at: issued.not_after_ms,
         };
         store::add_host(&mut change, &host).await?;
+        store::add_evidence_key(&mut change, &host_id, &key).await?;
         let joined = Change::HostJoined {
             host_id: host_id.clone(),
             name: name.clone(),
@@ -217,6 +218,11 @@ impl App {
             log_public_key: self.log_public_key(),
             host_id,
         })
+    }
+
+    /// How the key that signs decisions became what it is, for hosts that know an earlier one.
+    pub async fn decision_key_statements(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(self.store.decision_key_statements().await?)
     }
 
     /// PKIX, DER: what hosts pin.

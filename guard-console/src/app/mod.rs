@@ -37,13 +37,14 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, Readers};
 use crate::log::Log;
 use crate::notify::Notify;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::time;
 
 pub use actor::{Actor, Permission};
 pub use error::{Error, Result};
 
 const DECISION_KEY_FILE: &str = "decision.key";
+const NEXT_DECISION_KEY_FILE: &str = "decision-next.key";
 const LOG_KEY_FILE: &str = "log.key";
 const ORIGIN_FILE: &str = "log-origin";
 const LOG_FOLDER: &str = "log";
@@ -69,9 +70,9 @@ pub struct App {
 impl App {
     /// Loads what the data directory has and makes what is missing.
     pub async fn open(config: Config, dir: DataDir, store: Store, authority: Arc<Authority>) -> Result<Self> {
-        let decision_key = load_or_create_key(&dir, DECISION_KEY_FILE)?;
         let log_key = load_or_create_key(&dir, LOG_KEY_FILE)?;
         let origin = load_or_create_origin(&dir, &config)?;
+        let (decision_key, next) = decision_keys(&dir, &store, &origin).await?;
         let log = Log::open(log_key, origin, dir.path(LOG_FOLDER), store.clone(), config.log.clone())
             .await
             .map_err(|e| Error::internal(e.to_string()))?;
@@ -81,7 +82,7 @@ impl App {
         let providers = providers
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
-        let app = Self {
+        let mut app = Self {
             store,
             dir,
             config,
@@ -95,6 +96,10 @@ impl App {
             stopping: CancellationToken::new(),
         };
         app.begin_changes().await?;
+        if let Some(next) = next {
+            app.replace_decision_key(next).await?;
+            app.dir.rename(NEXT_DECISION_KEY_FILE, DECISION_KEY_FILE)?;
+        }
         app.record_providers().await?;
         app.keep_setup_link().await?;
         Ok(app)
@@ -113,16 +118,51 @@ impl App {
     }
 }
 
+/// The key that signs decisions, and the one that is to follow it now. A console that ended between the two steps of a
+/// replacement finds the next one's record in its chain: then that is the key.
+async fn decision_keys(dir: &DataDir, store: &Store, origin: &str) -> Result<(SigningKey, Option<SigningKey>)> {
+    if let Some(next) = load_key(dir, NEXT_DECISION_KEY_FILE)? {
+        let mut tx = store.change().await?;
+        let last = store::last_envelope(&mut tx, &format!("console:{origin}")).await?;
+        tx.rollback().await?;
+        if last.map(|envelope| changes::signed_by(&envelope)).transpose()? != Some(next.public().id()) {
+            return Ok((load_or_create_key(dir, DECISION_KEY_FILE)?, Some(next)));
+        }
+        dir.rename(NEXT_DECISION_KEY_FILE, DECISION_KEY_FILE)?;
+    }
+    Ok((load_or_create_key(dir, DECISION_KEY_FILE)?, None))
+}
+
+/// Makes the decision key that is to follow at the next start; one that waits already stays. Gives its id.
+///
+/// # Errors
+/// If the directory is none of a console, or cannot be written.
+pub fn prepare_decision_key(dir: &DataDir) -> Result<String> {
+    if load_key(dir, DECISION_KEY_FILE)?.is_none() {
+        let path = dir.path(DECISION_KEY_FILE);
+        return Err(Error::internal(format!(
+            "{}: there is no key to be replaced",
+            path.display()
+        )));
+    }
+    Ok(load_or_create_key(dir, NEXT_DECISION_KEY_FILE)?.public().id())
+}
+
+fn load_key(dir: &DataDir, name: &'static str) -> Result<Option<SigningKey>> {
+    let Some(pem) = dir.read(name)? else { return Ok(None) };
+    let damaged = || {
+        Error::internal(format!(
+            "{}: not a PKCS#8 key; restore it from a backup",
+            dir.path(name).display()
+        ))
+    };
+    let pem = std::str::from_utf8(&pem).map_err(|_| damaged())?;
+    SigningKey::from_pkcs8_pem(pem).map(Some).map_err(|_| damaged())
+}
+
 fn load_or_create_key(dir: &DataDir, name: &'static str) -> Result<SigningKey> {
-    if let Some(pem) = dir.read(name)? {
-        let damaged = || {
-            Error::internal(format!(
-                "{}: not a PKCS#8 key; restore it from a backup",
-                dir.path(name).display()
-            ))
-        };
-        let pem = std::str::from_utf8(&pem).map_err(|_| damaged())?;
-        return SigningKey::from_pkcs8_pem(pem).map_err(|_| damaged());
+    if let Some(key) = load_key(dir, name)? {
+        return Ok(key);
     }
     let key = SigningKey::generate(&mut OsRng);
     let pem = key.to_pkcs8_pem().map_err(|e| Error::internal(e.to_string()))?;

@@ -9,7 +9,7 @@ use crate::time::Millis;
 pub struct HostRow {
     pub id: String,
     pub name: String,
-    /// PKIX SubjectPublicKeyInfo, DER.
+    /// With which it joined: PKIX SubjectPublicKeyInfo, DER.
     pub evidence_key: Vec<u8>,
     pub agent_version: String,
     pub kernel: String,

@@ -15,7 +15,9 @@ macro_rules! revoke_sql {
 }
 
 mod changes;
+mod decision_keys;
 mod evidence;
+mod evidence_keys;
 mod grants;
 mod hosts;
 mod keys;
@@ -35,8 +37,11 @@ use crate::time::Millis;
 
 pub(crate) use changes::last_envelope;
 pub use changes::{ChangeFilter, StoredChange};
+pub(crate) use decision_keys::{begin_decision_key, has_decision_key};
 pub use evidence::{Alarm, Head, Leaf, NewRecord, RecordFilter, StoredRecord};
 pub(crate) use evidence::{add_alarm, add_record, head, stored_place};
+pub use evidence_keys::HostKeys;
+pub(crate) use evidence_keys::{add_evidence_key, begin_next_key, evidence_keys_in, name_next_key};
 pub use grants::GrantRow;
 pub(crate) use grants::{add_grant, grant_in, open_grants, revoke_grant, use_grant};
 pub use hosts::{HostHello, HostRow, NewHost, TokenRow};

@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod grants;
 mod hosts;
+mod keys;
 mod log;
 mod ownership;
 mod pages;

@@ -90,6 +90,8 @@ pub(super) fn check(records: &[Record], section: &mut Section) -> Changes {
             changes.whole = false;
         }
         let Predicate::Change(change) = &record.statement.predicate else {
+            // The last record that a console knew may be one that changes nobody.
+            changes.know(record);
             continue;
         };
         changes.first.get_or_insert(record.index);
@@ -291,13 +293,18 @@ impl Changes {
         }
     }
 
+    /// A decision may name this record: it knew the state after it.
+    fn know(&mut self, record: &Record) {
+        self.heads.insert(
+            record.envelope_digest.clone(),
+            (record.index, record.header.epoch, record.header.sequence, self.count),
+        );
+    }
+
     fn take(&mut self, record: &Record, change: &ChangeRecord, tokens: &mut HashSet<String>) {
         self.count += 1;
         let number = self.count;
-        self.heads.insert(
-            record.envelope_digest.clone(),
-            (record.index, record.header.epoch, record.header.sequence, number),
-        );
+        self.know(record);
         let disabled = matches!(change.change, Change::UserDisabled { .. });
         if let Some(user) = change.change.user() {
             let history = self.accounts.entry(user.who.clone()).or_default();

@@ -4,17 +4,18 @@
 //! host, the request's digest and nonce and names enough people who may decide, none of them the owner.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::changes::Changes;
+use super::keys::Keys;
 use super::{Level, Record, Section};
-use crate::dsse;
-use crate::key::TrustedKey;
+use crate::dsse::{self, DsseError};
 use crate::record::{
-    DecidedBy, DecisionRecord, Effect, EnforcementRecord, PersonId, Predicate, RequestRecord, SignedDecision,
-    Statement, Verdict,
+    DecidedBy, DecisionRecord, Effect, EnforcementRecord, Lifecycle, PersonId, Predicate, RequestRecord,
+    SignedDecision, Statement, Verdict,
 };
 use crate::text::{visible, visible_fold};
 use crate::trust::Trust;
@@ -32,14 +33,7 @@ struct Counts {
     open: u64,
 }
 
-pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, section: &mut Section) {
-    let console: Vec<TrustedKey> = trust
-        .console
-        .decision_keys
-        .iter()
-        .cloned()
-        .map(TrustedKey::from)
-        .collect();
+pub(super) fn check(records: &[Record], trust: &Trust, keys: &Keys, changes: &Changes, section: &mut Section) {
     let mut counts = Counts::default();
     // By signer and id: one host cannot speak about another's request.
     let mut requests: HashMap<(&str, &str), (&Record, &RequestRecord)> = HashMap::new();
@@ -47,6 +41,8 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
     let mut enforced: HashSet<(&str, &str)> = HashSet::new();
     // A use of a grant, by its id and number, counts once.
     let mut used: HashSet<(String, u32)> = HashSet::new();
+    // The only key of the console that a host accepts, by signer, once it has said so.
+    let mut accepted: HashMap<&str, String> = HashMap::new();
     // Log order keeps each host's order, which the sequence check has proved.
     for record in records {
         let signer = record.header.signer.as_str();
@@ -62,19 +58,20 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
             }
             Predicate::Decision(decision) => {
                 let request = requests.get(&(signer, decision.request_id.as_str())).copied();
-                let result = check_decision(record, decision, request, trust, &console).and_then(|signed| {
-                    match (signed, request) {
-                        (Some(signed), Some((_, request))) => {
-                            if let Some(granted) = &signed.grant
-                                && !used.insert((granted.grant.id.clone(), granted.number))
-                            {
-                                return invalid("uses a grant for the same time twice");
+                let result =
+                    check_decision(record, decision, request, trust, keys, accepted.get(signer)).and_then(|signed| {
+                        match (signed, request) {
+                            (Some(signed), Some((_, request))) => {
+                                if let Some(granted) = &signed.grant
+                                    && !used.insert((granted.grant.id.clone(), granted.number))
+                                {
+                                    return invalid("uses a grant for the same time twice");
+                                }
+                                check_people(record, &signed, request, changes, section)
                             }
-                            check_people(record, &signed, request, changes, section)
+                            _ => Ok(()),
                         }
-                        _ => Ok(()),
-                    }
-                });
+                    });
                 let holds = match &result {
                     Ok(()) => Holds::Yes,
                     Err(Wrong::Missing(_)) => Holds::CannotTell,
@@ -113,7 +110,17 @@ pub(super) fn check(records: &[Record], trust: &Trust, changes: &Changes, sectio
                     section,
                 );
             }
-            Predicate::Lifecycle(_) | Predicate::Change(_) | Predicate::SignedDecision(_) => {}
+            Predicate::Lifecycle(lifecycle) => {
+                if let Lifecycle::ConsoleKey { key } = &lifecycle.event {
+                    let id = key.id();
+                    if keys.of_console(&trust.console.origin, &id).is_none() {
+                        let text = format!("accepts decisions of key {id}, which is not the console's");
+                        section.add(Level::Invalid, text, Some(record));
+                    }
+                    accepted.insert(signer, id);
+                }
+            }
+            Predicate::Change(_) | Predicate::SignedDecision(_) => {}
         }
     }
     counts.open = requests.keys().filter(|key| !enforced.contains(*key)).count() as u64;
@@ -174,7 +181,8 @@ fn check_decision(
     decision: &DecisionRecord,
     request: Option<(&Record, &RequestRecord)>,
     trust: &Trust,
-    console: &[TrustedKey],
+    keys: &Keys,
+    accepted: Option<&String>,
 ) -> Result<Option<Box<SignedDecision>>, Wrong> {
     let id = visible_fold(&decision.request_id, 64);
     let Some((request_record, request)) = request else {
@@ -194,12 +202,31 @@ fn check_decision(
     let bytes = STANDARD
         .decode(envelope)
         .map_err(|_| Wrong::Invalid("the console's decision is not base64".to_owned()))?;
-    let verified = dsse::verify(&bytes, console).map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
-    let statement = Statement::from_payload(&verified.payload)
-        .map_err(|e| Wrong::Invalid(format!("the console's decision: {e}")))?;
+    let of_console = |e: &dyn Display| Wrong::Invalid(format!("the console's decision: {e}"));
+    let unverified = dsse::parse(&bytes).map_err(|e| of_console(&e))?;
+    let Some(key) = keys.of_console(&trust.console.origin, unverified.key_id()) else {
+        return Err(of_console(&DsseError::UnknownKey(unverified.key_id().to_owned())));
+    };
+    let verified = unverified.verify(&key.key).map_err(|e| of_console(&e))?;
+    let statement = Statement::from_payload(&verified.payload).map_err(|e| of_console(&e))?;
     let Predicate::SignedDecision(signed) = statement.predicate else {
         return invalid("what the console signed is not a decision");
     };
+    if accepted.is_some_and(|id| *id != verified.key_id) {
+        return invalid(format!(
+            "the console's decision is signed by key {}, which the host had ceased to accept",
+            verified.key_id
+        ));
+    }
+    // A key that came later may sign again what people had answered before.
+    if let Some(head) = &signed.changes
+        && key.through_epoch.is_some_and(|through| head.epoch > through)
+    {
+        return invalid(format!(
+            "the console's decision is signed by key {}, which it did not use in epoch {}",
+            verified.key_id, head.epoch
+        ));
+    }
     check_signed(record, decision, request_record, request, &signed, trust).map_err(Wrong::Invalid)?;
     Ok(Some(signed))
 }

@@ -2,7 +2,9 @@
 
 mod enforced;
 mod heads;
+mod keys;
 mod people;
+mod tampered;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,15 +15,17 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::bundle::{Filter, Writer, unpack};
 use crate::chain::{Chain, Sealed, Stamp};
-use crate::key::SigningKey;
+use crate::key::{Algorithm, PublicKey, SigningKey};
 use crate::merkle::Tree;
 use crate::record::*;
 use crate::testing::{self, CONSOLE, HOST};
 use crate::text::Text;
-use crate::trust::{ConsoleTrust, EvidenceKey, HostTrust};
+use crate::trust::{ConsoleTrust, HostTrust, RangedKey};
 
 struct World {
     host_key: SigningKey,
+    /// Keys before it, each with the index at which the next one began.
+    replaced: Vec<(PublicKey, u64)>,
     console_key: SigningKey,
     log_key: SigningKey,
     chain: Chain,
@@ -45,6 +49,7 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             host_key: SigningKey::from_seed(&[1; 32]),
+            replaced: Vec::new(),
             console_key: SigningKey::from_seed(&[2; 32]),
             log_key: SigningKey::from_seed(&[3; 32]),
             chain: Chain::begin(format!("host:{HOST}"), 1),
@@ -57,6 +62,7 @@ impl World {
         world.lifecycle(Lifecycle::Begun {
             why: "enrolled".to_owned(),
             key: "k".to_owned(),
+            after: None,
         });
         world
     }
@@ -104,6 +110,21 @@ impl World {
         let sealed = self.chain.seal(&self.host_key, stamp, make).unwrap();
         self.log.push(sealed.envelope.clone());
         sealed
+    }
+
+    /// As a host does it: the old key names the new one, and that begins an epoch after the old one's end.
+    fn replace_key(&mut self, key: SigningKey) {
+        self.lifecycle(Lifecycle::NextKey { key: key.public() });
+        self.begin_with(key, self.chain.end());
+    }
+
+    fn begin_with(&mut self, key: SigningKey, after: Option<ChainEnd>) {
+        self.chain = Chain::begin(format!("host:{HOST}"), self.chain.epoch() + 1);
+        let old = std::mem::replace(&mut self.host_key, key);
+        self.replaced.push((old.public(), self.log.len() as u64));
+        let key = self.host_key.public().to_pem().unwrap();
+        let why = "the key was replaced".to_owned();
+        self.lifecycle(Lifecycle::Begun { why, key, after });
     }
 
     fn lifecycle(&mut self, event: Lifecycle) {
@@ -225,7 +246,7 @@ impl World {
         Trust::new(
             ConsoleTrust {
                 origin: CONSOLE.to_owned(),
-                decision_keys: vec![self.console_key.public()],
+                decision_keys: vec![RangedKey::only(self.console_key.public())],
                 log_keys: vec![self.log_key.public()],
                 witnesses: vec![],
                 quorum: 0,
@@ -233,13 +254,26 @@ impl World {
             vec![HostTrust {
                 id: HOST.to_owned(),
                 name: "build-7".to_owned(),
-                evidence_keys: vec![EvidenceKey {
-                    key: self.host_key.public(),
-                    from_epoch: 1,
-                    through_epoch: None,
-                }],
+                evidence_keys: self.host_keys(),
             }],
         )
+    }
+
+    /// With ranges, as a console tells them of a host.
+    fn host_keys(&self) -> Vec<RangedKey> {
+        let ranged = |key: &PublicKey, from: Option<(u64, u64)>| match from {
+            None => RangedKey::only(key.clone()),
+            Some((epoch, index)) => RangedKey::from(key.clone(), epoch, index),
+        };
+        let (mut keys, mut from) = (Vec::new(), None);
+        for ((key, index), epoch) in self.replaced.iter().zip(2..) {
+            let mut key = ranged(key, from);
+            key.end(epoch, *index);
+            keys.push(key);
+            from = Some((epoch, *index));
+        }
+        keys.push(ranged(&self.host_key.public(), from));
+        keys
     }
 
     /// Writes the bundle of the records for which `want` holds.
@@ -265,20 +299,26 @@ impl World {
     }
 
     fn report(&self) -> Report {
+        self.report_by(&self.trust())
+    }
+
+    fn report_by(&self, trust: &Trust) -> Report {
         let dir = tempfile::tempdir().unwrap();
         let path = self.write(dir.path(), Filter::default(), |_| true);
-        verify(
-            &Bundle::open(&path).unwrap(),
-            &self.trust(),
-            TrustSource::Given,
-            Asked::WholeLog,
-        )
+        let bundle = Bundle::open(&path).unwrap();
+        verify(&bundle, trust, TrustSource::Given, Asked::WholeLog)
     }
 
     /// Judged as a whole log, something must be wrong in this section, with these words, at this record.
     #[track_caller]
     fn wrong(&self, status: Status, section: &str, words: &str, index: u64) {
-        let report = self.report();
+        self.wrong_by(&self.trust(), status, section, words, index);
+    }
+
+    /// As [`Self::wrong`], by somebody else's trust file.
+    #[track_caller]
+    fn wrong_by(&self, trust: &Trust, status: Status, section: &str, words: &str, index: u64) {
+        let report = self.report_by(trust);
         let found = report.sections.iter().find(|s| s.name == section).unwrap();
         let hit = found
             .findings
@@ -519,6 +559,7 @@ fn gaps_forks_and_foreign_keys_are_named() {
     world.lifecycle(Lifecycle::Begun {
         why: "new".to_owned(),
         key: "k".to_owned(),
+        after: None,
     });
     world.wrong(Status::Incomplete, "sequence", "epochs 2 to 2 are missing", 1);
     // The clock since boot went back.
@@ -710,7 +751,18 @@ fn verify_md_by_hand() {
         println!("skipped: openssl, jq and bash are needed");
         return;
     }
-    let world = World::full();
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        by_hand(SigningKey::generate_for(algorithm, &mut rand_core::OsRng));
+    }
+}
+
+/// The host has replaced its key by this one: record 14 is a decision below it.
+fn by_hand(key: SigningKey) {
+    use std::process::Command;
+    let mut world = World::full();
+    world.replace_key(key);
+    let (request, digest) = world.request(|_| {});
+    world.decide(&request, &digest, |_| {}, |_| {});
     let dir = tempfile::tempdir().unwrap();
     let path = world.write(dir.path(), Filter::default(), |_| true);
     let text = fs::read_to_string(path.join("VERIFY.md")).unwrap();
@@ -730,17 +782,19 @@ fn verify_md_by_hand() {
             String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
         )
     };
-    // Record 2 is a decision: both halves of the page apply.
-    let (good, output) = run(2);
-    assert!(
-        good && output.matches("Signature Verified Successfully").count() == 2,
-        "{output}"
-    );
-    let file = path.join(record_name(2));
-    let changed = fs::read_to_string(&file).unwrap().replacen("eyJ", "eyK", 1);
-    fs::write(&file, changed).unwrap();
-    let (good, output) = run(2);
-    assert!(!good, "{output}");
+    // These are decisions, of either key: both halves of the page apply.
+    for index in [2, 14] {
+        let (good, output) = run(index);
+        assert!(
+            good && output.matches("Signature Verified Successfully").count() == 2,
+            "{output}"
+        );
+        let file = path.join(record_name(index));
+        let changed = fs::read_to_string(&file).unwrap().replacen("eyJ", "eyK", 1);
+        fs::write(&file, changed).unwrap();
+        let (good, output) = run(index);
+        assert!(!good, "{output}");
+    }
 }
 
 /// So does its Go program.

@@ -23,10 +23,10 @@ struct Line {
 }
 
 pub(super) fn measure(options: &BenchOptions) -> Result<Section> {
-    let sizes: &[&str] = if options.quick {
-        &["10000", "100000"]
-    } else {
-        &["10000", "100000", "1000000"]
+    let sizes: &[&str] = match (options.quick, options.full) {
+        (true, _) => &["10000", "100000"],
+        (false, false) => &["10000", "100000", "1000000"],
+        (false, true) => &["10000", "100000", "1000000", "10000000"],
     };
     // Not where temporary files are: that may be memory.
     let directory = paths::target().join(format!("evidence-bench-{}", std::process::id()));
@@ -53,16 +53,19 @@ pub(super) fn measure(options: &BenchOptions) -> Result<Section> {
         .lines()
         .map(|line| serde_json::from_str::<Line>(line).with_context(|| format!("cannot read `{line}`")))
         .collect::<Result<Vec<_>>>()?;
-    Ok(Section::new(HEADING, &text(&lines, &load())))
+    Ok(Section::new(HEADING, &text(&lines, &load(), options)))
 }
 
-fn text(lines: &[Line], load: &str) -> String {
+fn text(lines: &[Line], load: &str, options: &BenchOptions) -> String {
     let mut text = format!(
         "This machine, not a guest, release profile, one thread, files in the target directory. Load of the machine at the end: {load}. \
-         `sign and append` seals enforcement records and makes them durable in groups of 256 (fdatasync), `sequence` writes tiles and publishes a \
-         signed checkpoint for every 1,024 leaves (everything synced), `prove` reads a proof out of tiles with nothing cached, `check` verifies \
-         it. Command: `cargo xtask bench evidence`.\n\n\
-         | what | number | each, ns | a second | bytes each |\n| --- | ---: | ---: | ---: | ---: |\n"
+         `sign and append` seals enforcement records and makes them durable in groups of 256 (fdatasync), `verify` checks an envelope's signature and \
+         reads its statement, `records of one approved exec` are request, decision and enforcement of a short command line, `sequence` writes tiles and publishes a \
+         signed checkpoint for every 1,024 leaves (everything synced; leaves beyond the first million are short), `prove` reads a proof out of tiles with nothing cached, `check` verifies \
+         it.{} Command: `cargo xtask bench evidence`{}.\n\n\
+         | what | number | each, ns | a second | bytes each |\n| --- | ---: | ---: | ---: | ---: |\n",
+        growth(lines),
+        if options.full { " --full" } else { "" },
     );
     for line in lines {
         let each = line.nanoseconds / line.number.max(1);
@@ -85,6 +88,30 @@ fn text(lines: &[Line], load: &str) -> String {
     text
 }
 
+/// How a proof grows with its log, next to the logarithm.
+fn growth(lines: &[Line]) -> String {
+    let proofs = lines.iter().filter_map(|line| {
+        let size: u64 = line.what.strip_prefix("prove ")?.parse().ok()?;
+        Some((size, line.nanoseconds / line.number.max(1)))
+    });
+    let proofs: Vec<(u64, u64)> = proofs.collect();
+    let (Some((small, fast)), Some((large, slow))) = (proofs.first(), proofs.last()) else {
+        return String::new();
+    };
+    let levels = |size: u64| u64::from(size.max(2).ilog2());
+    let times = |more: u64, less: u64| {
+        let hundredths = more.saturating_mul(100) / less.max(1);
+        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    };
+    format!(
+        " From {} to {} records the logarithm grows {} times, the time of a proof {} times.",
+        grouped(*small),
+        grouped(*large),
+        times(levels(*large), levels(*small)),
+        times(*slow, *fast)
+    )
+}
+
 fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -97,11 +124,20 @@ mod tests {
 
     #[test]
     fn a_table_of_what_was_said() {
-        let lines = [r#"{"what":"prove 10000","number":500,"nanoseconds":5000000,"bytes":448}"#]
-            .map(|line| serde_json::from_str(line).unwrap());
-        let text = text(&lines, "0.5 on 2 CPUs");
+        let lines = [
+            r#"{"what":"prove 1024","number":500,"nanoseconds":4000000,"bytes":320}"#,
+            r#"{"what":"prove 1048576","number":500,"nanoseconds":10000000,"bytes":640}"#,
+        ]
+        .map(|line| serde_json::from_str(line).unwrap());
+        let text = text(&lines, "0.5 on 2 CPUs", &BenchOptions::default());
         assert!(
-            text.ends_with("| prove 10000 | 500 | 10,000 | 100,000 | 448 |\n"),
+            text.ends_with("| prove 1048576 | 500 | 20,000 | 50,000 | 640 |\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "From 1,024 to 1,048,576 records the logarithm grows 2.00 times, the time of a proof 2.50 times."
+            ),
             "{text}"
         );
     }

@@ -25,6 +25,8 @@ use document::Document;
 pub struct BenchOptions {
     /// Fewer repetitions.
     pub quick: bool,
+    /// A log of ten million records too.
+    pub full: bool,
     /// Measure the agent as it is shipped; otherwise the quick profile that tests use.
     pub release: bool,
     /// Only: clone, build and show everything from nothing, and take the time.

@@ -99,8 +99,8 @@ async fn a_later_agent_knows_from_the_records_what_had_no_end() {
     let before = Evidence::start(crate::evidence::EvidenceConfig {
         host_id: HOST.to_owned(),
         key: crate::testing::key(),
-        spool_directory: world.rig.state.join("spool"),
-        epoch_file: world.rig.state.join("epoch"),
+        directory: world.rig.state.clone(),
+        ships: false,
         max_bytes: 64 << 20,
     })
     .unwrap()

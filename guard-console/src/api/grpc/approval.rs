@@ -117,6 +117,7 @@ impl Session {
             now_ms: time::now(),
             heartbeat_seconds: HEARTBEAT_SECONDS,
             log_public_key: self.app.log_public_key(),
+            decision_key_statements: self.app.decision_key_statements().await.map_err(status)?,
         }))
         .await?;
         let lifetime = u64::try_from(self.identity.not_after_ms - time::now()).unwrap_or(0);

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use guard_evidence::chain::{Chain, Sealed, Stamp};
 use guard_evidence::key::SigningKey;
 use guard_evidence::record::{
-    Action, DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, Lifecycle, LifecycleRecord, MatchedRule,
-    Predicate, RequestRecord, Verdict, Why,
+    Action, ChainEnd, DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, Lifecycle, LifecycleRecord,
+    MatchedRule, Predicate, RequestRecord, Verdict, Why,
 };
 use guard_proto::v1::approval_client::ApprovalClient;
 use guard_proto::v1::console_message::Kind as ConsoleKind;
@@ -53,6 +53,28 @@ impl Host {
 
     pub(crate) fn tells(&mut self, event: Lifecycle) -> Sealed {
         self.seal(|header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event })))
+    }
+
+    /// The key that follows, and the records of it: the old key names it, and it begins an epoch.
+    pub(crate) fn replaces_key(&mut self, key: SigningKey) -> [Sealed; 2] {
+        let named = self.tells(Lifecycle::NextKey { key: key.public() });
+        [named, self.begins_with(key)]
+    }
+
+    pub(crate) fn begins_with(&mut self, key: SigningKey) -> Sealed {
+        let after = self.chain.end();
+        self.chain = self.chain.next_epoch();
+        self.evidence_key = key;
+        self.begins_after(after)
+    }
+
+    /// The first record of the epoch that the chain is in.
+    pub(crate) fn begins_after(&mut self, after: Option<ChainEnd>) -> Sealed {
+        self.tells(Lifecycle::Begun {
+            why: "the key was replaced".to_owned(),
+            key: self.evidence_key.public().to_pem().unwrap(),
+            after,
+        })
     }
 
     /// Some record.

@@ -66,7 +66,7 @@ impl World {
     }
 
     /// An administrator, the approver `alice`, and `coder`, owned by `owner`.
-    fn staffed() -> (Self, ChangesHead) {
+    pub(super) fn staffed() -> (Self, ChangesHead) {
         let mut world = Self::new();
         world.change(
             ChangedBy::SetupLink,
