@@ -26,6 +26,7 @@ use crate::kernel::{self, FindingState, KernelError};
 use crate::labels::{LabelError, Labels};
 use crate::policy::{self, InForce, PolicyFileError};
 use crate::protect;
+use crate::redact::{RedactError, Redactor};
 use crate::watch::Watchers;
 
 /// How often the cgroup tree is walked for what no event told.
@@ -54,6 +55,8 @@ pub enum DaemonError {
     Labels(#[from] LabelError),
     #[error(transparent)]
     Protect(#[from] protect::ProtectError),
+    #[error(transparent)]
+    Redact(#[from] RedactError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error("{path}: {source}")]
@@ -87,6 +90,7 @@ async fn start(config: Config) -> Result<(), DaemonError> {
     // Whatever can be wrong in files is found before anything is put in force.
     let policy = Arc::new(policy::load(&config.policy_file)?);
     let identity = Arc::new(Identity::load_or_create(&config.state_dir, config.key)?);
+    let redactor = Redactor::open(&config.state_dir, &config.redact)?;
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
     let evidence = Evidence::start(EvidenceConfig {
         host_id: identity.host_id.clone(),
@@ -175,7 +179,11 @@ async fn start(config: Config) -> Result<(), DaemonError> {
         evidence: evidence.clone(),
         remembered,
         exact: exact.clone().filter(|_| config.kernel_rules),
-        enricher: Arc::new(Enricher::new(config.record_environment.clone(), config.hash_deadline)),
+        enricher: Arc::new(Enricher::new(
+            config.record_environment.clone(),
+            config.hash_deadline,
+            redactor,
+        )),
         labels: labels.clone(),
         watchers: watchers.clone(),
         open,

@@ -23,6 +23,7 @@ pub mod labels;
 pub mod logging;
 pub mod policy;
 pub mod protect;
+pub mod redact;
 pub mod status;
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,7 @@ use guard_evidence::record::{Lifecycle, Predicate, Statement};
 
 use crate::config::LabelPattern;
 use crate::evidence::{Evidence, EvidenceConfig};
+use crate::redact::{Redactor, Rules};
 
 pub(crate) const HOST: &str = "01J00000000000000000000000";
 
@@ -42,6 +43,11 @@ pub(crate) fn rig() -> Rig {
         cgroups,
         evidence,
     }
+}
+
+/// The built-in rules, with a key of the tests.
+pub(crate) fn redactor() -> Redactor {
+    Redactor::with_key(&[5; 32], Rules::new(true, &[]).unwrap())
 }
 
 /// Patterns of labels: each a name and a cgroup.

@@ -321,6 +321,11 @@ pub fn proc(data: &[u8]) {
     guard_agent::enrich::fuzz_reply(data);
 }
 
+/// Secrets among what a workload wrote: none survives, and two never look the same.
+pub fn redact(data: &[u8]) {
+    guard_agent::redact::fuzz_redact(data);
+}
+
 /// A line that the agent's control socket reads, with the checks on what it asks for.
 pub fn line(data: &[u8]) {
     guard_agent::control::fuzz_control(data);

@@ -14,6 +14,7 @@ use guard_evidence::cosign::VerifierKey;
 use guard_evidence::key::Algorithm;
 
 use crate::kernel::{Away, KernelConfig, LabelSettings, Writes};
+use crate::redact::Pattern;
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/guard/agent.toml";
@@ -42,6 +43,7 @@ pub struct Config {
     /// To read the content of an executable.
     pub hash_deadline: Duration,
     pub protect: ProtectMore,
+    pub redact: Redact,
     /// What the policy allows by the kernel's key alone becomes an exact rule in the kernel.
     pub kernel_rules: bool,
     pub log: Log,
@@ -54,6 +56,14 @@ pub struct ProtectMore {
     pub paths: Vec<PathBuf>,
     /// `HOST:PORT`.
     pub addresses: Vec<String>,
+}
+
+/// `[redact]`: what is hidden from records and people.
+#[derive(Debug, Clone)]
+pub struct Redact {
+    pub built_in: bool,
+    /// [`crate::redact::Rules`] takes them together.
+    pub patterns: Vec<Pattern>,
 }
 
 /// Variables that change what a program does: shown unless the configuration says otherwise.
@@ -192,6 +202,10 @@ impl Default for Config {
             rotate_key_every: None,
             hash_deadline: Duration::from_secs(30),
             protect: ProtectMore::default(),
+            redact: Redact {
+                built_in: true,
+                patterns: Vec::new(),
+            },
             kernel_rules: true,
             log: Log {
                 json: false,

@@ -12,8 +12,9 @@ use guard_proto::limits::is_label;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, ConfigError, LabelPattern, LabelRules, Log, PENDING_HEADROOM, ProtectMore};
+use super::{Config, ConfigError, LabelPattern, LabelRules, Log, PENDING_HEADROOM, ProtectMore, Redact};
 use crate::kernel::{Allowed, Away, LabelSettings, Writes};
+use crate::redact::{Pattern, PatternError, Rules};
 
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES: usize = 1 << 20;
@@ -41,6 +42,8 @@ struct Raw {
     limits: RawLimits,
     #[serde(default)]
     protect: RawProtect,
+    #[serde(default)]
+    redact: RawRedact,
     #[serde(default)]
     evidence: RawEvidence,
     #[serde(default)]
@@ -136,6 +139,21 @@ struct RawProtect {
     paths: Vec<Spanned<String>>,
     #[serde(default)]
     addresses: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRedact {
+    built_in: Option<bool>,
+    #[serde(default)]
+    patterns: Vec<RawPattern>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPattern {
+    name: Spanned<String>,
+    regex: Spanned<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -467,6 +485,33 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         ));
     }
 
+    let mut redact = Redact {
+        built_in: raw.redact.built_in.unwrap_or(default.redact.built_in),
+        patterns: Vec::new(),
+    };
+    let pattern_error = |place: Option<Range<usize>>, why: &PatternError| {
+        error(
+            place,
+            why.to_string(),
+            "write a name and a regular expression of the Rust crate regex; docs/agent.md shows an example",
+        )
+    };
+    let mut last = None;
+    for pattern in raw.redact.patterns {
+        let (name, regex) = (pattern.name.as_ref(), pattern.regex.as_ref());
+        let place = || match Pattern::check_name(name, &redact.patterns) {
+            Ok(()) => pattern.regex.span(),
+            Err(_) => pattern.name.span(),
+        };
+        let added = Pattern::check_name(name, &redact.patterns).and_then(|()| Pattern::new(name, regex));
+        redact
+            .patterns
+            .push(added.map_err(|why| pattern_error(Some(place()), &why))?);
+        last = Some(pattern.regex.span());
+    }
+    // What they are together.
+    Rules::new(redact.built_in, &redact.patterns).map_err(|why| pattern_error(last, &why))?;
+
     let mut witnesses: Vec<VerifierKey> = Vec::new();
     for witness in raw.evidence.witnesses {
         let key = VerifierKey::parse(witness.as_ref()).ok().filter(|key| {
@@ -514,6 +559,7 @@ pub(super) fn resolve(bytes: &[u8], file: &Path) -> Result<Config, ConfigError> 
         key: raw.evidence.key.unwrap_or(default.key),
         rotate_key_every,
         protect,
+        redact,
         kernel_rules: raw.policy.kernel_rules.unwrap_or(default.kernel_rules),
         hash_deadline: length("hash_deadline", raw.hash_deadline, default.hash_deadline, s(1)..s(3600))?,
         log: Log {

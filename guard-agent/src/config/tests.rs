@@ -38,12 +38,17 @@ fn everything_can_be_set() {
         quorum = 1
         key = "p256"
         rotate_key_every = "90d"
+        [redact]
+        built_in = false
+        patterns = [{ name = "ticket", regex = "CASE-[0-9]+" }]
         [log]
         format = "json"
         level = "debug"
         "#,
     )
     .unwrap();
+    assert!(!config.redact.built_in);
+    assert_eq!(config.redact.patterns.len(), 1);
     assert_eq!(config.labels.patterns[0].name, "coder");
     assert_eq!(config.kernel.away, Away::Deny);
     assert_eq!(config.kernel.park_after, Duration::from_millis(250));
@@ -83,6 +88,26 @@ fn the_sample_is_valid_and_says_the_defaults() {
 #[test]
 fn errors_name_line_and_remedy() {
     for (text, start, needle) in [
+        (
+            "[redact]\npatterns = [{ name = \"A\", regex = \"a\" }]",
+            "agent.toml:2:22: \"A\" is not the name of a pattern",
+            "docs/agent.md",
+        ),
+        (
+            "[[redact.patterns]]\nname = \"jwt\"\nregex = \"a\"",
+            "agent.toml:2:8: there is a pattern with the name \"jwt\" already",
+            "docs/agent.md",
+        ),
+        (
+            "[[redact.patterns]]\nname = \"a\"\nregex = \"(\"",
+            "agent.toml:3:9: the pattern is not a regular expression",
+            "docs/agent.md",
+        ),
+        (
+            "[[redact.patterns]]\nname = \"a\"\nregex = \"a*\"",
+            "agent.toml:3:9: the pattern matches nothing at all",
+            "docs/agent.md",
+        ),
         (
             "stat_dir = \"/x\"",
             "agent.toml:1:1: unknown field `stat_dir`",

@@ -310,7 +310,7 @@ impl Engine {
                 Some(slot) => {
                     self.enforcer.allow_by_key(id, &slot);
                     self.remember(&action, &rules, &facts);
-                    let what = action.what_by_key();
+                    let what = action.what_by_key(&self.parts.enricher);
                     let basis = self.by_policy(&action, workload, None, rules);
                     action.stage = Stage::Released(Box::new(Released {
                         verdict: Verdict::Allow,
@@ -489,16 +489,8 @@ impl Action {
     }
 
     /// One line for people, from the kernel key alone.
-    fn what_by_key(&self) -> String {
-        use std::os::unix::ffi::OsStrExt as _;
-        match &self.asked.what {
-            AskedAction::Exec(exec) => match &exec.path {
-                Some(path) => guard_evidence::text::Text::from(path.as_os_str().as_bytes()).fold(160),
-                None => format!("file {} on device {}", exec.file.inode, exec.file.device),
-            },
-            AskedAction::Reach(reach) => records::what_is_reached(reach),
-            AskedAction::Change(change) => records::what_is_changed(change),
-        }
+    fn what_by_key(&self, enricher: &Enricher) -> String {
+        enricher.what_by_key(&self.asked.what, records::LINE)
     }
 }
 

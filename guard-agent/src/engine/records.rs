@@ -3,11 +3,9 @@
 //! Owns the mapping from actions to evidence and to the console's words. It is given questions, verdicts and outcomes.
 //! It must never decide.
 
-use std::os::unix::ffi::OsStrExt as _;
-
 use guard_evidence::record::{
-    Action, DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, HowHeld, PolicyAction, Predicate,
-    RequestRecord, SignedDecision, TracerFacts, Verdict, Why,
+    DecidedBy, DecisionRecord, Effect, EnforcementRecord, HostFacts, HowHeld, Predicate, RequestRecord, SignedDecision,
+    TracerFacts, Verdict, Why,
 };
 use guard_evidence::statement;
 use guard_evidence::text::{Text, visible_fold};
@@ -20,14 +18,12 @@ use super::Basis;
 use super::ends::withdrawn_words;
 use super::question::Question;
 use crate::clock::rfc3339;
-use crate::enrich::{Enriched, connect_action, file_action};
+use crate::enrich::Enriched;
 use crate::evidence::unsealed;
-use crate::kernel::api::{
-    AskedAction, AskedChange, AskedReach, HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy,
-};
+use crate::kernel::api::{HeldHow, Mismatch, MismatchWhat, Outcome, ParkedWhy, Tracer, WithdrawnWhy};
 
 /// Characters of one line for people.
-const LINE: usize = 160;
+pub(super) const LINE: usize = 160;
 /// Risks on a card.
 const RISKS: usize = 3;
 
@@ -82,30 +78,6 @@ pub(super) fn how(how: HeldHow, tracer: Option<&Tracer>) -> HowHeld {
 /// The action in one line.
 pub(super) fn what(enriched: &Enriched) -> String {
     statement::what(&enriched.action, LINE)
-}
-
-/// The peer in one line.
-pub(super) fn what_is_reached(reach: &AskedReach) -> String {
-    statement::what(&Action::Connect(Box::new(connect_action(reach))), LINE)
-}
-
-/// The change in one line.
-pub(super) fn what_is_changed(change: &AskedChange) -> String {
-    statement::what(&Action::File(Box::new(file_action(change))), LINE)
-}
-
-/// An action of which the kernel's key says enough.
-pub(super) fn key_action(what: &AskedAction) -> PolicyAction {
-    match what {
-        AskedAction::Exec(exec) => PolicyAction::ExecKey {
-            path: exec.path.as_ref().map(|path| Text::from(path.as_os_str().as_bytes())),
-            device: exec.file.device,
-            inode: exec.file.inode,
-            generation: exec.file.generation,
-        },
-        AskedAction::Reach(reach) => PolicyAction::Connect(Box::new(connect_action(reach))),
-        AskedAction::Change(change) => PolicyAction::File(Box::new(file_action(change))),
-    }
 }
 
 pub(super) fn request(host: &HostFacts, question: &Question) -> Predicate {

@@ -36,7 +36,9 @@ impl Engine {
         if slot.is_none() {
             self.parts.evidence.count_unrecorded();
         }
-        let what = enriched.as_ref().map_or_else(|| action.what_by_key(), records::what);
+        let what = enriched
+            .as_ref()
+            .map_or_else(|| action.what_by_key(&self.parts.enricher), records::what);
         let event = RunEvent::Denied {
             request: None,
             what: what.clone(),
@@ -76,7 +78,7 @@ impl Engine {
             Some(RecordedAction::Exec(exec)) => PolicyAction::Exec(exec),
             Some(RecordedAction::Connect(connect)) => PolicyAction::Connect(connect),
             Some(RecordedAction::File(file)) => PolicyAction::File(file),
-            None => records::key_action(&action.asked.what),
+            None => self.parts.enricher.key_action(&action.asked.what),
         };
         let policy_digest = self.parts.policy.digest.clone();
         Basis::Policy(Box::new(PolicyDecided {
@@ -101,11 +103,12 @@ impl Engine {
         } = *released;
         crash::point("outcome-known");
         self.count(&enforced.outcome);
+        let outcome = self.parts.enricher.outcome(&enforced.outcome);
         let request = match &basis {
             Basis::Question { request, .. } => Some(*request),
             Basis::Policy(_) => None,
         };
-        if let Outcome::Killed(mismatch) = &enforced.outcome {
+        if let Outcome::Killed(mismatch) = &outcome {
             let detail = records::mismatch_words(mismatch);
             tracing::warn!(
                 label = action.label,
@@ -119,20 +122,20 @@ impl Engine {
                 .publish(&action.cgroup, &RunEvent::Killed { request, detail });
         }
         if let Some(request) = request {
-            self.link.send_lasting(records::outcome(request, &enforced.outcome));
+            self.link.send_lasting(records::outcome(request, &outcome));
         }
         if let Some(slot) = slot {
             let record = records::enforcement(
                 &action.label,
                 verdict,
                 basis,
-                records::effect(&enforced.outcome),
+                records::effect(&outcome),
                 enforced.resume_ns,
             );
             self.write_end(slot, record, request);
         }
         if let Some(request) = request {
-            self.wake(enforced.id, Fate::of(request, verdict, &enforced.outcome));
+            self.wake(enforced.id, Fate::of(request, verdict, &outcome));
         }
     }
 
@@ -172,7 +175,7 @@ impl Engine {
             && known.exact
             && known.policy_digest == self.parts.policy.digest
         {
-            exact.learn(asked, records::key_action(&asked.what), known);
+            exact.learn(asked, self.parts.enricher.key_action(&asked.what), known);
         }
     }
 
@@ -184,14 +187,15 @@ impl Engine {
         let (workload, _) = self.parts.enricher.of_key(asked, &known.label, &known.cgroup);
         let basis = Basis::Policy(Box::new(PolicyDecided {
             workload,
-            action: records::key_action(&asked.what),
+            action: self.parts.enricher.key_action(&asked.what),
             rules: known.rules.clone(),
             policy_digest: known.policy_digest.clone(),
         }));
         let (effect, resume_ns) = match end {
             Ok(enforced) => {
                 self.count(&enforced.outcome);
-                (records::effect(&enforced.outcome), enforced.resume_ns)
+                let outcome = self.parts.enricher.outcome(&enforced.outcome);
+                (records::effect(&outcome), enforced.resume_ns)
             }
             Err(why) => (records::unused(*why), 0),
         };

@@ -16,6 +16,7 @@ pub struct Waiting {
 
 impl Engine {
     pub(super) fn pending(&self) -> Vec<Waiting> {
+        let by_key = |action: &super::Action| action.what_by_key(&self.parts.enricher);
         let mut waiting: Vec<Waiting> = self
             .actions
             .values()
@@ -25,9 +26,9 @@ impl Engine {
                     Stage::Recording(q) | Stage::Asking(q) | Stage::Deciding(q, _) => {
                         (q.id.to_string(), q.what.clone(), Some(&q.how))
                     }
-                    Stage::Enriching { how } => (String::new(), action.what_by_key(), Some(how)),
-                    Stage::Behind(behind) => (String::new(), action.what_by_key(), Some(&behind.how)),
-                    _ => (String::new(), action.what_by_key(), None),
+                    Stage::Enriching { how } => (String::new(), by_key(action), Some(how)),
+                    Stage::Behind(behind) => (String::new(), by_key(action), Some(&behind.how)),
+                    _ => (String::new(), by_key(action), None),
                 };
                 Waiting {
                     uid: action.asked.uid,

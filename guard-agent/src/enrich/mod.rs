@@ -2,7 +2,8 @@
 //!
 //! Owns reading /proc, the user database, container ids, claims and digests of executables. It is given ids from the
 //! kernel and descriptors of held threads. It must never run on the verdict path, never wait without a deadline, and
-//! never mix what the workload says about itself with what was observed.
+//! never mix what the workload says about itself with what was observed, nor put a secret into what is recorded: only the
+//! policy's facts are what is true.
 
 mod claims;
 mod connect;
@@ -10,7 +11,7 @@ mod container;
 mod hash;
 mod names;
 mod process;
-mod redact;
+mod recorded;
 mod users;
 mod write;
 
@@ -28,9 +29,9 @@ use crate::enforce::Bound;
 use crate::kernel::api::{
     Asked, AskedAction, AskedChange, AskedExec, AskedReach, ExecExpectation, HeldExec, Peer, ReachHow, Reply,
 };
+use crate::redact::Redactor;
 use guard_policy::{Deed, ExecFacts, Facts, HeldFacts};
 
-pub(crate) use connect::connect_action;
 pub use container::container_id;
 pub(crate) use hash::close_elsewhere;
 use hash::{HashError, Hasher};
@@ -39,7 +40,6 @@ pub use names::fuzz_reply;
 pub(crate) use process::cgroup;
 pub use process::fuzz_proc;
 use users::Users;
-pub(crate) use write::file_action;
 
 /// /proc of a hostile process may make a reader wait.
 const PROC_DEADLINE: Duration = Duration::from_secs(2);
@@ -68,17 +68,19 @@ pub struct Enricher {
     hasher: Hasher,
     readers: Arc<Semaphore>,
     record_environment: Vec<String>,
+    redactor: Arc<Redactor>,
     names: Names,
 }
 
 impl Enricher {
     #[must_use]
-    pub fn new(record_environment: Vec<String>, hash_deadline: Duration) -> Self {
+    pub fn new(record_environment: Vec<String>, hash_deadline: Duration, redactor: Redactor) -> Self {
         Self {
             users: Users::new("/etc/passwd".into()),
             hasher: Hasher::new(hash_deadline),
             readers: Arc::new(Semaphore::new(PROC_READERS)),
             record_environment,
+            redactor: Arc::new(redactor),
             names: Names::new("/etc/resolv.conf".into()),
         }
     }
@@ -145,13 +147,16 @@ impl Enricher {
         let found = self
             .read_proc(asked.tgid, root, container::of_path(&cgroup), true)
             .await;
-        let claims = claims::claims(&found.environment);
-        let mut action = connect_action(&reach);
+        let claims = claims::claims(&found.environment, &self.redactor);
+        let mut action = self.connect_action(&reach);
         let mut context = found.context(&cgroup, &mut workload);
         if let Peer::Address { address, .. } = &reach.peer
             && reach.how != ReachHow::Listen
         {
             context.looked_up = self.names.of(asked.label, address);
+            for looked_up in &mut context.looked_up {
+                looked_up.name = self.redactor.text(looked_up.name.as_bytes());
+            }
         }
         crate::evidence::fit_connect(&mut action, &mut workload);
         limit_ancestry(&mut context, &workload);
@@ -181,8 +186,8 @@ impl Enricher {
         let found = self
             .read_proc(asked.tgid, root, container::of_path(&cgroup), true)
             .await;
-        let claims = claims::claims(&found.environment);
-        let mut action = file_action(&change);
+        let claims = claims::claims(&found.environment, &self.redactor);
+        let mut action = self.file_action(&change);
         let mut context = found.context(&cgroup, &mut workload);
         crate::evidence::fit_file(&mut action, &mut workload);
         limit_ancestry(&mut context, &workload);
@@ -207,7 +212,10 @@ impl Enricher {
         root: Option<String>,
     ) -> Enriched {
         let (mut workload, mut facts) = self.of_key(&asked, &label, &cgroup);
-        let path_inside = held.file.as_ref().and_then(|file| inside(file, exec.path.as_deref()));
+        let path_inside = held
+            .file
+            .as_ref()
+            .and_then(|file| inside(file, exec.path.as_deref(), &self.redactor));
         let digest = match held.file.take() {
             Some(file) => self.hasher.hash(&label, exec.file, file).await,
             None => Err(HashError::NotOpened),
@@ -220,34 +228,33 @@ impl Enricher {
             ..found.context(&cgroup, &mut workload)
         };
 
-        let text = |bytes: &[u8]| Text::from(bytes);
-        let strings = |list: &[Vec<u8>]| {
-            list.iter()
-                .map(|string| Text::from(string.as_slice()))
-                .collect::<Vec<_>>()
-        };
+        let path = |bytes: &[u8]| self.redactor.path(bytes);
+        let (argv, argv_sha256) = self.redactor.argv(&held.argv);
         let mut action = ExecAction {
-            path: exec.path.as_ref().map(|path| text(path.as_os_str().as_bytes())),
+            path: exec.path.as_ref().map(|known| path(known.as_os_str().as_bytes())),
             unlinked: exec.unlinked,
             device: exec.file.device,
             inode: exec.file.inode,
             generation: exec.file.generation,
             sha256: digest.as_ref().ok().map(|digest| hex::encode(digest.sha256)),
             size: digest.as_ref().ok().map(|digest| digest.size),
-            given: text(held.given.as_bytes()),
-            argv: strings(&held.argv.strings),
+            given: path(held.given.as_bytes()),
+            argv,
             argv_count: held.argv.count,
-            argv_sha256: hex::encode(held.argv.sha256),
-            argv_truncated: held.argv.truncated,
-            environment: claims::chosen(&held.environment.strings, &self.record_environment),
+            argv_sha256,
+            argv_truncated: held.argv.gap.is_some(),
+            environment: claims::chosen(&held.environment.strings, &self.record_environment, &self.redactor),
             environment_count: held.environment.count,
-            environment_sha256: hex::encode(held.environment.sha256),
-            cwd: text(held.cwd.as_os_str().as_bytes()),
+            environment_sha256: self.redactor.digest(&held.environment.sha256),
+            cwd: path(held.cwd.as_os_str().as_bytes()),
         };
         crate::evidence::fit(&mut action, &mut workload);
         limit_ancestry(&mut context, &workload);
         let held_facts = HeldFacts {
-            argv: (!held.argv.truncated)
+            argv: held
+                .argv
+                .gap
+                .is_none()
                 .then(|| {
                     held.argv
                         .strings
@@ -274,7 +281,7 @@ impl Enricher {
             }))),
             Err(error) => Err(error.to_string()),
         };
-        let claims = claims::claims(&held.environment.strings);
+        let claims = claims::claims(&held.environment.strings, &self.redactor);
         Enriched {
             workload,
             action: Action::Exec(Box::new(action)),
@@ -294,10 +301,11 @@ impl Enricher {
         with_environment: bool,
     ) -> Found {
         let known = container.clone();
+        let redactor = Arc::clone(&self.redactor);
         let work = async {
             let permit = Arc::clone(&self.readers).acquire_owned().await.ok()?;
             let reading = tokio::task::spawn_blocking(move || {
-                let (ancestry, inside) = process::ancestry(pid, root.as_deref());
+                let (ancestry, inside) = process::ancestry(pid, root.as_deref(), &redactor);
                 let mut container = container;
                 if let Some(container) = &mut container {
                     container::complete(container, Path::new("/"));
@@ -375,14 +383,12 @@ fn exec_facts(exec: &AskedExec) -> ExecFacts {
 }
 
 /// The file's path in the mount namespace that it was opened in, if that is not the host's path.
-fn inside(file: &OwnedFd, host: Option<&Path>) -> Option<Text> {
+fn inside(file: &OwnedFd, host: Option<&Path>, redactor: &Redactor) -> Option<Text> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-    (Some(path.as_path()) != host).then(|| {
-        Text::from(
-            path.as_os_str()
-                .as_bytes()
-                .get(..PATH_BYTES)
-                .unwrap_or(path.as_os_str().as_bytes()),
-        )
-    })
+    if Some(path.as_path()) == host {
+        return None;
+    }
+    let text = redactor.path(path.as_os_str().as_bytes());
+    let bytes = text.as_bytes();
+    Some(Text::from(bytes.get(..PATH_BYTES).unwrap_or(bytes)))
 }

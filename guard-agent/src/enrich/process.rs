@@ -11,21 +11,27 @@ use guard_evidence::record::ProcessFacts;
 use guard_evidence::text::Text;
 
 use super::{claims, container, users};
+use crate::redact::{self, Redactor};
 
 const DEPTH: usize = 32;
-const ARGV_BYTES: u64 = 4_096;
+/// Of the arguments of a process: what is shown, and what is read beyond it, so that a secret that goes over the end is seen
+/// whole.
+const ARGV_BYTES: usize = 4_096;
+const ARGV_READ: u64 = 16_384;
 const ARGV_STRINGS: usize = 64;
 const ENVIRONMENT_BYTES: u64 = 256 << 10;
 /// /proc counts in hundredths of a second on every architecture that we run on.
 const TICK_NS: u64 = 10_000_000;
 
 /// The process and what started it, up to process 1, and how many of them are in or below `root`. Blocks.
-pub(super) fn ancestry(pid: u32, root: Option<&str>) -> (Vec<ProcessFacts>, u32) {
+pub(super) fn ancestry(pid: u32, root: Option<&str>, redactor: &Redactor) -> (Vec<ProcessFacts>, u32) {
     let mut found: Vec<ProcessFacts> = Vec::new();
     let (mut inside, mut left) = (0, false);
     let mut next = pid;
     while found.len() < DEPTH && next != 0 {
-        let Some((facts, parent)) = process(next) else { break };
+        let Some((facts, parent)) = process(next, redactor) else {
+            break;
+        };
         // A parent is older than its child; otherwise its id was used again.
         if found.last().is_some_and(|child| facts.start_ns > child.start_ns) {
             break;
@@ -44,6 +50,10 @@ pub(super) fn environment(pid: u32) -> Vec<Vec<u8>> {
     // A read error half-way leaves what was read: it is quoted, not decided on.
     if let Ok(file) = File::open(format!("/proc/{pid}/environ")) {
         let _ = file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes);
+    }
+    if bytes.len() as u64 >= ENVIRONMENT_BYTES {
+        // The last one may be half a secret.
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == 0).unwrap_or(0));
     }
     bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
 }
@@ -65,7 +75,7 @@ fn parse_cgroup(text: &[u8]) -> Option<String> {
         .map(|path| path.trim_end_matches(" (deleted)").to_owned())
 }
 
-fn process(pid: u32) -> Option<(ProcessFacts, u32)> {
+fn process(pid: u32, redactor: &Redactor) -> Option<(ProcessFacts, u32)> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
     let stat = parse_stat(&read("stat")?)?;
     let uid = parse_uid(&read("status")?)?;
@@ -73,27 +83,51 @@ fn process(pid: u32) -> Option<(ProcessFacts, u32)> {
     let mut cmdline = Vec::new();
     // A read error half-way leaves what was read: it is shown, not decided on.
     if let Ok(file) = File::open(format!("/proc/{pid}/cmdline")) {
-        let _ = file.take(ARGV_BYTES).read_to_end(&mut cmdline);
+        let _ = file.take(ARGV_READ).read_to_end(&mut cmdline);
     }
     let again = parse_stat(&read("stat")?)?;
     if again.start_ns != stat.start_ns {
         return None;
     }
-    let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(&cmdline);
-    let argv = if cmdline.is_empty() {
-        Vec::new()
-    } else {
-        cmdline.split(|b| *b == 0).take(ARGV_STRINGS).map(Text::from).collect()
-    };
     let facts = ProcessFacts {
         pid,
         start_ns: stat.start_ns,
         comm: Text::from(stat.comm),
-        executable: executable.map(|path| Text::from(path.as_os_str().as_bytes())),
-        argv,
+        executable: executable.map(|path| redactor.path(path.as_os_str().as_bytes())),
+        argv: arguments(&cmdline, redactor),
         uid,
     };
     Some((facts, stat.parent))
+}
+
+/// What cmdline has, as it is recorded: the beginning of it.
+fn arguments(cmdline: &[u8], redactor: &Redactor) -> Vec<Text> {
+    let end = match cmdline.len() as u64 {
+        // The last word may be half a secret.
+        ARGV_READ.. => cmdline
+            .iter()
+            .rposition(|byte| *byte == 0 || byte.is_ascii_whitespace())
+            .unwrap_or(0),
+        _ => cmdline.len(),
+    };
+    let cmdline = cmdline.get(..end).unwrap_or_default();
+    let cmdline = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
+    if cmdline.is_empty() {
+        return Vec::new();
+    }
+    let strings: Vec<&[u8]> = cmdline.split(|byte| *byte == 0).collect();
+    let mut left = ARGV_BYTES;
+    let mut recorded = Vec::new();
+    for text in redactor.arguments(&strings, None).into_iter().take(ARGV_STRINGS) {
+        let bytes = text.as_bytes();
+        if bytes.len() > left {
+            recorded.push(Text::from(bytes.get(..left).unwrap_or_default()));
+            break;
+        }
+        left -= bytes.len();
+        recorded.push(text);
+    }
+    recorded
 }
 
 struct Stat {
@@ -146,10 +180,13 @@ pub fn fuzz_proc(data: &[u8]) {
     for (uid, name) in users::parse(data) {
         assert!(!name.is_empty() && name.len() <= 64, "user {uid}");
     }
+    let redactor = redact::for_fuzzing();
+    let argv = arguments(data, &redactor);
+    assert!(argv.iter().map(|text| text.as_bytes().len()).sum::<usize>() <= ARGV_BYTES);
     let environment: Vec<Vec<u8>> = data.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    let _ = claims::claims(&environment);
+    let _ = claims::claims(&environment, &redactor);
     let names = ["PATH".to_owned(), "A*".to_owned()];
-    for entry in claims::chosen(&environment, &names) {
+    for entry in claims::chosen(&environment, &names, &redactor) {
         let name = entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
         assert!(name == b"PATH" || name.starts_with(b"A"), "nobody chose it");
     }
@@ -158,10 +195,11 @@ pub fn fuzz_proc(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::redactor;
 
     #[test]
     fn this_process_and_its_ancestors() {
-        let (found, inside) = ancestry(std::process::id(), None);
+        let (found, inside) = ancestry(std::process::id(), None, &redactor());
         assert_eq!(inside, 0);
         assert_eq!(found[0].pid, std::process::id());
         assert!(found.len() > 1);
@@ -172,12 +210,26 @@ mod tests {
 
     #[test]
     fn what_is_outside_the_workload_is_told_apart() {
-        let (found, inside) = ancestry(std::process::id(), Some("/no/such/cgroup"));
+        let (found, inside) = ancestry(std::process::id(), Some("/no/such/cgroup"), &redactor());
         assert!(found.len() > 1 && inside == 0);
         let own = cgroup(std::process::id()).unwrap();
-        assert!(own == "/" || ancestry(std::process::id(), Some(&own)).1 > 0);
-        assert!(ancestry(0, None).0.is_empty());
-        assert!(ancestry(u32::MAX, None).0.is_empty());
+        assert!(own == "/" || ancestry(std::process::id(), Some(&own), &redactor()).1 > 0);
+        assert!(ancestry(0, None, &redactor()).0.is_empty());
+        assert!(ancestry(u32::MAX, None, &redactor()).0.is_empty());
+    }
+
+    #[test]
+    fn arguments_are_cut_after_secrets_went() {
+        let shown =
+            |cmdline: &[u8]| -> Vec<String> { arguments(cmdline, &redactor()).iter().map(Text::display).collect() };
+        assert_eq!(shown(b""), [""; 0]);
+        assert_eq!(shown(b"a\0\0b\0"), ["a", "", "b"]);
+        let hidden = shown(b"mysql\0--password\0hunter2\0");
+        assert!(hidden[2].starts_with("[redacted option "), "{hidden:?}");
+        // A token over the end of what is shown.
+        let long = format!("x\0{}ghp_{}\0more", " ".repeat(ARGV_BYTES - 10), "a1".repeat(18));
+        assert!(!shown(long.as_bytes()).concat().contains("ghp_"));
+        assert_eq!(shown("x\0".repeat(9_000).as_bytes()).len(), ARGV_STRINGS);
     }
 
     #[test]

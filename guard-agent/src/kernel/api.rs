@@ -185,8 +185,8 @@ pub struct Argv {
     pub bytes: u64,
     /// SHA-256 over every string followed by NUL.
     pub sha256: [u8; 32],
-    /// `strings` leaves something out.
-    pub truncated: bool,
+    /// Where `strings` leaves something out: before the one with this index.
+    pub gap: Option<usize>,
 }
 
 /// Why an action ended before it was answered.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::enrich::Enricher;
 use crate::kernel::api::{ActionId, AskedChange, AskedExec, Change, ChangeOp, FileKey, Peer, ReachHow};
-use crate::testing::rig;
+use crate::testing::{self, rig};
 use guard_policy::{Answer, Policy};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -200,7 +200,7 @@ fn first_look(enricher: &Enricher, policy: &Policy, asked: &Asked) -> (String, S
 async fn a_remembered_answer_is_what_the_policy_would_say() {
     let mut random = StdRng::seed_from_u64(7);
     let rig = rig();
-    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5));
+    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5), testing::redactor());
     let (mut remembered_answers, mut learnt) = (0, 0);
     for _ in 0..250 {
         let policy = policy(&mut random);
@@ -254,7 +254,7 @@ async fn a_remembered_answer_is_what_the_policy_would_say() {
 #[test]
 fn an_exact_answer_is_the_same_whoever_asks() {
     let mut random = StdRng::seed_from_u64(11);
-    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5));
+    let enricher = Enricher::new(Vec::new(), Duration::from_secs(5), testing::redactor());
     let (mut exact, mut allowed) = (0, 0);
     for _ in 0..150 {
         let policy = policy(&mut random);

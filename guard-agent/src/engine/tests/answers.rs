@@ -12,7 +12,7 @@ use guard_proto::v1::host_message::Kind;
 use super::world::{ASK_ALL, World, world};
 use crate::engine::{Event, FromConsole};
 use crate::kernel::api::{Mismatch, MismatchWhat, Outcome, Release, ToKernel, WithdrawnWhy};
-use crate::testing::records;
+use crate::testing::{self, records};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn approved_is_released_only_with_its_decision_on_disk() {
@@ -210,8 +210,8 @@ async fn an_exec_that_differs_is_recorded_as_killed() {
         effect,
         Effect::Killed {
             what: "argv".to_owned(),
-            approved: "aa".to_owned(),
-            found: "bb".to_owned()
+            approved: testing::redactor().digest(&[0xaa]),
+            found: testing::redactor().digest(&[0xbb]),
         }
     );
     assert!(

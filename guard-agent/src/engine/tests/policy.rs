@@ -3,11 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use guard_evidence::record::{Effect, Predicate, Verdict};
+use guard_evidence::dsse;
+use guard_evidence::record::{Action, Effect, Predicate, Statement, Verdict};
+use guard_evidence::statement;
 use guard_proto::v1;
 
 use super::world::{ASK_ALL, World, world};
 use crate::kernel::api::{AtOnce as _, Enforced, FromKernel, Outcome, Release, ToKernel};
+use crate::testing;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_alone_decides_at_once_and_is_recorded() {
@@ -58,6 +61,39 @@ async fn arguments_decide_through_a_hold() {
         matches!(run(&mut world, &[b"git status"]), Release::Deny),
         "one word is not two"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_is_seen_by_the_policy_alone() {
+    let mut world = world(
+        r#"permit(principal, action, resource) when { context.approved };
+           forbid(principal, action == Action::"exec", resource) when { context.argv.contains("hunter3") };"#,
+    );
+    let argv = |secret: &'static [u8]| [&b"mysql"[..], b"--password", secret];
+    let (_, ask) = world.asked("/usr/bin/mysql", &argv(b"hunter2")).await;
+    let request = dsse::parse(&ask.record).unwrap();
+    let payload = request.verify(&testing::key().public()).unwrap().payload;
+    let text = String::from_utf8(payload.clone()).unwrap();
+    assert!(
+        text.contains("[redacted option ") && !text.contains("hunter2"),
+        "{text}"
+    );
+    assert!(!text.contains(&statement::strings_sha256(&argv(b"hunter2"))));
+    let Predicate::Request(request) = Statement::from_payload(&payload).unwrap().predicate else {
+        unreachable!()
+    };
+    let Action::Exec(exec) = request.action else {
+        unreachable!()
+    };
+    assert_eq!(exec.argv_sha256, statement::strings_sha256(&exec.argv));
+
+    let id = world.asks("/usr/bin/mysql");
+    world.holds(id);
+    world.is_held(id, &argv(b"hunter3"));
+    world.denies(id);
+    world.enforced(id, Outcome::Denied);
+    let record = world.effect(None).await;
+    assert!(!serde_json::to_string(&record).unwrap().contains("hunter3"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

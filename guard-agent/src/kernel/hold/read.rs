@@ -257,13 +257,14 @@ impl Collector {
     /// The vector and the digest without its first string.
     pub(crate) fn finish(self) -> (Argv, [u8; 32]) {
         let mut strings = self.front;
+        let gap = self.truncated.then_some(strings.len());
         strings.extend(self.back);
         let argv = Argv {
             strings,
             count: self.count,
             bytes: self.bytes,
             sha256: self.hash.finalize().into(),
-            truncated: self.truncated,
+            gap,
         };
         (argv, self.tail.finalize().into())
     }
@@ -459,7 +460,7 @@ mod tests {
         }
         assert_eq!(argv.sha256, <[u8; 32]>::from(whole.finalize()));
         assert_eq!(tail, <[u8; 32]>::from(rest.finalize()));
-        assert!(!argv.truncated);
+        assert_eq!(argv.gap, None);
     }
 
     #[test]
@@ -497,7 +498,9 @@ mod tests {
             got.push(string);
         }
         let (argv, _) = got.finish();
-        assert!(argv.truncated);
+        let gap = argv.gap.unwrap();
+        assert!(argv.strings[gap - 1].len() == 100 && gap < argv.strings.len());
+        assert_eq!(argv.strings[gap - 1], format!("{:0100}", gap - 1).into_bytes());
         assert_eq!(argv.count, 10_000);
         assert_eq!(argv.bytes, 10_000 * 101);
         assert_eq!(argv.sha256, <[u8; 32]>::from(expected.finalize()));
