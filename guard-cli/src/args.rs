@@ -496,6 +496,9 @@ pub(crate) enum Evidence {
         /// A checkpoint of this log that you kept: the bundle's has to continue it. Needs the whole log.
         #[arg(long, value_name = "FILE")]
         since: Option<PathBuf>,
+        /// Write the records whose signatures hold as OCSF events, one a line.
+        #[arg(long, value_name = "FILE")]
+        ocsf: Option<PathBuf>,
     },
     /// Print the keys that the console vouches for: the file for `verify --trust`, to be kept apart from bundles.
     Trust,

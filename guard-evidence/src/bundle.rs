@@ -10,6 +10,7 @@
 //! checkpoint               signed head of the log
 //! records/000000042.json   exact envelope, by its index in the log
 //! proofs/000000042.proof   its place in the tree of that checkpoint (C2SP tlog-proof)
+//! ocsf.ndjson              the records as events for other tools, made by whoever exported the bundle
 //! ```
 
 use std::collections::BTreeMap;
@@ -34,13 +35,17 @@ mod tests;
 pub const BUNDLE_KIND: &str = "urn:guard:bundle:v1";
 /// Most records of one bundle.
 pub const MOST_RECORDS: usize = 1_000_000;
+/// Files that are neither records nor proofs.
+const MOST_OTHERS: usize = 5;
 const MANIFEST_BYTES: u64 = 512 << 20;
 const VERIFY_BYTES: u64 = 1 << 20;
+const OCSF_BYTES: u64 = 16 << 30;
 
 const MANIFEST: &str = "MANIFEST.json";
 const TRUST: &str = "trust.json";
 const CHECKPOINT: &str = "checkpoint";
 const VERIFY: &str = "VERIFY.md";
+const OCSF: &str = "ocsf.ndjson";
 
 /// A bundle could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +131,12 @@ impl Manifest {
         }
         Ok(manifest)
     }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| BundleError::Manifest(e.to_string()))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
 }
 
 /// A file that a bundle may have. Every other name is refused, which leaves no way out of the folder.
@@ -135,6 +146,7 @@ enum Entry {
     Verify,
     Trust,
     Checkpoint,
+    Ocsf,
     Record(u64),
     Proof(u64),
 }
@@ -147,6 +159,7 @@ impl Entry {
             VERIFY => Self::Verify,
             TRUST => Self::Trust,
             CHECKPOINT => Self::Checkpoint,
+            OCSF => Self::Ocsf,
             _ => match name.split_once('/')? {
                 ("records", file) => Self::Record(number(file.strip_suffix(".json")?)?),
                 ("proofs", file) => Self::Proof(number(file.strip_suffix(".proof")?)?),
@@ -163,6 +176,7 @@ impl Entry {
             Self::Verify => VERIFY.to_owned(),
             Self::Trust => TRUST.to_owned(),
             Self::Checkpoint => CHECKPOINT.to_owned(),
+            Self::Ocsf => OCSF.to_owned(),
             Self::Record(index) => record_name(index),
             Self::Proof(index) => proof_name(index),
         }
@@ -174,6 +188,7 @@ impl Entry {
             Self::Verify => VERIFY_BYTES,
             Self::Trust => TRUST_BYTES,
             Self::Checkpoint => CHECKPOINT_BYTES as u64,
+            Self::Ocsf => OCSF_BYTES,
             Self::Record(_) => RECORD_BYTES as u64,
             Self::Proof(_) => PROOF_BYTES as u64,
         }
@@ -266,9 +281,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// If `out` cannot be written.
     pub fn finish(mut self) -> Result<W, BundleError> {
-        let mut manifest =
-            serde_json::to_vec_pretty(&self.manifest).map_err(|e| BundleError::Manifest(e.to_string()))?;
-        manifest.push(b'\n');
+        let manifest = self.manifest.to_bytes()?;
         self.append(MANIFEST, &manifest)?;
         self.tar.into_inner().map_err(BundleError::Write)
     }
@@ -323,7 +336,7 @@ pub fn unpack(tar: impl Read, dir: &Path) -> Result<(), BundleError> {
         }
         check_size(name, file.size(), entry.limit())?;
         files += 1;
-        if files > 2 * MOST_RECORDS + 4 {
+        if files > 2 * MOST_RECORDS + MOST_OTHERS {
             return Err(BundleError::TooMany);
         }
         let path = dir.join(name);
@@ -447,20 +460,78 @@ impl Bundle {
         read(&self.dir, Entry::Proof(index))
     }
 
-    /// Reads a file that the manifest names.
+    /// SHA-256 (hex) of a file that the manifest names.
     ///
     /// # Errors
     /// If it cannot be read, or a bundle has no such file.
-    pub fn file(&self, name: &str) -> Result<Vec<u8>, BundleError> {
-        read(
-            &self.dir,
-            Entry::parse(name).ok_or_else(|| BundleError::Name(visible_fold(name, 80)))?,
-        )
+    pub fn digest(&self, name: &str) -> Result<String, BundleError> {
+        let entry = Entry::parse(name).ok_or_else(|| BundleError::Name(visible_fold(name, 80)))?;
+        let mut hash = Hashed(io::sink(), Sha256::new());
+        let read = io::copy(&mut open(&self.dir, entry)?, &mut hash).map_err(|source| BundleError::Io {
+            path: self.dir.join(name),
+            source,
+        })?;
+        check_size(name, read, entry.limit())?;
+        Ok(hash.hex())
+    }
+
+    /// Adds the events that `write` makes of the records.
+    ///
+    /// # Errors
+    /// If they cannot be written, or there are some already.
+    pub fn add_ocsf(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<u64>) -> Result<u64, BundleError> {
+        self.add(Entry::Ocsf, write)
+    }
+
+    /// Adds a file, and says so in the manifest.
+    fn add<T>(&mut self, entry: Entry, write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> Result<T, BundleError> {
+        let name = entry.name();
+        let path = self.dir.join(&name);
+        let io_at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| BundleError::Io { path, source }
+        };
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        let mut out = Hashed(io::BufWriter::new(file.map_err(io_at(&path))?), Sha256::new());
+        let made = write(&mut out)
+            .and_then(|made| out.flush().map(|()| made))
+            .map_err(io_at(&path))?;
+        self.manifest.files.insert(name, out.hex());
+        let mut manifest = tempfile::NamedTempFile::new_in(&self.dir).map_err(io_at(&self.dir))?;
+        let path = self.dir.join(MANIFEST);
+        manifest.write_all(&self.manifest.to_bytes()?).map_err(io_at(&path))?;
+        manifest.persist(&path).map_err(|e| io_at(&path)(e.error))?;
+        Ok(made)
     }
 }
 
-/// Reads one file, not through a link and not more than it may have.
-fn read(dir: &Path, entry: Entry) -> Result<Vec<u8>, BundleError> {
+/// Passes on what is written, and hashes it.
+struct Hashed<W>(W, Sha256);
+
+impl<W> Hashed<W> {
+    fn hex(self) -> String {
+        hex::encode(self.1.finalize())
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Opens one file, not through a link, that has no more than it may have; at most one byte more can be read of it.
+fn open(dir: &Path, entry: Entry) -> Result<io::Take<fs::File>, BundleError> {
     let name = entry.name();
     let path = dir.join(&name);
     let io_at = |source| BundleError::Io {
@@ -472,10 +543,18 @@ fn read(dir: &Path, entry: Entry) -> Result<Vec<u8>, BundleError> {
         return Err(BundleError::NotAFile(name));
     }
     check_size(&name, meta.len(), entry.limit())?;
+    Ok(fs::File::open(&path).map_err(io_at)?.take(entry.limit() + 1))
+}
+
+/// Reads one file.
+fn read(dir: &Path, entry: Entry) -> Result<Vec<u8>, BundleError> {
     let mut bytes = Vec::new();
-    fs::File::open(&path)
-        .and_then(|f| f.take(entry.limit() + 1).read_to_end(&mut bytes))
-        .map_err(io_at)?;
-    check_size(&name, bytes.len() as u64, entry.limit())?;
+    open(dir, entry)?
+        .read_to_end(&mut bytes)
+        .map_err(|source| BundleError::Io {
+            path: dir.join(entry.name()),
+            source,
+        })?;
+    check_size(&entry.name(), bytes.len() as u64, entry.limit())?;
     Ok(bytes)
 }

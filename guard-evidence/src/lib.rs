@@ -18,6 +18,7 @@ pub mod grant;
 pub mod key;
 pub mod merkle;
 pub mod nodes;
+pub mod ocsf;
 pub mod record;
 pub mod spool;
 pub mod statement;

@@ -401,7 +401,7 @@ fn what_of_exec(exec: &ExecAction, max: usize) -> String {
 }
 
 /// Folds text that has been made visible already (its brackets are escapes, not to be escaped again).
-fn fold_shown(shown: &str, max: usize) -> String {
+pub(crate) fn fold_shown(shown: &str, max: usize) -> String {
     let chars: Vec<char> = shown.chars().collect();
     if chars.len() <= max {
         return shown.to_owned();
@@ -479,7 +479,7 @@ pub fn summary(statement: &Statement) -> String {
 }
 
 /// What the policy decided alone.
-fn policy_words(action: &PolicyAction) -> String {
+pub(crate) fn policy_words(action: &PolicyAction) -> String {
     match action {
         PolicyAction::Exec(exec) => format!("`{}`", what_of_exec(exec, LINE)),
         PolicyAction::ExecKey { path: Some(path), .. } => format!("`{}`", path.fold(LINE)),
@@ -536,7 +536,7 @@ pub fn effect_words(effect: &Effect) -> String {
     }
 }
 
-fn lifecycle_words(event: &Lifecycle) -> String {
+pub(crate) fn lifecycle_words(event: &Lifecycle) -> String {
     match event {
         Lifecycle::Begun { why, key, after } => {
             let key = PublicKey::from_pem(key).map_or_else(|_| visible_fold(key, 16), |key| key.id());

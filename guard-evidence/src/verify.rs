@@ -50,14 +50,48 @@ const CLOCK_SLACK_SECONDS: i64 = 5;
 
 /// One record whose signature holds.
 #[derive(Debug)]
-struct Record {
-    index: u64,
+pub struct Record {
+    /// In the log.
+    pub index: u64,
     file: String,
     key_id: String,
-    envelope_digest: String,
-    payload_digest: String,
-    header: Header,
-    statement: Statement,
+    /// SHA-256, hex.
+    pub envelope_digest: String,
+    /// SHA-256, hex.
+    pub payload_digest: String,
+    pub header: Header,
+    pub statement: Statement,
+}
+
+/// A bundle that was judged, with its records.
+#[derive(Debug)]
+pub struct Examined {
+    pub report: Report,
+    /// Those whose signature holds, in log order. What else is wrong with one, [`Self::doubts`] says.
+    pub records: Vec<Record>,
+}
+
+impl Examined {
+    /// Everything that speaks against a record, safe to show.
+    #[must_use]
+    pub fn doubts(&self, index: u64) -> Vec<String> {
+        let sections = self.report.sections.iter();
+        sections
+            .filter_map(|section| section.wrong.get(&index))
+            .cloned()
+            .collect()
+    }
+
+    /// The records against which nothing speaks.
+    pub fn accepted(&self) -> impl Iterator<Item = &Record> {
+        let wrong = |index: u64| {
+            self.report
+                .sections
+                .iter()
+                .any(|section| section.wrong.contains_key(&index))
+        };
+        self.records.iter().filter(move |record| !wrong(record.index))
+    }
 }
 
 /// Judges a bundle. What is in it never makes this fail: a bundle that cannot be read is invalid, and the report says
@@ -70,12 +104,18 @@ pub fn verify(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked)
 /// As [`verify`]; `since` is a checkpoint of this log that the auditor kept, exact bytes, which the bundle's has to continue.
 #[must_use]
 pub fn verify_since(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked, since: Option<&[u8]>) -> Report {
+    examine(bundle, trust, source, asked, since).report
+}
+
+/// As [`verify_since`], and gives the records too, for what is made of them.
+#[must_use]
+pub fn examine(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked, since: Option<&[u8]>) -> Examined {
     let mut files = Section::new("files");
     let mut signatures = Section::new("signatures");
     let mut log = Section::new("log");
     let mut sequence = Section::new("sequence");
     let mut changes = Section::new("changes");
-    let mut decisions = Section::new("decisions");
+    let mut decisions = Section::new(report::DECISIONS);
 
     check_files(bundle, trust, &mut files);
     let checkpoint = check_checkpoint(bundle, trust, &mut log);
@@ -120,7 +160,7 @@ pub fn verify_since(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: 
         keys,
     ]);
     report.enforcement = hosts;
-    report
+    Examined { report, records }
 }
 
 /// The report on a bundle that cannot even be opened.
@@ -146,8 +186,8 @@ pub fn without_trust(why: &str) -> Report {
 fn check_files(bundle: &Bundle, trust: &Trust, section: &mut Section) {
     let mut good = 0;
     for (name, digest) in &bundle.manifest.files {
-        match bundle.file(name) {
-            Ok(bytes) if sha256_hex(&bytes) == *digest => good += 1,
+        match bundle.digest(name) {
+            Ok(found) if found == *digest => good += 1,
             Ok(_) => section.add(
                 Level::Invalid,
                 format!("{name} has changed since the bundle was made"),

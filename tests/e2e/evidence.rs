@@ -96,6 +96,24 @@ fn whole_story() -> Result<()> {
         "json",
     ])?;
     serde_json::from_slice::<serde_json::Value>(&json.stdout).with_context(|| format!("not JSON: {json}"))?;
+    let events = scene.vm.run(&["/bin/cat", "/root/bundle/ocsf.ndjson"])?.success()?;
+    ocsf(&events.stdout)
+}
+
+/// The packaged schema accepts the events of what really happened. The check itself is tested beside the mapping.
+fn ocsf(events: &[u8]) -> Result<()> {
+    check!(events.ends_with(b"\n"), "no events");
+    let Some(python) = std::env::var_os("GUARD_PYTHON") else {
+        println!("skipped: the events were not held against the OCSF schema (set GUARD_PYTHON)");
+        return Ok(());
+    };
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), events)?;
+    let out = std::process::Command::new(python)
+        .args(["-c", include_str!("../../guard-evidence/tests/ocsf.py")])
+        .arg(file.path())
+        .output()?;
+    check!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
     Ok(())
 }
 

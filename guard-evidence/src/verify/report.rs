@@ -11,6 +11,9 @@ use crate::enforcement::Enforcement;
 /// Most findings that one section keeps; the rest is counted.
 const MOST_FINDINGS: usize = 1000;
 
+/// Name of the section on people's decisions.
+pub(super) const DECISIONS: &str = "decisions";
+
 /// The result, worst finding first to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +61,10 @@ pub struct Section {
     /// Findings beyond the first thousand.
     pub more_findings: u64,
     pub status: Status,
+    /// The first that speaks against each record, by its index; of all records, however many. What is missing speaks against a
+    /// decision alone: it cannot be judged then.
+    #[serde(skip)]
+    pub(super) wrong: BTreeMap<u64, String>,
 }
 
 impl Section {
@@ -68,6 +75,7 @@ impl Section {
             findings: Vec::new(),
             more_findings: 0,
             status: Status::Valid,
+            wrong: BTreeMap::new(),
         }
     }
 
@@ -101,6 +109,14 @@ impl Section {
             Level::Incomplete => Status::Incomplete,
             Level::Invalid => Status::Invalid,
         });
+        let against = match finding.level {
+            Level::Invalid => true,
+            Level::Incomplete => self.name == DECISIONS,
+            Level::Note => false,
+        };
+        if let Some(index) = finding.index.filter(|_| against) {
+            self.wrong.entry(index).or_insert_with(|| finding.text.clone());
+        }
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(finding);
         } else {
