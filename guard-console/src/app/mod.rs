@@ -9,6 +9,8 @@ pub mod answer;
 pub mod asks;
 pub mod card;
 pub mod changes;
+pub mod channels;
+pub mod content;
 pub mod error;
 pub mod evidence;
 pub mod grants;
@@ -33,6 +35,7 @@ use crate::auth::oidc::Provider;
 use crate::auth::password::Passwords;
 use crate::auth::throttle::Throttle;
 use crate::ca::Authority;
+use crate::channel::Channels;
 use crate::config::Config;
 use crate::data_dir::{DataDir, Readers};
 use crate::log::Log;
@@ -61,6 +64,7 @@ pub struct App {
     pub(crate) throttle: Throttle,
     /// Identity providers, in the order of the configuration.
     pub(crate) providers: Vec<Provider>,
+    pub(crate) channels: Channels,
     pub notify: Notify,
     /// Ends streams when the console stops.
     pub stopping: CancellationToken,
@@ -81,6 +85,7 @@ impl App {
         let providers = providers
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
+        let channels = Channels::open(&config)?;
         let app = Self {
             store,
             dir,
@@ -91,11 +96,13 @@ impl App {
             passwords: Passwords::default(),
             throttle: Throttle::default(),
             providers,
+            channels,
             notify,
             stopping: CancellationToken::new(),
         };
         app.begin_changes().await?;
         app.record_providers().await?;
+        app.keep_channels().await?;
         app.keep_setup_link().await?;
         Ok(app)
     }

@@ -13,3 +13,4 @@ mod pages;
 mod records;
 mod support;
 mod upgrades;
+mod webhooks;
