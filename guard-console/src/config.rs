@@ -3,6 +3,7 @@
 //! Owns parsing, defaults and their errors, with file, line and remedy. Unknown keys are errors.
 
 mod oidc;
+mod webhook;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,6 +13,7 @@ use guard_evidence::cosign::{KeyKind, VerifierKey};
 use serde::Deserialize;
 
 pub use oidc::{OidcConfig, RawOidc};
+pub use webhook::{RawWebhook, WebhookConfig};
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/guard-console";
 const DEFAULT_PORT: u16 = 8443;
@@ -37,6 +39,8 @@ pub enum ConfigError {
     Quorum { quorum: usize, witnesses: usize },
     #[error("identity provider {name:?}: {why}")]
     Oidc { name: String, why: String },
+    #[error("webhook {name:?}: {why}")]
+    Webhook { name: String, why: String },
 }
 
 /// As written; every key is optional.
@@ -58,6 +62,9 @@ pub struct RawConfig {
     /// Identity providers.
     #[serde(default)]
     pub oidc: Vec<RawOidc>,
+    /// Who is told of requests.
+    #[serde(default)]
+    pub webhook: Vec<RawWebhook>,
 }
 
 /// As written: who else has to see the log.
@@ -101,6 +108,7 @@ pub struct Config {
     pub advertise: Option<String>,
     pub log: LogConfig,
     pub oidc: Vec<OidcConfig>,
+    pub webhooks: Vec<WebhookConfig>,
 }
 
 /// Reads a configuration file.
@@ -141,6 +149,11 @@ impl RawConfig {
                 quorum: over.log.quorum.or(self.log.quorum),
             },
             oidc: if over.oidc.is_empty() { self.oidc } else { over.oidc },
+            webhook: if over.webhook.is_empty() {
+                self.webhook
+            } else {
+                over.webhook
+            },
         }
     }
 
@@ -187,6 +200,7 @@ impl RawConfig {
             advertise: self.advertise,
             log: self.log.resolve()?,
             oidc: oidc::resolve(self.oidc)?,
+            webhooks: webhook::resolve(self.webhook)?,
         })
     }
 }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod ca;
+pub mod channel;
 pub mod config;
 pub mod data_dir;
 pub mod log;

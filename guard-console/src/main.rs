@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use guard_console::Server;
-use guard_console::config::{self, Config, RawConfig, RawLog};
+use guard_console::config::{self, Config, RawConfig};
 use guard_console::data_dir::{DATABASE_FILE, DataDir, Readers};
 use guard_console::store::Store;
 use tracing_subscriber::EnvFilter;
@@ -141,13 +141,11 @@ fn resolved(data: &Data, typed: RawConfig) -> anyhow::Result<Config> {
 
 async fn serve(args: Serve) -> anyhow::Result<()> {
     let typed = RawConfig {
-        data_dir: None,
         listen: args.listen,
         listen_hosts: args.listen_hosts,
         names: args.names,
         advertise: args.advertise,
-        log: RawLog::default(),
-        oidc: Vec::new(),
+        ..RawConfig::default()
     };
     let config = resolved(&args.data, typed)?;
     let server = Server::start(config).await?;

@@ -18,6 +18,7 @@ use crate::api::problem::problem;
 use crate::api::{grpc, log, rest};
 use crate::app::{App, Error, Result};
 use crate::ca::{Authority, ServerCertificate, host_tls, web_tls};
+use crate::channel;
 use crate::config::Config;
 use crate::data_dir::{DATABASE_FILE, DataDir};
 use crate::store::Store;
@@ -94,13 +95,14 @@ impl Server {
         let timers = tokio::spawn(run_timers(app.clone(), certificate));
         let log_app = app.clone();
         let sequencer = tokio::spawn(async move { log_app.log.run(log_app.stopping.clone()).await });
+        let channels = tokio::spawn(channel::run(app.clone()));
         tracing::info!(%web, %hosts, ca_sha256 = app.authority.fingerprint(), "serving");
         Ok(Self {
             app,
             web,
             hosts,
             web_handle,
-            tasks: vec![web_task, hosts_task, timers, sequencer],
+            tasks: vec![web_task, hosts_task, timers, sequencer, channels],
         })
     }
 

@@ -417,6 +417,37 @@ pub struct Alarm {
     pub detail: String,
 }
 
+/// A way in which people hear of requests outside the page, and how it goes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelView {
+    /// `webhook:<name>`.
+    pub name: String,
+    /// Messages that are to be delivered.
+    pub waiting: u64,
+    pub oldest_waiting_at: Option<String>,
+    /// Messages that were given up.
+    pub dead_letters: u64,
+    /// When something was delivered last.
+    pub delivered_at: Option<String>,
+    /// When something failed last, and why.
+    pub failed_at: Option<String>,
+    pub failed_because: Option<String>,
+}
+
+/// A message that was given up. What it said is that of the request, which is there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub id: String,
+    pub channel: String,
+    pub request_id: String,
+    /// `asked`, `changed` or `ended`.
+    pub event: String,
+    pub made_at: String,
+    pub given_up_at: Option<String>,
+    pub attempts: u32,
+    pub why: String,
+}
+
 /// One stored record, without its envelope.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordView {

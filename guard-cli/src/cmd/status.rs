@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use guard_evidence::text::{defuse, visible_fold};
 use guard_proto::control::{AgentStatus, ControlReply, ControlRequest, KernelSide, LabelSide};
-use guard_proto::rest::{Me, Status};
+use guard_proto::rest::{ChannelView, Me, Page, Role, Status};
 
 use crate::args::{Global, Output};
 use crate::client::Client;
@@ -28,8 +28,9 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
                 "agent_error": agent.as_ref().err().map(ToString::to_string),
                 "console": console.as_ref().map(|(url, answer)| serde_json::json!({
                     "url": url,
-                    "status": answer.as_ref().ok().map(|(status, _)| status),
-                    "me": answer.as_ref().ok().map(|(_, me)| me),
+                    "status": answer.as_ref().ok().map(|seen| &seen.status),
+                    "me": answer.as_ref().ok().map(|seen| &seen.me),
+                    "channels": answer.as_ref().ok().map(|seen| &seen.channels),
                     "error": answer.as_ref().err().map(ToString::to_string),
                 })),
             }),
@@ -44,7 +45,7 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
                 None => output::note(
                     "guard: not signed in to a console\n  → guard login --url https://CONSOLE:8443 --username NAME --ca ca.pem",
                 ),
-                Some((url, Ok((status, me)))) => print_console(url, status, me)?,
+                Some((url, Ok(seen))) => print_console(url, seen)?,
                 Some((_, Err(failure))) => output::note(&failure.to_string()),
             }
         }
@@ -62,9 +63,27 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
     })
 }
 
-async fn console(credentials: &profile::Credentials) -> Result<(Status, Me), Failure> {
+/// What a console says of itself and to whoever is signed in.
+struct Seen {
+    status: Status,
+    me: Me,
+    /// For those who may see them.
+    channels: Vec<ChannelView>,
+}
+
+async fn console(credentials: &profile::Credentials) -> Result<Seen, Failure> {
     let client = Client::with(credentials)?;
-    Ok((client.get("/status", &[]).await?, client.get("/me", &[]).await?))
+    let me: Me = client.get("/me", &[]).await?;
+    let channels = if me.roles.iter().any(|role| *role != Role::Approver) {
+        client.get::<Page<ChannelView>>("/channels", &[]).await?.items
+    } else {
+        Vec::new()
+    };
+    Ok(Seen {
+        status: client.get("/status", &[]).await?,
+        me,
+        channels,
+    })
 }
 
 fn print_agent(status: &AgentStatus) -> Result<(), Failure> {
@@ -179,20 +198,73 @@ fn kernel_rows(kernel: &KernelSide) -> Vec<(&'static str, Vec<String>)> {
     .collect()
 }
 
-fn print_console(url: &str, status: &Status, me: &Me) -> Result<(), Failure> {
-    let roles: Vec<&str> = me.roles.iter().map(|r| r.as_str()).collect();
-    output::fields(&[
-        ("console", vec![format!("{} {}", defuse(url), defuse(&status.version))]),
+fn print_console(url: &str, seen: &Seen) -> Result<(), Failure> {
+    let roles: Vec<&str> = seen.me.roles.iter().map(|r| r.as_str()).collect();
+    let mut rows = vec![
+        (
+            "console",
+            vec![format!("{} {}", defuse(url), defuse(&seen.status.version))],
+        ),
         (
             "signed in",
-            vec![format!("{} ({})", defuse(&me.username), roles.join(", "))],
+            vec![format!("{} ({})", defuse(&seen.me.username), roles.join(", "))],
         ),
-    ])
+    ];
+    if !seen.channels.is_empty() {
+        rows.push(("channels", seen.channels.iter().map(channel_words).collect()));
+    }
+    output::fields(&rows)
+}
+
+/// `webhook:pager: 3 waiting, 1 given up; last failed 10:02: it answered 500`.
+fn channel_words(channel: &ChannelView) -> String {
+    let mut words = format!("{}: {} waiting", defuse(&channel.name), channel.waiting);
+    if channel.dead_letters > 0 {
+        words.push_str(&format!(", {} given up", channel.dead_letters));
+    }
+    match (&channel.failed_at, &channel.delivered_at) {
+        (Some(failed), delivered) if delivered.as_ref() < Some(failed) => {
+            let why = channel.failed_because.as_deref().unwrap_or_default();
+            words.push_str(&format!(
+                "; failed {}: {}",
+                output::local(failed),
+                visible_fold(why, 200)
+            ));
+        }
+        (_, Some(delivered)) => words.push_str(&format!("; last delivered {}", output::local(delivered))),
+        (_, None) => {}
+    }
+    words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_says_how_it_goes() {
+        let mut channel = ChannelView {
+            name: "webhook:pager".to_owned(),
+            waiting: 2,
+            oldest_waiting_at: None,
+            dead_letters: 0,
+            delivered_at: None,
+            failed_at: None,
+            failed_because: None,
+        };
+        assert_eq!(channel_words(&channel), "webhook:pager: 2 waiting");
+        channel.failed_at = Some("2026-11-21T10:00:00.000Z".to_owned());
+        channel.failed_because = Some("it answered 500\u{1b}".to_owned());
+        channel.dead_letters = 1;
+        let words = channel_words(&channel);
+        assert!(
+            words.starts_with("webhook:pager: 2 waiting, 1 given up; failed "),
+            "{words}"
+        );
+        assert!(words.ends_with(": it answered 500⟨U+001B⟩"), "{words}");
+        channel.delivered_at = Some("2026-11-21T10:00:01.000Z".to_owned());
+        assert!(channel_words(&channel).contains("; last delivered "));
+    }
 
     #[test]
     fn rows_without_numbers_are_left_out() {

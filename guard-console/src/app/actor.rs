@@ -52,6 +52,7 @@ pub enum Permission {
     SeeTrust,
     SeeChanges,
     SeeAlarms,
+    SeeChannels,
 }
 
 const EVERYBODY: &[Role] = &[Role::Administrator, Role::Approver, Role::Operator, Role::Auditor];
@@ -69,7 +70,7 @@ impl Permission {
             | Self::SeeAlarms => EVERYBODY,
             Self::AnswerRequests => &[Role::Approver],
             Self::RevokeGrants => &[Role::Administrator, Role::Approver],
-            Self::SeeHosts => &[Role::Administrator, Role::Operator, Role::Auditor],
+            Self::SeeHosts | Self::SeeChannels => &[Role::Administrator, Role::Operator, Role::Auditor],
             Self::CreateTokens => &[Role::Administrator, Role::Operator],
             Self::SeeUsers => &[Role::Administrator, Role::Auditor],
             Self::RevokeHosts | Self::ManageLabels | Self::ManageUsers => &[Role::Administrator],
@@ -92,6 +93,7 @@ impl Permission {
             Self::SeeTrust => "see the trust file",
             Self::SeeChanges => "see changes",
             Self::SeeAlarms => "see alarms",
+            Self::SeeChannels => "see channels",
         }
     }
 }

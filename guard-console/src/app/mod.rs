@@ -9,6 +9,8 @@ pub mod answer;
 pub mod asks;
 pub mod card;
 pub mod changes;
+pub mod channels;
+pub mod content;
 pub mod error;
 pub mod evidence;
 pub mod grants;
@@ -33,6 +35,7 @@ use crate::auth::oidc::Provider;
 use crate::auth::password::Passwords;
 use crate::auth::throttle::Throttle;
 use crate::ca::Authority;
+use crate::channel::Channels;
 use crate::config::Config;
 use crate::data_dir::{DataDir, Readers};
 use crate::log::Log;
@@ -62,6 +65,7 @@ pub struct App {
     pub(crate) throttle: Throttle,
     /// Identity providers, in the order of the configuration.
     pub(crate) providers: Vec<Provider>,
+    pub(crate) channels: Channels,
     pub notify: Notify,
     /// Ends streams when the console stops.
     pub stopping: CancellationToken,
@@ -82,6 +86,7 @@ impl App {
         let providers = providers
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
+        let channels = Channels::open(&config)?;
         let mut app = Self {
             store,
             dir,
@@ -92,6 +97,7 @@ impl App {
             passwords: Passwords::default(),
             throttle: Throttle::default(),
             providers,
+            channels,
             notify,
             stopping: CancellationToken::new(),
         };
@@ -101,6 +107,7 @@ impl App {
             app.dir.rename(NEXT_DECISION_KEY_FILE, DECISION_KEY_FILE)?;
         }
         app.record_providers().await?;
+        app.keep_channels().await?;
         app.keep_setup_link().await?;
         Ok(app)
     }

@@ -162,7 +162,7 @@ impl From<Details> for Request {
     }
 }
 
-fn decision_view(answer: AnswerRow) -> DecisionView {
+pub(crate) fn decision_view(answer: AnswerRow) -> DecisionView {
     DecisionView {
         by: answer.username,
         verdict: answer.verdict,

@@ -1,6 +1,9 @@
-//! Random secrets for sessions, enrolment tokens and the set-up link: 256 bits, kept as SHA-256 only.
+//! Random secrets for sessions, enrolment tokens and the set-up link: 256 bits, kept as SHA-256 only; and secrets of
+//! others, in files that the configuration names.
 //!
 //! A digest without salt or stretching is enough, because nobody can guess 256 random bits.
+
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +14,8 @@ use zeroize::Zeroizing;
 
 /// Characters of a secret: 32 bytes in base64url.
 const LENGTH: usize = 43;
+/// Of a secret in a file.
+const FILE_BYTES: usize = 4_096;
 
 /// A secret in the clear, for the one moment when it is handed out or presented.
 pub struct Secret(Zeroizing<String>);
@@ -60,6 +65,24 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+/// A secret of somebody else's making, in a file that others cannot read.
+///
+/// # Errors
+/// Why it is not used.
+pub(crate) fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if metadata.mode() & 0o007 != 0 {
+        return Err(format!("everybody may read it; run: chmod o= {}", path.display()));
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| e.to_string())?);
+    let line = text.trim();
+    if line.is_empty() || line.len() > FILE_BYTES || line.contains(char::is_control) {
+        return Err("it does not hold one line with the secret".to_owned());
+    }
+    Ok(Zeroizing::new(line.to_owned()))
 }
 
 #[cfg(test)]

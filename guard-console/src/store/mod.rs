@@ -23,6 +23,7 @@ mod hosts;
 mod keys;
 mod labels;
 mod migrate;
+mod outbox;
 mod providers;
 mod requests;
 mod users;
@@ -54,6 +55,10 @@ pub(crate) use keys::{add_key, key_in, revoke_key, touch_key};
 pub use labels::LabelRow;
 pub(crate) use labels::{delete_label, label_in, label_owner_in, put_label};
 pub use migrate::Applied;
+pub use outbox::{ChannelRow, MessageRow};
+pub(crate) use outbox::{
+    add_message, delete_channel, delivered, forget_dead_letters, not_delivered, put_channel, set_channel_seq, set_told,
+};
 pub(crate) use providers::{delete_provider, providers, put_provider};
 pub use requests::{AnswerRow, Before, End, NewRequest, RequestFilter, RequestRow};
 pub(crate) use requests::{

@@ -5,21 +5,19 @@
 
 use askama::Template;
 use guard_evidence::context;
-use guard_evidence::record::{Action, Claims, ConnectAction, ConnectHow, ExecAction, Peer};
-use guard_evidence::statement::{sentence, unix_name};
+use guard_evidence::record::{Action, ExecAction};
+use guard_evidence::statement::sentence;
 use guard_evidence::text::{Text, shell_words, visible, visible_fold};
 use guard_proto::rest::RequestState;
 
 use super::answer::{AnswerView, Attempt, answer_view, decided_by, state_word};
 use super::markup::{marked, size, span, styled};
 use crate::app::answer::counted;
+use crate::app::content::{self, LONG};
 use crate::app::requests::Details;
 use crate::app::{Error, Result};
 use crate::store::Before;
 use crate::time::{Millis, now, rfc3339};
-
-/// Longest argument or path shown at once, in characters; longer ones fold in the middle and open.
-const LONG: usize = 400;
 
 #[derive(Template)]
 #[template(path = "card.html")]
@@ -29,7 +27,7 @@ struct CardView {
     rules: Vec<Rule>,
     groups: String,
     quorum: u32,
-    claims: Vec<Claim>,
+    claims: Vec<(&'static str, String)>,
     /// One of the two.
     exec: Option<ExecView>,
     connect: Vec<(&'static str, String)>,
@@ -42,7 +40,7 @@ struct CardView {
     user: String,
     tree: Vec<Process>,
     cgroup: String,
-    before: Vec<String>,
+    before: String,
     asked: String,
     asked_ms: Millis,
     policy: String,
@@ -82,11 +80,6 @@ struct Rule {
     description: String,
 }
 
-struct Claim {
-    name: &'static str,
-    value: String,
-}
-
 struct Sha256View {
     full: String,
     short: String,
@@ -107,14 +100,9 @@ struct Process {
 
 pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
     let record = &d.card.record;
-    let user = record
-        .workload
-        .user
-        .as_deref()
-        .map_or("?".to_owned(), |u| visible_fold(u, 64));
     let view = CardView {
         sentence: styled(&sentence(record)),
-        risks: risks(d, earlier),
+        risks: content::risks(&d.card, earlier),
         rules: record
             .why
             .rules
@@ -132,14 +120,14 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
             .collect::<Vec<_>>()
             .join(", "),
         quorum: d.row.quorum,
-        claims: record.claims.as_ref().map(claims).unwrap_or_default(),
+        claims: record.claims.as_ref().map(content::claims).unwrap_or_default(),
         exec: match &record.action {
             Action::Exec(exec) => Some(exec_view(exec)),
             Action::Connect(_) | Action::File(_) => None,
         },
         connect: match &record.action {
             Action::Exec(_) => Vec::new(),
-            Action::Connect(connect) => connect_lines(connect),
+            Action::Connect(connect) => content::connect_facts(connect),
             Action::File(file) => guard_evidence::writing::facts(file, LONG),
         },
         label: visible(&record.workload.label),
@@ -147,15 +135,10 @@ pub(super) fn card(d: &Details, earlier: Before, csrf: &str) -> Result<String> {
         host: visible_fold(&d.row.host_name, 100),
         kernel: visible_fold(&record.host.kernel, 100),
         context: context::lines(record),
-        user: match record.workload.login_uid {
-            Some(login) if login != record.workload.uid => {
-                format!("{user} (uid {}), signed in as uid {login}", record.workload.uid)
-            }
-            _ => format!("{user} (uid {})", record.workload.uid),
-        },
+        user: content::user(record),
         tree: tree(d),
         cgroup: record.workload.cgroup.fold(LONG),
-        before: before(d, earlier),
+        before: content::before(record, earlier),
         asked: rfc3339(d.row.asked_at),
         asked_ms: d.row.asked_at,
         policy: visible_fold(&record.why.policy_digest, 64),
@@ -188,33 +171,6 @@ fn exec_view(exec: &ExecAction) -> ExecView {
         environment: exec.environment.iter().map(|e| e.fold(LONG)).collect(),
         environment_count: exec.environment_count,
     }
-}
-
-fn connect_lines(connect: &ConnectAction) -> Vec<(&'static str, String)> {
-    let mut lines = match &connect.peer {
-        Peer::Ip { address, port, scope } => {
-            let scope = scope
-                .map(|scope| format!(" on network interface {scope}"))
-                .unwrap_or_default();
-            vec![("Address", format!("{address}{scope}")), ("Port", port.to_string())]
-        }
-        peer => vec![("Unix socket", unix_name(peer, LONG))],
-    };
-    lines.push(("Protocol", visible_fold(&connect.protocol, 32)));
-    let how = match connect.how {
-        ConnectHow::Connect => "it connects",
-        ConnectHow::Listen => "it listens where other hosts can reach it",
-        ConnectHow::Message => "it sends a message to this destination",
-        ConnectHow::ConnectedBefore => {
-            "it sends on a connection that was made before it was labelled, or by somebody else"
-        }
-    };
-    lines.push(("How", how.to_owned()));
-    lines.push((
-        "An approval",
-        "holds for this one socket and this peer, for as long as the socket is open".to_owned(),
-    ));
-    lines
 }
 
 pub(super) fn row(d: &Details) -> Result<String> {
@@ -260,42 +216,6 @@ fn argument(text: &Text) -> Argument {
     }
 }
 
-/// The policy's words and facts; the most telling three.
-fn risks(d: &Details, earlier: Before) -> Vec<String> {
-    let mut risks = d.card.risks();
-    if earlier.program == 0 && earlier.label > 0 {
-        let first = match d.card.record.action {
-            Action::Exec(_) => "First time this workload asks for this program.",
-            Action::Connect(ref connect) if connect.how == ConnectHow::Listen => {
-                "First time this workload asks to listen on this address."
-            }
-            Action::Connect(_) => "First time this workload asks to reach this peer.",
-            Action::File(_) => "First time this workload asks to change this path.",
-        };
-        risks.push(first.to_owned());
-    }
-    risks.truncate(3);
-    risks
-}
-
-fn claims(claims: &Claims) -> Vec<Claim> {
-    [
-        ("Task", &claims.task),
-        ("Ticket", &claims.ticket),
-        ("Tool call", &claims.tool_call),
-        ("Agent", &claims.agent),
-        ("Session", &claims.session),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| {
-        Some(Claim {
-            name,
-            value: value.as_ref()?.fold(LONG),
-        })
-    })
-    .collect()
-}
-
 /// The outermost process first.
 fn tree(d: &Details) -> Vec<Process> {
     let ancestry = &d.card.record.workload.ancestry;
@@ -327,42 +247,4 @@ fn visible_words(argv: &[Text]) -> String {
     let head: String = words.chars().take(100).collect();
     let tail: String = words.chars().skip(count - 40).collect();
     format!("{head} … {tail}")
-}
-
-fn before(d: &Details, b: Before) -> Vec<String> {
-    let label = visible(&d.row.label);
-    let times = |n: u64| {
-        if n == 1 {
-            "once".to_owned()
-        } else {
-            format!("{n} times")
-        }
-    };
-    let kind = match d.card.record.action {
-        Action::Exec(_) => "program",
-        Action::Connect(_) => "peer",
-        Action::File(_) => "path",
-    };
-    let mut lines = Vec::new();
-    if b.same > 0 {
-        lines.push(format!(
-            "Asked for exactly this {} before: {} approved, {} denied.",
-            times(b.same),
-            b.same_approved,
-            b.same_denied
-        ));
-    } else if b.program > 0 {
-        lines.push(format!(
-            "Never asked for exactly this; for this {kind} {} before.",
-            times(b.program)
-        ));
-    } else if b.label > 0 {
-        lines.push(format!(
-            "Never asked for this {kind}; {label} asked {} in all.",
-            times(b.label)
-        ));
-    } else {
-        lines.push(format!("The first request of {label}."));
-    }
-    lines
 }

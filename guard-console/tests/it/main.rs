@@ -14,3 +14,4 @@ mod pages;
 mod records;
 mod support;
 mod upgrades;
+mod webhooks;

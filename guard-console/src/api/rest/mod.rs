@@ -3,6 +3,7 @@
 mod access;
 mod body;
 mod changes;
+mod channels;
 mod evidence;
 mod grants;
 mod hosts;
@@ -44,6 +45,8 @@ pub fn endpoints() -> Endpoints {
         .get("/api/v1/events", Needs(P::SeeRequests), requests::events)
         .get("/api/v1/changes", Needs(P::SeeChanges), changes::list)
         .get("/api/v1/alarms", Needs(P::SeeAlarms), changes::alarms)
+        .get("/api/v1/channels", Needs(P::SeeChannels), channels::list)
+        .get("/api/v1/dead-letters", Needs(P::SeeChannels), channels::dead_letters)
         .get("/api/v1/hosts", Needs(P::SeeHosts), hosts::list)
         .get("/api/v1/hosts/{id}/enforcement", Needs(P::SeeHosts), hosts::enforcement)
         .post("/api/v1/hosts/{id}/revoke", Needs(P::RevokeHosts), hosts::revoke)

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::auth::secret;
 use crate::config::OidcConfig;
 use crate::time::{Millis, now, rfc3339};
 use attempt::Attempt;
@@ -37,7 +38,6 @@ const AGAIN_MS: Millis = 30_000;
 const ISSUED_MS: Millis = 10 * 60_000;
 /// How far the provider's clock may be ahead.
 const AHEAD_MS: Millis = 60_000;
-const SECRET_BYTES: usize = 4_096;
 const ID_TOKEN_BYTES: usize = 32 * 1_024;
 
 /// Signatures of keys that only the provider has. Never `none`, never a secret that we share with it.
@@ -132,7 +132,9 @@ impl Provider {
             why,
         };
         let secret = match &config.client_secret_file {
-            Some(path) => Some(ClientSecret::new(secret(path).map_err(|why| failed(path, why))?)),
+            Some(path) => Some(ClientSecret::new(
+                secret::from_file(path).map_err(|why| failed(path, why))?.to_string(),
+            )),
             None => None,
         };
         let ca = match &config.ca_file {
@@ -377,21 +379,6 @@ fn all_claims(claims: &impl serde::Serialize) -> Result<Map<String, Value>, Oidc
         Ok(Value::Object(all)) => Ok(all),
         _ => Err(OidcError::Invalid("its claims are no object".to_owned())),
     }
-}
-
-/// A client secret in a file that others cannot read.
-fn secret(path: &Path) -> Result<String, String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if metadata.mode() & 0o007 != 0 {
-        return Err(format!("everybody may read it; run: chmod o= {}", path.display()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let text = text.trim();
-    if text.is_empty() || text.len() > SECRET_BYTES || text.contains(char::is_control) {
-        return Err("it does not hold one line with the client secret".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 /// What the provider says is shown, its answer's bytes are not: they may hold tokens.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use guard_console::Server;
-use guard_console::config::{RawConfig, RawLog, RawOidc};
+use guard_console::config::{RawConfig, RawLog, RawOidc, RawWebhook};
 use guard_evidence::chain::Chain;
 use guard_evidence::key::SigningKey;
 use guard_proto::v1::EnrollRequest;
@@ -26,6 +26,7 @@ pub(crate) struct Console {
     log: RawLog,
     /// Identity providers, as they would stand in its configuration file.
     pub(crate) oidc: Vec<RawOidc>,
+    webhook: Vec<RawWebhook>,
 }
 
 /// What most consoles of the tests do without.
@@ -33,6 +34,7 @@ pub(crate) struct Console {
 pub(crate) struct More {
     log: RawLog,
     oidc: Vec<RawOidc>,
+    webhook: Vec<RawWebhook>,
 }
 
 impl From<RawLog> for More {
@@ -45,6 +47,15 @@ impl From<Vec<RawOidc>> for More {
     fn from(oidc: Vec<RawOidc>) -> Self {
         Self {
             oidc,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Vec<RawWebhook>> for More {
+    fn from(webhook: Vec<RawWebhook>) -> Self {
+        Self {
+            webhook,
             ..Self::default()
         }
     }
@@ -75,7 +86,7 @@ impl Console {
     }
 
     async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr, more: More) -> Self {
-        let More { log, oidc } = more;
+        let More { log, oidc, webhook } = more;
         let raw = RawConfig {
             data_dir: Some(dir.path().join("data")),
             listen: Some(listen),
@@ -84,6 +95,7 @@ impl Console {
             advertise: None,
             log: log.clone(),
             oidc: oidc.clone(),
+            webhook: webhook.clone(),
         };
         let server = Server::start(raw.resolve(None).unwrap()).await.unwrap();
         let ca = std::fs::read_to_string(dir.path().join("data/ca.pem")).unwrap();
@@ -95,6 +107,7 @@ impl Console {
             ca,
             log,
             oidc,
+            webhook,
         }
     }
 
@@ -120,11 +133,18 @@ impl Console {
         self.start_again().await
     }
 
+    /// As [`Self::restart`], configured otherwise.
+    pub(crate) async fn restart_with(mut self, more: impl Into<More>) -> Self {
+        self.stop().await;
+        Self::start_in(self.dir, self.web, self.hosts, more.into()).await
+    }
+
     /// Starts one on the data and ports of one that has stopped.
     pub(crate) async fn start_again(self) -> Self {
         let more = More {
             log: self.log,
             oidc: self.oidc,
+            webhook: self.webhook,
         };
         Self::start_in(self.dir, self.web, self.hosts, more).await
     }
