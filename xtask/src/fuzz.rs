@@ -65,7 +65,10 @@ pub const TARGETS: &[Target] = &[
         "places",
         "what says what is protected: user database, sign-ins, the console's configuration",
     ),
-    daemon("redact", "secrets in what a workload wrote, and what stands in their place"),
+    daemon(
+        "redact",
+        "secrets in what a workload wrote, and what stands in their place",
+    ),
     daemon("line", "lines that the control socket takes, checks included"),
 ];
 

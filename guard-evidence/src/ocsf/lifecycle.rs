@@ -6,6 +6,7 @@ use super::event::{
     BLOCKED, CRITICAL, ENTITY, Event, FINDING, HIGH, LIFECYCLE, LOW, MEDIUM, Named, SUCCESS, millis, shown, text,
 };
 use super::{Place, action};
+use crate::key::PublicKey;
 use crate::record::{Header, Lifecycle, LifecycleRecord, RuleUses};
 use crate::statement::lifecycle_words;
 
@@ -19,6 +20,8 @@ pub(super) fn events(place: &Place<'_>, record: &LifecycleRecord) -> Vec<Event> 
     let event = match &record.event {
         Lifecycle::Begun { .. } if header.epoch > 1 => alarm("new-epoch", "A chain of records begun anew", MEDIUM),
         Lifecycle::Begun { .. } => agent(place, header, (1, "Install"), &words),
+        Lifecycle::NextKey { key } => key_event(place, header, (1, "Create"), key, &words),
+        Lifecycle::ConsoleKey { key } => key_event(place, header, (10, "Activate"), key, &words),
         Lifecycle::EnforcementOn { agent_version, .. } => {
             let mut event = agent(place, header, (6, "Enable"), &words);
             event.with("app", |app| {
@@ -113,10 +116,21 @@ fn agent(place: &Place<'_>, header: &Header, activity: Named, words: &str) -> Ev
 
 fn entity_event(place: &Place<'_>, header: &Header, activity: Named, entity: serde_json::Value, words: &str) -> Event {
     let mut event = Event::new(place, header, ENTITY, activity, words);
-    event.profile("host").device(place, header, None);
-    event.set("actor", json!({"app_name": "guard-agent"}));
+    let app = if header.signer.starts_with("host:") {
+        event.profile("host").device(place, header, None);
+        "guard-agent"
+    } else {
+        "guard-console"
+    };
+    event.set("actor", json!({"app_name": app}));
     event.set("entity", entity).status(SUCCESS);
     event
+}
+
+/// A key that signs evidence or decisions.
+fn key_event(place: &Place<'_>, header: &Header, activity: Named, key: &PublicKey, words: &str) -> Event {
+    let entity = json!({"type": "Signing key", "type_id": 99, "uid": key.id()});
+    entity_event(place, header, activity, entity, words)
 }
 
 fn labelled(place: &Place<'_>, header: &Header, activity: Named, label: &str, cgroup: &str, words: &str) -> Event {

@@ -272,6 +272,7 @@ fn lifecycles() -> Vec<Lifecycle> {
         Lifecycle::Begun {
             why: "enrolled".to_owned(),
             key: "k".to_owned(),
+            after: None,
         },
         testing::enforcement_on(),
         Lifecycle::EnforcementOff {
