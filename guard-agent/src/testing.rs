@@ -135,6 +135,8 @@ pub(crate) mod fake_console {
         pub(crate) renewals: Mutex<u32>,
         /// How its decision key became what it is.
         pub(crate) statements: Mutex<Vec<Vec<u8>>>,
+        /// The same of its log's.
+        pub(crate) log_statements: Mutex<Vec<Vec<u8>>>,
         pub(crate) host_lifetime: std::time::Duration,
     }
 
@@ -173,6 +175,7 @@ pub(crate) mod fake_console {
                 forgetful: Mutex::new(false),
                 renewals: Mutex::new(0),
                 statements: Mutex::default(),
+                log_statements: Mutex::default(),
                 host_lifetime,
             });
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -338,6 +341,7 @@ pub(crate) mod fake_console {
                 heartbeat_seconds: 15,
                 log_public_key: self.0.log_key.public().to_der(),
                 decision_key_statements: self.0.statements.lock().clone(),
+                log_key_statements: self.0.log_statements.lock().clone(),
             };
             send.send(Ok(v1::ConsoleMessage {
                 kind: Some(v1::console_message::Kind::Welcome(welcome)),

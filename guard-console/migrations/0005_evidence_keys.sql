@@ -14,14 +14,17 @@ CREATE TABLE evidence_keys (
 );
 INSERT INTO evidence_keys (host_id, key, from_epoch) SELECT id, evidence_key, 1 FROM hosts;
 
--- Keys that sign decisions and the console's own records.
-CREATE TABLE decision_keys (
+-- Keys of the console itself.
+CREATE TABLE console_keys (
+    -- `decision`: decisions and the console's own records; `log`: checkpoints.
+    purpose        TEXT   NOT NULL,
     -- PKIX DER.
-    key            BLOB   PRIMARY KEY,
+    key            BLOB   NOT NULL,
     from_epoch     BIGINT NOT NULL,
     from_index     BIGINT,
     through_epoch  BIGINT,
     through_index  BIGINT,
     -- The envelope in which the key before it named it; NULL: none did.
-    statement      BLOB
+    statement      BLOB,
+    PRIMARY KEY (purpose, key)
 );

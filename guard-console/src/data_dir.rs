@@ -20,6 +20,7 @@ pub const KEPT_FILES: &[(&str, Readers)] = &[
     ("decision.key", Readers::Owner),
     ("decision-next.key", Readers::Owner),
     ("log.key", Readers::Owner),
+    ("log-next.key", Readers::Owner),
     ("log-origin", Readers::Anyone),
 ];
 

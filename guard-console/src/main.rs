@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use guard_console::Server;
 use guard_console::config::{self, Config, RawConfig};
 use guard_console::data_dir::{DATABASE_FILE, DataDir, Readers};
-use guard_console::store::Store;
+use guard_console::store::{Purpose, Store};
 use tracing_subscriber::EnvFilter;
 
 const CONFIG_FILE: &str = "/etc/guard/console.toml";
@@ -39,8 +39,8 @@ enum Command {
     Serve(Serve),
     /// Bring the database's schema up to date and say what was done (`serve` does this too)
     Migrate(Data),
-    /// Make another key for decisions; it takes over at the next start, and hosts believe that the old one names it
-    RotateKey(Data),
+    /// Make another key for decisions or the log; it takes over at the next start, and hosts believe that the old one names it
+    RotateKey(RotateKey),
     /// Copy database and keys, consistently and while the console runs, to a new directory
     Backup(Backup),
 }
@@ -77,6 +77,15 @@ struct Serve {
     /// HOST:PORT of the API for hosts, as enrolment tokens say it [default: first name and port of --listen-hosts]
     #[arg(long, env = "GUARD_CONSOLE_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RotateKey {
+    #[command(flatten)]
+    data: Data,
+    /// The key of the log, which signs its heads, instead of that of decisions
+    #[arg(long)]
+    log: bool,
 }
 
 #[derive(Debug, Args)]
@@ -188,10 +197,14 @@ async fn migrate(args: &Data) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
-fn rotate_key(args: &Data) -> anyhow::Result<()> {
-    let config = resolved(args, RawConfig::default())?;
-    let key = guard_console::app::prepare_decision_key(&DataDir::open(&config.data_dir)?)?;
-    println!("key {key} signs decisions from the next start on; restart the console: systemctl restart guard-console");
+fn rotate_key(args: &RotateKey) -> anyhow::Result<()> {
+    let config = resolved(&args.data, RawConfig::default())?;
+    let purpose = if args.log { Purpose::Log } else { Purpose::Decision };
+    let key = guard_console::app::prepare_key(&DataDir::open(&config.data_dir)?, purpose)?;
+    println!("key {key} signs from the next start on; restart the console: systemctl restart guard-console");
+    if args.log {
+        println!("  → then give witnesses the new trust file: guard evidence trust");
+    }
     Ok(())
 }
 

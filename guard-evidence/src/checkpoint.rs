@@ -186,6 +186,18 @@ pub(crate) fn hash(text: &str) -> Option<Hash> {
 /// # Errors
 /// [`CheckpointError`].
 pub fn verify(bytes: &[u8], origin: &str, keys: &[PublicKey]) -> Result<Checkpoint, CheckpointError> {
+    verify_by(bytes, origin, keys).map(|(checkpoint, _)| checkpoint)
+}
+
+/// As [`verify`]; says whose signature it is.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_by<'k>(
+    bytes: &[u8],
+    origin: &str,
+    keys: &'k [PublicKey],
+) -> Result<(Checkpoint, &'k PublicKey), CheckpointError> {
     let note = Note::parse(bytes)?;
     let found = &note.checkpoint.origin;
     if found != origin {
@@ -200,7 +212,7 @@ pub fn verify(bytes: &[u8], origin: &str, keys: &[PublicKey]) -> Result<Checkpoi
         let mut usable = keys.iter().filter(|key| key.algorithm() == Algorithm::Ed25519);
         if let Some(key) = usable.find(|key| key_id(origin, key) == signature.key_id) {
             return if key.verify(body.as_bytes(), &signature.signature) {
-                Ok(note.checkpoint)
+                Ok((note.checkpoint, key))
             } else {
                 Err(CheckpointError::BadSignature(origin.to_owned()))
             };

@@ -29,14 +29,23 @@ pub struct ConsoleTrust {
     /// They sign people's decisions, and the console's own records.
     #[serde(deserialize_with = "ranged")]
     pub decision_keys: Vec<RangedKey>,
-    /// PKIX PEM; they sign checkpoints.
-    pub log_keys: Vec<PublicKey>,
+    /// They sign checkpoints: each those whose last record it may sign.
+    #[serde(deserialize_with = "ranged")]
+    pub log_keys: Vec<RangedKey>,
     /// Verifier keys of witnesses that the auditor believes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub witnesses: Vec<VerifierKey>,
     /// How many of them have to have cosigned a checkpoint.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub quorum: usize,
+}
+
+impl ConsoleTrust {
+    /// Keys that sign checkpoints of the log, whenever.
+    #[must_use]
+    pub fn log_public_keys(&self) -> Vec<PublicKey> {
+        self.log_keys.iter().map(|key| key.key.clone()).collect()
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -206,7 +215,7 @@ mod tests {
         let console = ConsoleTrust {
             origin: "o".to_owned(),
             decision_keys: vec![RangedKey::only(key.clone())],
-            log_keys: vec![key],
+            log_keys: vec![RangedKey::only(key)],
             witnesses: vec![],
             quorum: 0,
         };
@@ -229,7 +238,7 @@ mod tests {
         );
         let text = String::from_utf8(json).unwrap();
         let mut alone: serde_json::Value = serde_json::from_str(&text).unwrap();
-        alone["console"]["decision_keys"][0] = alone["console"]["log_keys"][0].clone();
+        alone["console"]["decision_keys"][0] = alone["console"]["log_keys"][0]["key"].clone();
         assert_eq!(
             Trust::parse(&serde_json::to_vec(&alone).unwrap()).unwrap(),
             trust,

@@ -18,10 +18,11 @@ use keys::Keys;
 
 use crate::bundle::{Bundle, BundleError, record_name};
 use crate::chain::{ChainError, Checker};
-use crate::checkpoint::{self, Checkpoint, Note, Proof};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Note, Proof};
 use crate::cosign;
 use crate::dsse;
 use crate::enforcement::{Enforcement, Reader};
+use crate::key::PublicKey;
 use crate::merkle::{Frontier, leaf_hash, verify_inclusion};
 use crate::record::{Header, Lifecycle, Predicate, Statement};
 use crate::statement::sha256_hex;
@@ -118,14 +119,24 @@ pub fn examine(bundle: &Bundle, trust: &Trust, source: TrustSource, asked: Asked
     let mut decisions = Section::new(report::DECISIONS);
 
     check_files(bundle, trust, &mut files);
-    let checkpoint = check_checkpoint(bundle, trust, &mut log);
     let mut trusted = Keys::new(trust);
+    let signed = check_checkpoint(bundle, trust, &mut log);
+    let checkpoint = signed.as_ref().map(|(checkpoint, _)| checkpoint.clone());
     let records = check_records(bundle, &mut trusted, checkpoint.as_ref(), &mut signatures, &mut log);
     check_complete(bundle, checkpoint.as_ref(), &records, asked, &mut log);
-    if let (Some(since), Some(checkpoint)) = (since, &checkpoint) {
-        check_since(bundle, trust, checkpoint, since, &mut log);
+    if let Some((checkpoint, key)) = &signed
+        && let Err(why) = trusted.may_sign_head(&trust.console.origin, key, checkpoint.size)
+    {
+        log.add(Level::Invalid, format!("the checkpoint {why}"), None);
     }
-    check_sequence(bundle, &records, trust, &mut sequence);
+    let heads = Heads {
+        origin: &trust.console.origin,
+        keys: trusted.of_log(&trust.console.origin),
+    };
+    if let (Some(since), Some(checkpoint)) = (since, &checkpoint) {
+        check_since(bundle, &heads, &trusted, checkpoint, since, &mut log);
+    }
+    check_sequence(bundle, &records, &heads, &mut sequence);
     let mut enforcement = Section::new("enforcement");
     let hosts = check_enforcement(&records, trust, &mut enforcement);
     let known = changes::check(&records, &mut changes);
@@ -223,20 +234,58 @@ fn check_files(bundle: &Bundle, trust: &Trust, section: &mut Section) {
     section.summary = format!("{good} of {} files as the manifest says", bundle.manifest.files.len());
 }
 
-fn check_checkpoint(bundle: &Bundle, trust: &Trust, section: &mut Section) -> Option<Checkpoint> {
+/// Who signs heads of the log.
+struct Heads<'t> {
+    origin: &'t str,
+    keys: Vec<PublicKey>,
+}
+
+fn check_checkpoint(bundle: &Bundle, trust: &Trust, section: &mut Section) -> Option<(Checkpoint, PublicKey)> {
+    let origin = &trust.console.origin;
     let checked = bundle.checkpoint().map_err(|e| e.to_string()).and_then(|note| {
-        checkpoint::verify(&note, &trust.console.origin, &trust.console.log_keys).map_err(|e| e.to_string())
+        let signed = match checkpoint::verify_by(&note, origin, &trust.console.log_public_keys()) {
+            // By a key that the auditor does not know yet, perhaps.
+            Err(CheckpointError::Unsigned(_)) => {
+                checkpoint::verify_by(&note, origin, &later_log_keys(bundle, trust)).map(owned)
+            }
+            other => other.map(owned),
+        };
+        signed.map_err(|e| e.to_string())
     });
     match checked {
-        Ok(checkpoint) => {
+        Ok(signed) => {
             check_quorum(bundle, trust, section);
-            Some(checkpoint)
+            Some(signed)
         }
         Err(why) => {
             section.add(Level::Invalid, why, None);
             None
         }
     }
+}
+
+fn owned((checkpoint, key): (Checkpoint, &PublicKey)) -> (Checkpoint, PublicKey) {
+    (checkpoint, key.clone())
+}
+
+/// Keys of the log that follow from the known ones, in the log's own chain.
+fn later_log_keys(bundle: &Bundle, trust: &Trust) -> Vec<PublicKey> {
+    let origin = &trust.console.origin;
+    let log = Trust::new(
+        ConsoleTrust {
+            decision_keys: Vec::new(),
+            ..trust.console.clone()
+        },
+        Vec::new(),
+    );
+    let mut keys = Keys::new(&log);
+    for index in &bundle.indices {
+        if let Ok(envelope) = bundle.record(*index) {
+            // Other signers' records are none of these keys'.
+            let _ = read_record(*index, "", &envelope, &mut keys);
+        }
+    }
+    keys.of_log(origin)
 }
 
 /// As many witnesses as the auditor wants have cosigned the checkpoint.
@@ -260,8 +309,18 @@ fn check_quorum(bundle: &Bundle, trust: &Trust, section: &mut Section) {
 }
 
 /// The bundle's log continues a checkpoint from before.
-fn check_since(bundle: &Bundle, trust: &Trust, checkpoint: &Checkpoint, since: &[u8], section: &mut Section) {
-    let earlier = match checkpoint::verify(since, &trust.console.origin, &trust.console.log_keys) {
+fn check_since(
+    bundle: &Bundle,
+    heads: &Heads<'_>,
+    trusted: &Keys,
+    checkpoint: &Checkpoint,
+    since: &[u8],
+    section: &mut Section,
+) {
+    let signed = checkpoint::verify_by(since, heads.origin, &heads.keys).map_err(|e| e.to_string());
+    let earlier =
+        signed.and_then(|(earlier, key)| trusted.may_sign_head(heads.origin, key, earlier.size).map(|()| earlier));
+    let earlier = match earlier {
         Ok(earlier) => earlier,
         Err(why) => {
             section.add(Level::Invalid, format!("the checkpoint that was kept: {why}"), None);
@@ -333,7 +392,7 @@ fn check_records(
     }
     let signers: BTreeSet<&str> = records.iter().map(|r| r.header.signer.as_str()).collect();
     let hosts = signers.iter().filter(|s| s.starts_with("host:")).count();
-    let consoles = signers.len() - hosts;
+    let consoles = signers.iter().filter(|s| s.starts_with("console:")).count();
     signatures.summary = format!(
         "{} of {} records, {hosts} hosts, {consoles} consoles",
         records.len(),
@@ -469,7 +528,7 @@ struct Followed<'r> {
 }
 
 /// Follows every signer's chain in log order.
-fn check_sequence(bundle: &Bundle, records: &[Record], trust: &Trust, section: &mut Section) {
+fn check_sequence(bundle: &Bundle, records: &[Record], heads: &Heads<'_>, section: &mut Section) {
     let filter = &bundle.manifest.filter;
     let mut chains: BTreeMap<&str, Followed<'_>> = BTreeMap::new();
     let mut left_out = 0;
@@ -521,7 +580,7 @@ fn check_sequence(bundle: &Bundle, records: &[Record], trust: &Trust, section: &
             ),
             Err(error) => section.add(Level::Invalid, error.to_string(), Some(record)),
         }
-        notes(record, trust, section);
+        notes(record, heads, section);
     }
     if left_out > 0 {
         let level = if filter.label.is_some() {
@@ -646,7 +705,7 @@ fn check_enforcement(records: &[Record], trust: &Trust, section: &mut Section) -
 }
 
 /// What the reader should know although nothing is wrong with the record.
-fn notes(record: &Record, trust: &Trust, section: &mut Section) {
+fn notes(record: &Record, heads: &Heads<'_>, section: &mut Section) {
     let Predicate::Lifecycle(lifecycle) = &record.statement.predicate else {
         return;
     };
@@ -658,7 +717,7 @@ fn notes(record: &Record, trust: &Trust, section: &mut Section) {
         Lifecycle::LogRefused { known, offered, .. } => {
             let text = format!("{}: {}", name_of(record), crate::statement::summary(&record.statement));
             // Two signed heads of one size are proof; else it is the host's word.
-            let level = if are_forked(known, offered, trust) {
+            let level = if are_forked(known, offered, heads) {
                 Level::Invalid
             } else {
                 Level::Incomplete
@@ -670,8 +729,8 @@ fn notes(record: &Record, trust: &Trust, section: &mut Section) {
 }
 
 /// Whether the log signed two heads that cannot be of one log.
-fn are_forked(one: &str, other: &str, trust: &Trust) -> bool {
-    let head = |note: &str| checkpoint::verify(note.as_bytes(), &trust.console.origin, &trust.console.log_keys).ok();
+fn are_forked(one: &str, other: &str, heads: &Heads<'_>) -> bool {
+    let head = |note: &str| checkpoint::verify(note.as_bytes(), heads.origin, &heads.keys).ok();
     match (head(one), head(other)) {
         (Some(one), Some(other)) => one.size == other.size && one.root != other.root,
         _ => false,
@@ -682,4 +741,5 @@ fn name_of(record: &Record) -> String {
     visible(&record.header.signer)
         .replacen("host:", "host ", 1)
         .replacen("console:", "console ", 1)
+        .replacen("log:", "log ", 1)
 }

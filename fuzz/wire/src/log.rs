@@ -117,7 +117,7 @@ pub fn bundle(data: &[u8]) {
             let console = ConsoleTrust {
                 origin: "console.example.org/guard".to_owned(),
                 decision_keys: vec![RangedKey::only(key.clone())],
-                log_keys: vec![key],
+                log_keys: vec![RangedKey::only(key)],
                 witnesses: vec![],
                 quorum: 0,
             };

@@ -1,19 +1,18 @@
-//! The console's decision key over time.
+//! The console's keys over time: that of its decisions, and that of its log.
 //!
-//! Owns what this host believes of it. It is given envelopes by whoever answers as the console. It must never believe a key
+//! Owns what this host believes of them. It is given envelopes by whoever answers as the console. It must never believe a key
 //! that the one before it, from the one pinned at enrolment on, did not name.
 
 use guard_evidence::dsse;
 use guard_evidence::key::PublicKey;
 use guard_evidence::record::{Lifecycle, Predicate, Statement};
 
-/// The key that follows from the one that is known; that one itself if nothing leads on.
-pub(super) fn follow(known: &PublicKey, origin: &str, statements: &[Vec<u8>]) -> PublicKey {
-    let signer = format!("console:{origin}");
+/// The signer's key that follows from the one that is known; that one itself if nothing leads on.
+pub(super) fn follow(known: &PublicKey, signer: &str, statements: &[Vec<u8>]) -> PublicKey {
     let mut key = known.clone();
     for envelope in statements {
         // Those of keys before ours are none of our business.
-        if let Some(next) = named(envelope, &key, &signer) {
+        if let Some(next) = named(envelope, &key, signer) {
             key = next;
         }
     }
@@ -62,14 +61,14 @@ mod tests {
     fn each_key_is_believed_because_of_the_one_before_it() {
         let chain = [names(1, 2), names(2, 3), names(3, 4)];
         for known in 1..=4 {
-            assert_eq!(follow(&key(known).public(), "o", &chain), key(4).public());
+            assert_eq!(follow(&key(known).public(), "console:o", &chain), key(4).public());
         }
         assert_eq!(
-            follow(&key(9).public(), "o", &chain),
+            follow(&key(9).public(), "console:o", &chain),
             key(9).public(),
             "nothing leads on"
         );
-        assert_eq!(follow(&key(1).public(), "o", &[]), key(1).public());
+        assert_eq!(follow(&key(1).public(), "console:o", &[]), key(1).public());
     }
 
     #[test]
@@ -86,7 +85,7 @@ mod tests {
             says(1, "host:o", next),
             says(1, "console:o", Lifecycle::ConsoleKey { key: key(2).public() }),
         ] {
-            assert_eq!(follow(&known, "o", &[statement]), known);
+            assert_eq!(follow(&known, "console:o", &[statement]), known);
         }
     }
 }

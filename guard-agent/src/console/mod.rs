@@ -216,7 +216,8 @@ impl Client {
             directory: self.identity.directory().to_owned(),
             trust: LogTrust {
                 origin: self.enrolment.log_origin.clone(),
-                key: self.log_key(&welcome.log_public_key)?,
+                key: self.log_key(&welcome)?,
+                earlier: self.identity.earlier_log_keys()?,
                 witnesses: self.witnesses.clone(),
                 quorum: self.quorum,
             },
@@ -251,7 +252,8 @@ impl Client {
             log_origin,
             ..
         } = &mut self.enrolment;
-        let key = keys::follow(decision_key, log_origin, &welcome.decision_key_statements);
+        let signer = format!("console:{log_origin}");
+        let key = keys::follow(decision_key, &signer, &welcome.decision_key_statements);
         if key == *decision_key {
             return Ok(());
         }
@@ -267,11 +269,22 @@ impl Client {
             .map_err(|_| StreamError::Engine)
     }
 
-    /// The log's key: the one of the enrolment, else the first that this console tells, which is pinned.
-    fn log_key(&self, told: &[u8]) -> Result<PublicKey, StreamError> {
-        if let Some(key) = self.identity.log_key()? {
+    /// The log's key: the one of the enrolment and what follows from it, else the first that this console tells, which is
+    /// pinned.
+    fn log_key(&self, welcome: &v1::Welcome) -> Result<PublicKey, StreamError> {
+        if let Some(known) = self.identity.log_key()? {
+            let signer = format!("log:{}", self.enrolment.log_origin);
+            let key = keys::follow(&known, &signer, &welcome.log_key_statements);
+            if key != known {
+                self.identity.replace_log_key(&known, &key)?;
+                tracing::info!(
+                    key = key.id(),
+                    "the log's heads are signed by another key, which the one before it named"
+                );
+            }
             return Ok(key);
         }
+        let told = &welcome.log_public_key;
         let key = PublicKey::from_der(told).map_err(|e| StreamError::LogKey(e.to_string()))?;
         self.identity.pin_log_key(&key)?;
         tracing::info!(key = key.id(), "the log's key is pinned from now on");

@@ -3,7 +3,8 @@ use crate::enroll::{EnrollError, enroll};
 use crate::evidence::EvidenceConfig;
 use crate::identity::token::Token;
 use crate::testing::fake_console::Console;
-use guard_evidence::key::Algorithm;
+use guard_evidence::chain::{Chain, Stamp};
+use guard_evidence::key::{Algorithm, SigningKey};
 use guard_evidence::record::{LifecycleRecord, Predicate};
 use guard_proto::v1::host_message;
 use std::path::Path;
@@ -307,24 +308,47 @@ async fn a_console_that_forks_its_log_gets_no_more_and_an_alarm() {
     task.abort();
 }
 
+/// A record in which a key of the console names the next one.
+fn names(by: &SigningKey, signer: &str, key: &PublicKey) -> Vec<u8> {
+    let stamp = Stamp {
+        at: String::new(),
+        since_boot_ns: 0,
+        boot_id: String::new(),
+    };
+    let event = Lifecycle::NextKey { key: key.clone() };
+    let make = |header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }));
+    Chain::begin(signer, 1).seal(by, stamp, make).unwrap().envelope
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_key_of_the_log_is_followed_and_kept() {
+    let console = Console::start(LOOPBACK, WEEK).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (client, events) = joined(&console, dir.path()).await;
+    // As a host that joined before the key was replaced.
+    let (first, now) = (SigningKey::from_seed(&[41; 32]), console.shared.log_key.public());
+    let pem = first.public().to_pem().unwrap();
+    std::fs::write(client.identity.file("log-key.pem"), pem).unwrap();
+    let signer = format!("log:{}", client.enrolment.log_origin);
+    console.shared.log_statements.lock().push(names(&first, &signer, &now));
+    let (evidence, identity) = (client.evidence.clone(), Arc::clone(&client.identity));
+    let _from_console = say_hello(events);
+    let task = tokio::spawn(client.run());
+    until("shipped", || evidence.unshipped() == 0).await;
+    assert_eq!(identity.log_key().unwrap().unwrap(), now);
+    assert_eq!(identity.earlier_log_keys().unwrap(), [first.public()]);
+    task.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_decision_key_is_followed_and_kept() {
     let console = Console::start(LOOPBACK, WEEK).await;
     let dir = tempfile::tempdir().unwrap();
     let (client, events) = joined(&console, dir.path()).await;
-    let next = guard_evidence::key::SigningKey::from_seed(&[42; 32]).public();
-    let stamp = guard_evidence::chain::Stamp {
-        at: String::new(),
-        since_boot_ns: 0,
-        boot_id: String::new(),
-    };
-    let event = Lifecycle::NextKey { key: next.clone() };
-    let statement = guard_evidence::chain::Chain::begin(format!("console:{}", client.enrolment.log_origin), 1)
-        .seal(&console.shared.decision_key, stamp, |header| {
-            Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }))
-        })
-        .unwrap();
-    console.shared.statements.lock().push(statement.envelope);
+    let next = SigningKey::from_seed(&[42; 32]).public();
+    let signer = format!("console:{}", client.enrolment.log_origin);
+    let statement = names(&console.shared.decision_key, &signer, &next);
+    console.shared.statements.lock().push(statement);
     let evidence = client.evidence.clone();
     let mut from_console = say_hello(events);
     let task = tokio::spawn(client.run());

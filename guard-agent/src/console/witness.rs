@@ -26,6 +26,8 @@ const REFUSED: &str = "log-refused.json";
 pub(crate) struct LogTrust {
     pub(crate) origin: String,
     pub(crate) key: PublicKey,
+    /// Those before it: one of them may have signed the head that this host remembers, and none signs another.
+    pub(crate) earlier: Vec<PublicKey>,
     pub(crate) witnesses: Vec<VerifierKey>,
     pub(crate) quorum: usize,
 }
@@ -86,12 +88,9 @@ impl LogWitness {
                     why,
                 };
                 let proof = Proof::parse(&bytes).map_err(|e| memory(e.to_string()))?;
-                let head = checkpoint::verify(
-                    proof.checkpoint.as_bytes(),
-                    &trust.origin,
-                    std::slice::from_ref(&trust.key),
-                )
-                .map_err(|e| memory(e.to_string()))?;
+                let keys = [trust.earlier.as_slice(), std::slice::from_ref(&trust.key)].concat();
+                let head = checkpoint::verify(proof.checkpoint.as_bytes(), &trust.origin, &keys)
+                    .map_err(|e| memory(e.to_string()))?;
                 Some((proof.checkpoint, head))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -284,6 +283,7 @@ mod tests {
         LogTrust {
             origin: ORIGIN.to_owned(),
             key: key().public(),
+            earlier: vec![],
             witnesses: vec![],
             quorum: 0,
         }
@@ -370,6 +370,28 @@ mod tests {
                 false => assert!(matches!(result, Err(NoReceipt::Quorum { got: 1, quorum: 2 }))),
             }
         }
+    }
+
+    #[test]
+    fn a_head_of_the_key_before_is_remembered_and_no_longer_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        witness(dir.path())
+            .accept(&answer("a", 5, 0, 4), &[sent("a", 4)])
+            .unwrap();
+        let next = SigningKey::from_seed(&[8; 32]);
+        let trust = LogTrust {
+            key: next.public(),
+            earlier: vec![key().public()],
+            ..trust()
+        };
+        let mut w = LogWitness::load(dir.path(), trust).unwrap();
+        assert_eq!(w.size(), 5);
+        let mut answer = answer("a", 9, 5, 8);
+        assert!(w.accept(&answer, &[sent("a", 8)]).is_err(), "by the old key");
+        let head = checkpoint::Note::parse(&answer.checkpoint).unwrap().checkpoint;
+        answer.checkpoint = head.sign(&next).unwrap().into_bytes();
+        w.accept(&answer, &[sent("a", 8)]).unwrap();
+        assert_eq!(w.size(), 9);
     }
 
     #[test]

@@ -55,6 +55,10 @@ struct HostFile {
 
 /// The key of the console's log, told at enrolment or pinned at the first connection after an upgrade.
 const LOG_KEY: &str = "log-key.pem";
+/// Keys of the log before that one, PEM after PEM.
+const EARLIER_LOG_KEYS: &str = "log-keys-before.pem";
+
+const PEM_END: &str = "-----END PUBLIC KEY-----\n";
 
 /// This host as it signs and connects.
 #[derive(Debug)]
@@ -232,12 +236,48 @@ impl Identity {
         if self.log_key()?.is_some() {
             return Ok(());
         }
-        let path = self.directory.join(LOG_KEY);
-        let pem = key.to_pem().map_err(|e| IdentityError::Damaged {
+        self.write_keys(LOG_KEY, std::slice::from_ref(key))
+    }
+
+    /// Keys of the log before the one that is pinned.
+    ///
+    /// # Errors
+    /// If the file is unreadable or not what was written.
+    pub fn earlier_log_keys(&self) -> Result<Vec<PublicKey>, IdentityError> {
+        let path = self.directory.join(EARLIER_LOG_KEYS);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(IdentityError::Io { path, source }),
+        };
+        let keys = text.split_inclusive(PEM_END).map(PublicKey::from_pem);
+        keys.collect::<Result<_, _>>().map_err(|e| IdentityError::Damaged {
+            path,
+            why: e.to_string(),
+        })
+    }
+
+    /// Pins another key of the log; the one before it stays known as that.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn replace_log_key(&self, before: &PublicKey, key: &PublicKey) -> Result<(), IdentityError> {
+        let mut earlier = self.earlier_log_keys()?;
+        if !earlier.contains(before) {
+            earlier.push(before.clone());
+        }
+        self.write_keys(EARLIER_LOG_KEYS, &earlier)?;
+        self.write_keys(LOG_KEY, std::slice::from_ref(key))
+    }
+
+    fn write_keys(&self, name: &str, keys: &[PublicKey]) -> Result<(), IdentityError> {
+        let path = self.directory.join(name);
+        let pems = keys.iter().map(PublicKey::to_pem).collect::<Result<String, _>>();
+        let pems = pems.map_err(|e| IdentityError::Damaged {
             path: path.clone(),
             why: e.to_string(),
         })?;
-        files::replace(&path, pem.as_bytes(), 0o600).map_err(at(&path))
+        files::replace(&path, pems.as_bytes(), 0o600).map_err(at(&path))
     }
 
     /// Believes another key of the console's decisions from now on.
@@ -366,5 +406,21 @@ mod tests {
             ("chain\n", key_pem.as_str())
         );
         assert!(!format!("{tls:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn earlier_keys_of_the_log_stay_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path(), Algorithm::Ed25519).unwrap();
+        let [one, two, three] = [1, 2, 3].map(|n| SigningKey::from_seed(&[n; 32]).public());
+        identity.pin_log_key(&one).unwrap();
+        identity.pin_log_key(&two).unwrap();
+        assert_eq!(identity.log_key().unwrap().unwrap(), one, "one that is pinned stays");
+        assert!(identity.earlier_log_keys().unwrap().is_empty());
+        for (before, key) in [(&one, &two), (&one, &two), (&two, &three)] {
+            identity.replace_log_key(before, key).unwrap();
+            assert_eq!(identity.log_key().unwrap().unwrap(), *key);
+        }
+        assert_eq!(identity.earlier_log_keys().unwrap(), [one, two]);
     }
 }

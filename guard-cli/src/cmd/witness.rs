@@ -156,7 +156,9 @@ fn logs(args: &WitnessServe) -> Result<BTreeMap<String, Vec<PublicKey>>, Failure
     }
     for path in &args.trust {
         let console = read_trust(path)?.console;
-        logs.entry(console.origin).or_default().extend(console.log_keys);
+        logs.entry(console.origin.clone())
+            .or_default()
+            .extend(console.log_public_keys());
     }
     if logs.is_empty() {
         return Err(Failure::usage("which log?")

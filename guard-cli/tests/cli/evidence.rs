@@ -48,7 +48,7 @@ fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
     let console = ConsoleTrust {
         origin: origin.to_owned(),
         decision_keys: vec![RangedKey::only(decision.public())],
-        log_keys: vec![log.public()],
+        log_keys: vec![RangedKey::only(log.public())],
         witnesses: vec![],
         quorum: 0,
     };

@@ -8,7 +8,7 @@ use guard_evidence::change::{Change, ChangeRecord, ChangedBy, ChangesHead, Label
 use guard_evidence::dsse;
 use guard_evidence::key::{PublicKey, SigningKey};
 use guard_evidence::merkle::leaf_hash;
-use guard_evidence::record::{ChainEnd, Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
+use guard_evidence::record::{Header, Lifecycle, LifecycleRecord, PersonId, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::text::visible;
 use guard_proto::rest::{ChangeView, Page, RequestState};
@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
-use crate::store::{self, AnswerRow, ChangeFilter, NewRecord, RequestRow, StoredChange, UserRow};
+use crate::store::{self, AnswerRow, ChangeFilter, NewRecord, Purpose, RequestRow, StoredChange, UserRow};
 use crate::time::{Millis, rfc3339};
 
 /// A change of this long ago still stands on cards.
@@ -81,11 +81,7 @@ impl App {
     ) -> Result<()> {
         let mut chain = match self.chain_on_disk(tx).await? {
             Some(chain) => chain,
-            None => {
-                self.begin_chain(tx, 1, "the console began to record changes", None)
-                    .await?
-                    .1
-            }
+            None => self.begin_chain(tx, 1, "the console began to record changes").await?.1,
         };
         self.seal(tx, &mut chain, |header| {
             Predicate::Change(Box::new(ChangeRecord {
@@ -102,20 +98,21 @@ impl App {
     /// At the start: a chain that goes on, under the key that there is now. What was changed before changes were
     /// recorded is written down as it was found.
     pub(super) async fn begin_changes(&self) -> Result<()> {
-        let signer = self.signer();
-        let key = self.decision_key.public();
+        let (key, log_key) = (self.decision_key.public(), self.log.key().public());
         let mut tx = self.store.change().await?;
-        let Some(envelope) = store::last_envelope(&mut tx, &signer).await? else {
-            self.begin_chain(&mut tx, 1, "the console began to record changes", None)
+        let Some(envelope) = store::last_envelope(&mut tx, &self.signer()).await? else {
+            store::forget_console_keys(&mut tx).await?;
+            self.begin_chain(&mut tx, 1, "the console began to record changes")
                 .await?;
-            store::begin_decision_key(&mut tx, &key, 1, None, None).await?;
+            store::begin_console_key(&mut tx, Purpose::Decision, &key, 1, None, None).await?;
+            store::begin_console_key(&mut tx, Purpose::Log, &log_key, 1, None, None).await?;
             for found in self.found().await? {
                 self.record_change(&mut tx, ChangedBy::Found, found, None).await?;
             }
             tx.commit().await?;
             return Ok(());
         };
-        let known = store::has_decision_key(&mut tx, &key).await?;
+        let known = store::has_console_key(&mut tx, Purpose::Decision, &key).await?;
         if signed_by(&envelope)? != key.id() {
             if known {
                 return Err(Error::internal(
@@ -125,36 +122,45 @@ impl App {
             }
             let epoch = header(&envelope)?.epoch + 1;
             let (index, _) = self
-                .begin_chain(&mut tx, epoch, "the console has another decision key", None)
+                .begin_chain(&mut tx, epoch, "the console has another decision key")
                 .await?;
-            store::begin_decision_key(&mut tx, &key, epoch, Some(index), None).await?;
+            store::begin_console_key(&mut tx, Purpose::Decision, &key, epoch, Some(index), None).await?;
         } else if !known {
-            store::begin_decision_key(&mut tx, &key, 1, None, None).await?;
+            store::begin_console_key(&mut tx, Purpose::Decision, &key, 1, None, None).await?;
+        }
+        // A log whose key is another one has another folder and another name, or does not start.
+        if !store::has_console_key(&mut tx, Purpose::Log, &log_key).await? {
+            store::begin_console_key(&mut tx, Purpose::Log, &log_key, 1, None, None).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    /// The next decision key takes over: the old one names it, and it begins an epoch, both or neither. Hosts believe the
-    /// record in which it is named.
-    pub(super) async fn replace_decision_key(&mut self, next: SigningKey) -> Result<()> {
-        let (key, mut tx) = (next.public(), self.store.change().await?);
-        let mut chain = self
-            .chain_on_disk(&mut tx)
-            .await?
-            .ok_or_else(|| Error::internal("the console has no chain"))?;
+    /// Another key takes over: the old one names it, and it begins an epoch of the same signer, both or neither. Hosts
+    /// believe the record in which it is named.
+    pub(super) async fn replace_key(&self, purpose: Purpose, old: &SigningKey, next: &SigningKey) -> Result<()> {
+        let (key, signer) = (next.public(), purpose.signer(self.log.origin()));
+        let mut tx = self.store.change().await?;
+        let mut chain = match store::last_envelope(&mut tx, &signer).await? {
+            Some(envelope) => Chain::resume(&header(&envelope)?, &envelope),
+            None => Chain::begin(signer, 1),
+        };
         let named = Lifecycle::NextKey { key: key.clone() };
         let (_, statement) = self
-            .seal(&mut tx, &mut chain, |header| lifecycle(header, named))
+            .seal_with(&mut tx, &mut chain, old, |header| lifecycle(header, named))
             .await?;
-        self.decision_key = next;
-        let (after, epoch) = (chain.end(), chain.epoch() + 1);
+        let begun = Lifecycle::Begun {
+            why: "the key was replaced".to_owned(),
+            key: key.id(),
+            after: chain.end(),
+        };
+        let mut chain = chain.next_epoch();
         let (index, _) = self
-            .begin_chain(&mut tx, epoch, "the decision key was replaced", after)
+            .seal_with(&mut tx, &mut chain, next, |header| lifecycle(header, begun))
             .await?;
-        store::begin_decision_key(&mut tx, &key, epoch, Some(index), Some(&statement)).await?;
+        store::begin_console_key(&mut tx, purpose, &key, chain.epoch(), Some(index), Some(&statement)).await?;
         tx.commit().await?;
-        tracing::info!(key = key.id(), "another key signs decisions");
+        tracing::info!(key = key.id(), ?purpose, "another key signs");
         Ok(())
     }
 
@@ -206,33 +212,37 @@ impl App {
     }
 
     /// Gives the place of its first record in the log.
-    async fn begin_chain(
-        &self,
-        tx: &mut store::Change,
-        epoch: u64,
-        why: &str,
-        after: Option<ChainEnd>,
-    ) -> Result<(u64, Chain)> {
+    async fn begin_chain(&self, tx: &mut store::Change, epoch: u64, why: &str) -> Result<(u64, Chain)> {
         let mut chain = Chain::begin(self.signer(), epoch);
         let event = Lifecycle::Begun {
             why: why.to_owned(),
             key: self.decision_key.public().id(),
-            after,
+            after: None,
         };
         let (index, _) = self.seal(tx, &mut chain, |header| lifecycle(header, event)).await?;
         Ok((index, chain))
     }
 
-    /// Gives the record's place in the log, and its envelope.
     async fn seal(
         &self,
         tx: &mut store::Change,
         chain: &mut Chain,
         make: impl FnOnce(Header) -> Predicate,
     ) -> Result<(u64, Vec<u8>)> {
+        self.seal_with(tx, chain, &self.decision_key, make).await
+    }
+
+    /// Gives the record's place in the log, and its envelope.
+    async fn seal_with(
+        &self,
+        tx: &mut store::Change,
+        chain: &mut Chain,
+        key: &SigningKey,
+        make: impl FnOnce(Header) -> Predicate,
+    ) -> Result<(u64, Vec<u8>)> {
         let now = self.now();
         let sealed = chain
-            .seal(&self.decision_key, stamp(now), make)
+            .seal(key, stamp(now), make)
             .map_err(|e| Error::internal(format!("a change cannot be recorded: {e}")))?;
         let index = self.store_sealed(tx, &sealed, now).await?;
         Ok((index, sealed.envelope))

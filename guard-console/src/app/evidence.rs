@@ -19,7 +19,7 @@ use super::receipts::{Appended, Place};
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Error, Permission, Result};
 use crate::log::{Export, ExportStream};
-use crate::store::{self, Head, HostKeys, HostRow, NewRecord, RecordFilter};
+use crate::store::{self, Head, HostKeys, HostRow, NewRecord, Purpose, RecordFilter};
 use crate::time::{parse_rfc3339, rfc3339};
 
 /// Where a host's name stands, for the console's own records; no host can be called so.
@@ -362,8 +362,8 @@ impl App {
         actor.require(Permission::SeeTrust)?;
         let console = ConsoleTrust {
             origin: self.log.origin().to_owned(),
-            decision_keys: self.store.decision_keys().await?,
-            log_keys: vec![self.log.key().public()],
+            decision_keys: self.store.console_keys(Purpose::Decision).await?,
+            log_keys: self.store.console_keys(Purpose::Log).await?,
             witnesses: self
                 .log
                 .config()

@@ -13,7 +13,7 @@ use super::changes::{name_beside, stored_statement, token_name};
 use super::{Actor, App, Error, Permission, Result, names};
 use crate::auth::secret::Secret;
 use crate::notify::Presence;
-use crate::store::{self, HostHello, HostRow, NewHost};
+use crate::store::{self, HostHello, HostRow, NewHost, Purpose};
 use crate::time::{Millis, rfc3339};
 
 const TOKEN_SECONDS: std::ops::RangeInclusive<u64> = 60..=604_800;
@@ -220,9 +220,9 @@ impl App {
         })
     }
 
-    /// How the key that signs decisions became what it is, for hosts that know an earlier one.
-    pub async fn decision_key_statements(&self) -> Result<Vec<Vec<u8>>> {
-        Ok(self.store.decision_key_statements().await?)
+    /// How a key became what it is, for hosts that know an earlier one.
+    pub async fn key_statements(&self, purpose: Purpose) -> Result<Vec<Vec<u8>>> {
+        Ok(self.store.key_statements(purpose).await?)
     }
 
     /// PKIX, DER: what hosts pin.

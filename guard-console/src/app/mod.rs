@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, Readers};
 use crate::log::Log;
 use crate::notify::Notify;
-use crate::store::{self, Store};
+use crate::store::{self, Purpose, Store};
 use crate::time;
 
 pub use actor::{Actor, Permission};
@@ -49,6 +49,7 @@ pub use error::{Error, Result};
 const DECISION_KEY_FILE: &str = "decision.key";
 const NEXT_DECISION_KEY_FILE: &str = "decision-next.key";
 const LOG_KEY_FILE: &str = "log.key";
+const NEXT_LOG_KEY_FILE: &str = "log-next.key";
 const ORIGIN_FILE: &str = "log-origin";
 const LOG_FOLDER: &str = "log";
 
@@ -74,12 +75,24 @@ pub struct App {
 impl App {
     /// Loads what the data directory has and makes what is missing.
     pub async fn open(config: Config, dir: DataDir, store: Store, authority: Arc<Authority>) -> Result<Self> {
-        let log_key = load_or_create_key(&dir, LOG_KEY_FILE)?;
         let origin = load_or_create_origin(&dir, &config)?;
-        let (decision_key, next) = decision_keys(&dir, &store, &origin).await?;
-        let log = Log::open(log_key, origin, dir.path(LOG_FOLDER), store.clone(), config.log.clone())
-            .await
-            .map_err(|e| Error::internal(e.to_string()))?;
+        let decision = OwnKeys::load(&dir, &store, &origin, Purpose::Decision).await?;
+        let log_keys = OwnKeys::load(&dir, &store, &origin, Purpose::Log).await?;
+        let earlier = store
+            .console_keys(Purpose::Log)
+            .await?
+            .into_iter()
+            .map(|earlier| earlier.key);
+        let log = Log::open(
+            log_keys.current,
+            earlier.collect(),
+            origin,
+            dir.path(LOG_FOLDER),
+            store.clone(),
+            config.log.clone(),
+        )
+        .await
+        .map_err(|e| Error::internal(e.to_string()))?;
         let notify = Notify::new();
         let console = config.web_url();
         let providers = config.oidc.iter().cloned().map(|one| Provider::open(one, &console));
@@ -92,7 +105,7 @@ impl App {
             dir,
             config,
             authority,
-            decision_key,
+            decision_key: decision.current,
             log,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
@@ -102,9 +115,15 @@ impl App {
             stopping: CancellationToken::new(),
         };
         app.begin_changes().await?;
-        if let Some(next) = next {
-            app.replace_decision_key(next).await?;
-            app.dir.rename(NEXT_DECISION_KEY_FILE, DECISION_KEY_FILE)?;
+        if let Some(next) = decision.next {
+            app.replace_key(Purpose::Decision, &app.decision_key, &next).await?;
+            app.decision_key = next;
+            OwnKeys::replaced(&app.dir, Purpose::Decision)?;
+        }
+        if let Some(next) = log_keys.next {
+            app.replace_key(Purpose::Log, app.log.key(), &next).await?;
+            app.log.replace_key(next);
+            OwnKeys::replaced(&app.dir, Purpose::Log)?;
         }
         app.record_providers().await?;
         app.keep_channels().await?;
@@ -125,34 +144,62 @@ impl App {
     }
 }
 
-/// The key that signs decisions, and the one that is to follow it now. A console that ended between the two steps of a
-/// replacement finds the next one's record in its chain: then that is the key.
-async fn decision_keys(dir: &DataDir, store: &Store, origin: &str) -> Result<(SigningKey, Option<SigningKey>)> {
-    if let Some(next) = load_key(dir, NEXT_DECISION_KEY_FILE)? {
-        let mut tx = store.change().await?;
-        let last = store::last_envelope(&mut tx, &format!("console:{origin}")).await?;
-        tx.rollback().await?;
-        if last.map(|envelope| changes::signed_by(&envelope)).transpose()? != Some(next.public().id()) {
-            return Ok((load_or_create_key(dir, DECISION_KEY_FILE)?, Some(next)));
-        }
-        dir.rename(NEXT_DECISION_KEY_FILE, DECISION_KEY_FILE)?;
-    }
-    Ok((load_or_create_key(dir, DECISION_KEY_FILE)?, None))
+/// The key of a purpose, and the one that is to follow it now.
+struct OwnKeys {
+    current: SigningKey,
+    next: Option<SigningKey>,
 }
 
-/// Makes the decision key that is to follow at the next start; one that waits already stays. Gives its id.
+/// Files of a purpose: its key, and the next one.
+fn key_files(purpose: Purpose) -> (&'static str, &'static str) {
+    match purpose {
+        Purpose::Decision => (DECISION_KEY_FILE, NEXT_DECISION_KEY_FILE),
+        Purpose::Log => (LOG_KEY_FILE, NEXT_LOG_KEY_FILE),
+    }
+}
+
+impl OwnKeys {
+    /// A console that ended between the two steps of a replacement finds the next key's record in its chain: then that is
+    /// the key.
+    async fn load(dir: &DataDir, store: &Store, origin: &str, purpose: Purpose) -> Result<Self> {
+        let (current, next) = key_files(purpose);
+        let mut following = load_key(dir, next)?;
+        if let Some(key) = &following {
+            let mut tx = store.change().await?;
+            let last = store::last_envelope(&mut tx, &purpose.signer(origin)).await?;
+            tx.rollback().await?;
+            if last.map(|envelope| changes::signed_by(&envelope)).transpose()? == Some(key.public().id()) {
+                Self::replaced(dir, purpose)?;
+                following = None;
+            }
+        }
+        Ok(Self {
+            current: load_or_create_key(dir, current)?,
+            next: following,
+        })
+    }
+
+    /// The next key's file takes the old one's place.
+    fn replaced(dir: &DataDir, purpose: Purpose) -> Result<()> {
+        let (current, next) = key_files(purpose);
+        Ok(dir.rename(next, current)?)
+    }
+}
+
+/// Makes the key that is to follow at the next start; one that waits already stays. Gives its id.
 ///
 /// # Errors
 /// If the directory is none of a console, or cannot be written.
-pub fn prepare_decision_key(dir: &DataDir) -> Result<String> {
-    if load_key(dir, DECISION_KEY_FILE)?.is_none() {
-        let path = dir.path(DECISION_KEY_FILE);
+pub fn prepare_key(dir: &DataDir, purpose: Purpose) -> Result<String> {
+    let (current, next) = key_files(purpose);
+    if load_key(dir, current)?.is_none() {
+        let path = dir.path(current);
         return Err(Error::internal(format!(
             "{}: there is no key to be replaced",
             path.display()
         )));
     }
-    Ok(load_or_create_key(dir, NEXT_DECISION_KEY_FILE)?.public().id())
+    Ok(load_or_create_key(dir, next)?.public().id())
 }
 
 fn load_key(dir: &DataDir, name: &'static str) -> Result<Option<SigningKey>> {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use guard_evidence::folder::{Folder, FolderError, Head, Proofs, read_tile};
-use guard_evidence::key::SigningKey;
+use guard_evidence::key::{PublicKey, SigningKey};
 use guard_evidence::tile::Tile;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -41,12 +41,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the folder and compares it with the database. Nothing is published before [`Self::run`].
+    /// Opens the folder and compares it with the database. The head that is there may be signed by an `earlier` key.
+    /// Nothing is published before [`Self::run`].
     ///
     /// # Errors
     /// [`LogError`]: the folder is in use, or it and the database are not of one log.
     pub async fn open(
         key: SigningKey,
+        earlier: Vec<PublicKey>,
         origin: String,
         dir: PathBuf,
         store: Store,
@@ -54,7 +56,8 @@ impl Log {
     ) -> Result<Self, LogError> {
         let (send, head) = watch::channel(None);
         let wake = Arc::new(Notify::new());
-        let folder = Folder::open(&dir, &origin, &[key.public()])?;
+        let keys = [earlier, vec![key.public()]].concat();
+        let folder = Folder::open(&dir, &origin, &keys)?;
         let sequencer = Sequencer::new(folder, store, dir.clone(), send, wake.clone()).await?;
         Ok(Self {
             key,
@@ -71,6 +74,11 @@ impl Log {
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Heads are signed by another key from now on.
+    pub(crate) fn replace_key(&mut self, key: SigningKey) {
+        self.key = key;
     }
 
     #[must_use]

@@ -15,7 +15,7 @@ macro_rules! revoke_sql {
 }
 
 mod changes;
-mod decision_keys;
+mod console_keys;
 mod evidence;
 mod evidence_keys;
 mod grants;
@@ -38,7 +38,8 @@ use crate::time::Millis;
 
 pub(crate) use changes::last_envelope;
 pub use changes::{ChangeFilter, StoredChange};
-pub(crate) use decision_keys::{begin_decision_key, has_decision_key};
+pub use console_keys::Purpose;
+pub(crate) use console_keys::{begin_console_key, forget_console_keys, has_console_key};
 pub use evidence::{Alarm, Head, Leaf, NewRecord, RecordFilter, StoredRecord};
 pub(crate) use evidence::{add_alarm, add_record, head, stored_place};
 pub use evidence_keys::HostKeys;

@@ -1,9 +1,12 @@
 //! Keys of hosts that are replaced: the console learns them from the log, and the one before ends there.
 
+use guard_evidence::bundle::Bundle;
 use guard_evidence::chain::Chain;
 use guard_evidence::dsse;
 use guard_evidence::key::{Algorithm, PublicKey, SigningKey};
 use guard_evidence::record::{Lifecycle, Predicate, Statement};
+use guard_evidence::trust::Trust;
+use guard_evidence::verify::{Asked, Status, TrustSource, verify};
 use guard_proto::v1::console_message::Kind as ConsoleKind;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -152,10 +155,11 @@ fn again(key: &SigningKey) -> SigningKey {
     SigningKey::from_pkcs8_pem(&key.to_pkcs8_pem().unwrap()).unwrap()
 }
 
-fn rotate(console: &Console) -> String {
+fn rotate(console: &Console, more: &[&str]) -> String {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_guard-console"))
         .args(["rotate-key", "--data-dir"])
         .arg(console.file(""))
+        .args(more)
         .output()
         .unwrap();
     assert!(out.status.success(), "{out:?}");
@@ -177,8 +181,8 @@ async fn the_decision_key_is_replaced_at_a_start_and_hosts_are_shown_how() {
     let ann = console.sign_in("ann").await;
     assert_eq!(ann.answer(&ask.request_id, "approve", "fine").await.0, 200);
     let old = PublicKey::from_der(&host.reply.decision_public_key).unwrap();
-    let id = rotate(&console);
-    assert_eq!(rotate(&console), id, "one at a time");
+    let id = rotate(&console, &[]);
+    assert_eq!(rotate(&console, &[]), id, "one at a time");
     let first = std::fs::read(console.file("decision.key")).unwrap();
     let next = std::fs::read(console.file("decision-next.key")).unwrap();
     console.stop().await;
@@ -217,4 +221,43 @@ async fn the_decision_key_is_replaced_at_a_start_and_hosts_are_shown_how() {
     // A host that joins now is given the new key.
     let joined = console.host(&admin, "build-8").await;
     assert_eq!(PublicKey::from_der(&joined.reply.decision_public_key).unwrap(), *key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_the_log_is_replaced_at_a_start() {
+    let mut console = Console::start().await;
+    let admin = console.set_up().await;
+    let mut host = console.host(&admin, "build-7").await;
+    let first = host.lifecycle();
+    host.ship(&console, &[&first]).await;
+    let before = Trust::parse(&admin.bytes("/api/v1/trust").await).unwrap();
+    for round in 1..=2 {
+        let id = rotate(&console, &["--log"]);
+        let (key, next) = (console.file("log.key"), console.file("log-next.key"));
+        let (old, new) = (std::fs::read(&key).unwrap(), std::fs::read(&next).unwrap());
+        console.stop().await;
+        console = console.start_again().await;
+        // It ended after the records and before the file had its name.
+        console.stop().await;
+        std::fs::write(&key, old).unwrap();
+        std::fs::write(&next, &new).unwrap();
+        console = console.start_again().await;
+        assert_eq!(std::fs::read(&key).unwrap(), new);
+        let more = host.lifecycle();
+        host.ship(&console, &[&more]).await;
+        let mut session = host.open(&console).await.unwrap();
+        let ConsoleKind::Welcome(welcome) = session.next().await else {
+            panic!("no welcome");
+        };
+        assert_eq!(welcome.log_key_statements.len(), round);
+        let told = PublicKey::from_der(&welcome.log_public_key).unwrap();
+        assert_eq!(told.id(), id);
+    }
+    let admin = console.sign_in("admin").await;
+    admin.valid_log().await;
+    // By an auditor who has the first key.
+    let (dir, _) = admin.export("", Asked::WholeLog).await;
+    let bundle = Bundle::open(&dir.path().join("bundle")).unwrap();
+    let report = verify(&bundle, &before, TrustSource::Given, Asked::WholeLog);
+    assert_eq!(report.status, Status::Valid, "{report:#?}");
 }

@@ -274,6 +274,12 @@ fn lifecycles() -> Vec<Lifecycle> {
             key: "k".to_owned(),
             after: None,
         },
+        Lifecycle::NextKey {
+            key: SigningKey::from_seed(&[3; 32]).public(),
+        },
+        Lifecycle::ConsoleKey {
+            key: SigningKey::from_seed(&[4; 32]).public(),
+        },
         testing::enforcement_on(),
         Lifecycle::EnforcementOff {
             why: "asked to".to_owned(),

@@ -22,7 +22,7 @@ struct Signer {
 
 /// Everybody's keys, as far as the log was read.
 pub(super) struct Keys {
-    /// `host:…` and `console:…`.
+    /// `host:…`, `console:…` and `log:…`.
     signers: HashMap<String, Signer>,
 }
 
@@ -37,9 +37,10 @@ impl Keys {
             .iter()
             .map(|host| (format!("host:{}", host.id), signer(&host.evidence_keys)));
         let console = &trust.console;
+        let log = (format!("log:{}", console.origin), signer(&console.log_keys));
         let console = (format!("console:{}", console.origin), signer(&console.decision_keys));
         Self {
-            signers: hosts.chain([console]).collect(),
+            signers: hosts.chain([console, log]).collect(),
         }
     }
 
@@ -52,6 +53,28 @@ impl Keys {
     pub(super) fn of_console(&self, origin: &str, id: &str) -> Option<&RangedKey> {
         let console = self.signers.get(&format!("console:{origin}"))?;
         console.keys.iter().find(|(key_id, _)| key_id == id).map(|(_, key)| key)
+    }
+
+    /// Keys that sign heads of this log, as far as it was read.
+    pub(super) fn of_log(&self, origin: &str) -> Vec<PublicKey> {
+        let log = self.signers.get(&format!("log:{origin}"));
+        log.map_or_else(Vec::new, |log| {
+            log.keys.iter().map(|(_, key)| key.key.clone()).collect()
+        })
+    }
+
+    /// Whether this key signs heads of this size: it has to be in use for the last record of it.
+    pub(super) fn may_sign_head(&self, origin: &str, key: &PublicKey, size: u64) -> Result<(), String> {
+        let log = self.signers.get(&format!("log:{origin}"));
+        let mut keys = log.into_iter().flat_map(|log| &log.keys);
+        let last = size.saturating_sub(1);
+        match keys.find(|(_, ranged)| ranged.key == *key) {
+            Some((_, ranged)) if ranged.signs_index(last) => Ok(()),
+            _ => Err(format!(
+                "is signed by key {}, which the log did not use for heads of {size} records",
+                key.id()
+            )),
+        }
     }
 
     /// Whether the key with this id, whose signature holds, may sign this record; what the record says of keys holds from

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::bundle::{Filter, Writer, unpack};
 use crate::chain::{Chain, Sealed, Stamp};
-use crate::key::{Algorithm, PublicKey, SigningKey};
+use crate::key::{Algorithm, SigningKey};
 use crate::merkle::Tree;
 use crate::record::*;
 use crate::testing::{self, CONSOLE, HOST};
@@ -247,7 +247,7 @@ impl World {
             ConsoleTrust {
                 origin: CONSOLE.to_owned(),
                 decision_keys: vec![RangedKey::only(self.console_key.public())],
-                log_keys: vec![self.log_key.public()],
+                log_keys: vec![RangedKey::only(self.log_key.public())],
                 witnesses: vec![],
                 quorum: 0,
             },

@@ -18,7 +18,7 @@ use super::{host, status};
 use crate::app::{App, Error};
 use crate::ca::HostIdentity;
 use crate::notify::HostStream;
-use crate::store::HostRow;
+use crate::store::{HostRow, Purpose};
 use crate::time;
 
 const PROTOCOL: u32 = 1;
@@ -117,7 +117,8 @@ impl Session {
             now_ms: time::now(),
             heartbeat_seconds: HEARTBEAT_SECONDS,
             log_public_key: self.app.log_public_key(),
-            decision_key_statements: self.app.decision_key_statements().await.map_err(status)?,
+            decision_key_statements: self.app.key_statements(Purpose::Decision).await.map_err(status)?,
+            log_key_statements: self.app.key_statements(Purpose::Log).await.map_err(status)?,
         }))
         .await?;
         let lifetime = u64::try_from(self.identity.not_after_ms - time::now()).unwrap_or(0);

@@ -326,3 +326,63 @@ fn an_old_decision_key_decides_nothing() {
         last,
     );
 }
+
+/// As a console does it: the log's key has a chain of its own, which it signs itself.
+fn replace_log_key(world: &mut World, key: SigningKey) -> Vec<RangedKey> {
+    let mut chain = Chain::begin(format!("log:{CONSOLE}"), 1);
+    let say = |world: &mut World, chain: &mut Chain, event: Lifecycle| {
+        let stamp = Stamp {
+            at: world.at.clone(),
+            since_boot_ns: 1,
+            boot_id: "c".to_owned(),
+        };
+        let make = |header| Predicate::Lifecycle(Box::new(LifecycleRecord { header, event }));
+        let sealed = chain.seal(&world.log_key, stamp, make).unwrap();
+        world.log.push(sealed.envelope);
+    };
+    say(world, &mut chain, Lifecycle::NextKey { key: key.public() });
+    let after = chain.end();
+    let mut chain = chain.next_epoch();
+    let old = std::mem::replace(&mut world.log_key, key);
+    let index = world.log.len() as u64;
+    let (why, key) = ("the log's key was replaced".to_owned(), world.log_key.public());
+    let begun = Lifecycle::Begun {
+        why,
+        key: key.id(),
+        after,
+    };
+    say(world, &mut chain, begun);
+    let mut before = RangedKey::only(old.public());
+    before.end(2, index);
+    vec![before, RangedKey::from(key, 2, index)]
+}
+
+#[test]
+fn a_console_replaces_the_key_of_its_log() {
+    let mut world = World::full();
+    let before = world.trust();
+    let mut after = before.clone();
+    after.console.log_keys = replace_log_key(&mut world, new_key());
+    world.by_policy();
+    for trust in [&before, &after] {
+        let report = world.report_by(trust);
+        assert_eq!(report.status, Status::Valid, "{report:#?}");
+    }
+    // Whoever stole the old one signs a head of this log, or of another.
+    let new = std::mem::replace(&mut world.log_key, SigningKey::from_seed(&[3; 32]));
+    for trust in [&before, &after] {
+        let report = world.report_by(trust);
+        assert_eq!(report.status, Status::Invalid, "{report:#?}");
+        let words = "which the log did not use for heads of";
+        assert!(
+            report.sections[2].findings.iter().any(|f| f.text.contains(words)),
+            "{report:#?}"
+        );
+    }
+    world.log_key = new;
+    // A key that the old one did not name.
+    let mut world = World::full();
+    world.log_key = new_key();
+    let report = world.report_by(&before);
+    assert_eq!(report.status, Status::Invalid, "{report:#?}");
+}
