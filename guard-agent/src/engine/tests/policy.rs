@@ -67,6 +67,7 @@ async fn arguments_decide_through_a_hold() {
 async fn a_secret_is_seen_by_the_policy_alone() {
     let mut world = world(
         r#"permit(principal, action, resource) when { context.approved };
+           @description("a password that is known to everybody")
            forbid(principal, action == Action::"exec", resource) when { context.argv.contains("hunter3") };"#,
     );
     let argv = |secret: &'static [u8]| [&b"mysql"[..], b"--password", secret];
