@@ -6,11 +6,13 @@ mod oidc;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use guard_evidence::cosign::{KeyKind, VerifierKey};
 use serde::Deserialize;
 
+use crate::auth::rate::Limits;
 pub use oidc::{OidcConfig, RawOidc};
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/guard-console";
@@ -58,6 +60,37 @@ pub struct RawConfig {
     /// Identity providers.
     #[serde(default)]
     pub oidc: Vec<RawOidc>,
+    #[serde(default)]
+    pub limits: RawLimits,
+}
+
+/// As written: calls in a minute.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawLimits {
+    pub account: Option<NonZeroU32>,
+    pub address: Option<NonZeroU32>,
+    pub sign_in: Option<NonZeroU32>,
+}
+
+impl RawLimits {
+    fn resolve(self) -> Limits {
+        let or = |given: Option<NonZeroU32>, default| given.map_or(default, NonZeroU32::get);
+        let default = Limits::default();
+        Limits {
+            account: or(self.account, default.account),
+            address: or(self.address, default.address),
+            sign_in: or(self.sign_in, default.sign_in),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            account: self.account.or(other.account),
+            address: self.address.or(other.address),
+            sign_in: self.sign_in.or(other.sign_in),
+        }
+    }
 }
 
 /// As written: who else has to see the log.
@@ -101,6 +134,7 @@ pub struct Config {
     pub advertise: Option<String>,
     pub log: LogConfig,
     pub oidc: Vec<OidcConfig>,
+    pub limits: Limits,
 }
 
 /// Reads a configuration file.
@@ -141,6 +175,7 @@ impl RawConfig {
                 quorum: over.log.quorum.or(self.log.quorum),
             },
             oidc: if over.oidc.is_empty() { self.oidc } else { over.oidc },
+            limits: over.limits.or(self.limits),
         }
     }
 
@@ -187,6 +222,7 @@ impl RawConfig {
             advertise: self.advertise,
             log: self.log.resolve()?,
             oidc: oidc::resolve(self.oidc)?,
+            limits: self.limits.resolve(),
         })
     }
 }

@@ -145,6 +145,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         advertise: args.advertise,
         log: RawLog::default(),
         oidc: Vec::new(),
+        limits: config::RawLimits::default(),
     };
     let config = resolved(&args.data, typed)?;
     let server = Server::start(config).await?;

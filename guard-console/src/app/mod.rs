@@ -13,9 +13,11 @@ pub mod error;
 pub mod evidence;
 pub mod grants;
 pub mod hosts;
+pub mod idempotency;
 pub mod keys;
 pub mod labels;
 pub mod names;
+pub mod paging;
 pub mod receipts;
 pub mod requests;
 pub mod sessions;
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::oidc::Provider;
 use crate::auth::password::Passwords;
+use crate::auth::rate::Rates;
 use crate::auth::throttle::Throttle;
 use crate::ca::Authority;
 use crate::config::Config;
@@ -59,6 +62,7 @@ pub struct App {
     pub(crate) log: Log,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
+    pub(crate) rates: Rates,
     /// Identity providers, in the order of the configuration.
     pub(crate) providers: Vec<Provider>,
     pub notify: Notify,
@@ -81,6 +85,7 @@ impl App {
         let providers = providers
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
+        let rates = Rates::new(config.limits);
         let app = Self {
             store,
             dir,
@@ -90,6 +95,7 @@ impl App {
             log,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
+            rates,
             providers,
             notify,
             stopping: CancellationToken::new(),
@@ -104,6 +110,7 @@ impl App {
     pub async fn tick(&self) -> Result<()> {
         self.keep_setup_link().await?;
         self.forget_stale_sessions().await?;
+        self.forget_answers().await?;
         self.end_overdue_requests().await?;
         self.write_down_presence().await
     }

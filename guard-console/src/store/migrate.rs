@@ -29,6 +29,7 @@ fn migrator() -> Migrator {
         migration(2, "changes", include_str!("../../migrations/0002_changes.sql")),
         migration(3, "identities", include_str!("../../migrations/0003_identities.sql")),
         migration(4, "grants", include_str!("../../migrations/0004_grants.sql")),
+        migration(5, "idempotency", include_str!("../../migrations/0005_idempotency.sql")),
     ])
 }
 

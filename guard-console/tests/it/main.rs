@@ -4,10 +4,13 @@
 mod access;
 mod accounts;
 mod answers;
+mod authorisation;
+mod calls;
 mod changes;
 mod grants;
 mod hosts;
 mod log;
+mod openapi;
 mod ownership;
 mod pages;
 mod records;

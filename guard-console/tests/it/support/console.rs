@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use guard_console::Server;
-use guard_console::config::{RawConfig, RawLog, RawOidc};
+use guard_console::config::{RawConfig, RawLimits, RawLog, RawOidc};
 use guard_evidence::chain::Chain;
 use guard_evidence::key::SigningKey;
 use guard_proto::v1::EnrollRequest;
@@ -26,6 +26,7 @@ pub(crate) struct Console {
     log: RawLog,
     /// Identity providers, as they would stand in its configuration file.
     pub(crate) oidc: Vec<RawOidc>,
+    limits: RawLimits,
 }
 
 /// What most consoles of the tests do without.
@@ -33,6 +34,16 @@ pub(crate) struct Console {
 pub(crate) struct More {
     log: RawLog,
     oidc: Vec<RawOidc>,
+    limits: RawLimits,
+}
+
+impl From<RawLimits> for More {
+    fn from(limits: RawLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<RawLog> for More {
@@ -75,7 +86,7 @@ impl Console {
     }
 
     async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr, more: More) -> Self {
-        let More { log, oidc } = more;
+        let More { log, oidc, limits } = more;
         let raw = RawConfig {
             data_dir: Some(dir.path().join("data")),
             listen: Some(listen),
@@ -84,6 +95,7 @@ impl Console {
             advertise: None,
             log: log.clone(),
             oidc: oidc.clone(),
+            limits,
         };
         let server = Server::start(raw.resolve(None).unwrap()).await.unwrap();
         let ca = std::fs::read_to_string(dir.path().join("data/ca.pem")).unwrap();
@@ -95,6 +107,7 @@ impl Console {
             ca,
             log,
             oidc,
+            limits,
         }
     }
 
@@ -125,6 +138,7 @@ impl Console {
         let more = More {
             log: self.log,
             oidc: self.oidc,
+            limits: self.limits,
         };
         Self::start_in(self.dir, self.web, self.hosts, more).await
     }
