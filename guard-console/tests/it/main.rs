@@ -4,6 +4,7 @@
 mod access;
 mod accounts;
 mod answers;
+mod attacks;
 mod authorisation;
 mod calls;
 mod changes;
