@@ -7,11 +7,13 @@ mod webhook;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use guard_evidence::cosign::{KeyKind, VerifierKey};
 use serde::Deserialize;
 
+use crate::auth::rate::Limits;
 pub use oidc::{OidcConfig, RawOidc};
 pub use webhook::{RawWebhook, WebhookConfig};
 
@@ -65,6 +67,37 @@ pub struct RawConfig {
     /// Who is told of requests.
     #[serde(default)]
     pub webhook: Vec<RawWebhook>,
+    #[serde(default)]
+    pub limits: RawLimits,
+}
+
+/// As written: calls in a minute.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawLimits {
+    pub account: Option<NonZeroU32>,
+    pub address: Option<NonZeroU32>,
+    pub sign_in: Option<NonZeroU32>,
+}
+
+impl RawLimits {
+    fn resolve(self) -> Limits {
+        let or = |given: Option<NonZeroU32>, default| given.map_or(default, NonZeroU32::get);
+        let default = Limits::default();
+        Limits {
+            account: or(self.account, default.account),
+            address: or(self.address, default.address),
+            sign_in: or(self.sign_in, default.sign_in),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            account: self.account.or(other.account),
+            address: self.address.or(other.address),
+            sign_in: self.sign_in.or(other.sign_in),
+        }
+    }
 }
 
 /// As written: who else has to see the log.
@@ -109,6 +142,7 @@ pub struct Config {
     pub log: LogConfig,
     pub oidc: Vec<OidcConfig>,
     pub webhooks: Vec<WebhookConfig>,
+    pub limits: Limits,
 }
 
 /// Reads a configuration file.
@@ -154,6 +188,7 @@ impl RawConfig {
             } else {
                 over.webhook
             },
+            limits: over.limits.or(self.limits),
         }
     }
 
@@ -201,6 +236,7 @@ impl RawConfig {
             log: self.log.resolve()?,
             oidc: oidc::resolve(self.oidc)?,
             webhooks: webhook::resolve(self.webhook)?,
+            limits: self.limits.resolve(),
         })
     }
 }

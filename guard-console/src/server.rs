@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::endpoint::{Endpoint, Endpoints};
 use crate::api::problem::problem;
-use crate::api::{grpc, log, rest};
+use crate::api::{gate, grpc, log, rest};
 use crate::app::{App, Error, Result};
 use crate::ca::{Authority, ServerCertificate, host_tls, web_tls};
 use crate::channel;
@@ -159,7 +159,9 @@ pub fn endpoint_table() -> Vec<Endpoint> {
 }
 
 fn router(app: Arc<App>) -> Router {
-    let api = rest::endpoints().router;
+    let api = rest::endpoints()
+        .router
+        .layer(middleware::from_fn_with_state(app.clone(), gate::rest));
     let pages = ui::endpoints().router;
     Router::new()
         .merge(api)
@@ -167,6 +169,7 @@ fn router(app: Arc<App>) -> Router {
         .merge(log::endpoints().router)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), gate::by_address))
         .layer(middleware::from_fn(rest::take_left_over))
         .layer(middleware::map_response(security_headers))
         .with_state(app)

@@ -10,6 +10,7 @@ use crate::text::visible_fold;
 
 /// A time in which enforcement was on. RFC 3339.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interval {
     pub from: String,
     /// Absent: still on at the last record.
@@ -19,6 +20,7 @@ pub struct Interval {
 
 /// A time in which it was off, or is not known to have been on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Gap {
     pub from: String,
     /// Absent: until now.
@@ -30,6 +32,7 @@ pub struct Gap {
 
 /// A time without an agent in which the kernel programs stayed in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Away {
     pub from: String,
     pub to: String,
@@ -37,6 +40,7 @@ pub struct Away {
 
 /// What one host's records say, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Enforcement {
     pub on: Vec<Interval>,
     pub gaps: Vec<Gap>,

@@ -3,10 +3,14 @@
 //! Owns the JSON shapes; docs/api.md owns paths and rules. Times are RFC 3339 in UTC; ids are ULIDs unless said
 //! otherwise. Unknown fields in a request body are an error; in an answer they are to be ignored.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::limits::REASON_BYTES;
 
 /// Where a request stands. Ends are final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestState {
     Pending,
@@ -31,7 +35,7 @@ impl RequestState {
 }
 
 /// A page of anything. `next` is an opaque cursor; absent on the last page.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +44,7 @@ pub struct Page<T> {
 
 /// One request, for lists and details alike. Text that the workload wrote is raw here (JSON-escaped only); whoever
 /// shows it makes control characters visible.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Request {
     pub id: String,
     pub state: RequestState,
@@ -88,7 +92,7 @@ pub struct Request {
     pub statement: serde_json::Value,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DecisionView {
     pub by: String,
     /// `approve` or `deny`.
@@ -103,13 +107,16 @@ pub struct DecisionView {
 }
 
 /// `POST /requests/{id}/approve` and `/deny`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"reason": "as agreed in ticket 7", "digest": "3f79bb7b435b05321651daefd374cdc681dc06faa65e374e38337b88ca046dea"}))]
 pub struct AnswerBody {
-    /// Required to deny; at most [`crate::limits::REASON_BYTES`].
+    /// Required to deny; at most [`REASON_BYTES`].
     #[serde(default)]
+    #[schemars(length(max = REASON_BYTES))]
     pub reason: String,
     /// The digest that the person was shown; the answer is refused when the request has another.
+    #[schemars(length(equal = 64))]
     pub digest: String,
     /// Approves later actions too, those that are exactly the same (`grantable` says what that is). Only to approve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,18 +124,20 @@ pub struct AnswerBody {
 }
 
 /// How long a grant lasts; whichever end comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GrantTerms {
     /// 60 to 86,400.
+    #[schemars(range(min = 60, max = 86_400))]
     pub seconds: u64,
     /// How many later actions, 1 to 1,000; any number when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
     pub times: Option<u32>,
 }
 
 /// One approval that covers later actions too. Safe to show.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Grant {
     pub id: String,
     /// `good`, `expired`, `used up`, `revoked`; `suspended` while who made it may not approve.
@@ -151,7 +160,7 @@ pub struct Grant {
 }
 
 /// `POST /setup`: only until the first administrator exists.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetupBody {
     /// From the one-time link in `setup-link` in the data directory.
@@ -161,14 +170,15 @@ pub struct SetupBody {
 }
 
 /// `POST /sessions`: a bearer token for programs (`guard login`).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"username": "ann", "password": "correct horse battery staple"}))]
 pub struct LoginBody {
     pub username: String,
     pub password: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Session {
     /// Sent as `Authorization: Bearer …`. Shown once.
     pub token: String,
@@ -176,7 +186,7 @@ pub struct Session {
     pub me: Me,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Me {
     pub username: String,
     pub roles: Vec<Role>,
@@ -189,7 +199,7 @@ pub struct Me {
     pub provider: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Users, labels, owners, hosts, tokens. Gives no right to approve.
@@ -215,8 +225,9 @@ impl Role {
 }
 
 /// `POST /users`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"username": "ann", "password": "correct horse battery staple", "roles": ["approver"], "groups": ["sre"]}))]
 pub struct NewUser {
     pub username: String,
     pub password: String,
@@ -225,7 +236,7 @@ pub struct NewUser {
     pub groups: Vec<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct User {
     pub username: String,
     /// `local` or the issuer of an identity provider: with the subject, who it is.
@@ -248,7 +259,7 @@ pub struct User {
 }
 
 /// One session, without its secret.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SessionView {
     /// Names it, opens nothing.
     pub id: String,
@@ -270,8 +281,9 @@ pub struct SessionView {
 }
 
 /// `POST /service-accounts`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"username": "nightly", "roles": ["auditor"], "description": "exports evidence"}))]
 pub struct NewServiceAccount {
     pub username: String,
     /// Never `approver`.
@@ -281,8 +293,9 @@ pub struct NewServiceAccount {
 }
 
 /// `POST /keys`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"account": "nightly", "expires_in": 86400}))]
 pub struct NewKey {
     /// A service account.
     pub account: String,
@@ -291,13 +304,14 @@ pub struct NewKey {
     pub roles: Option<Vec<Role>>,
     /// Seconds until it expires: 60 to 31,622,400; 90 days when left out.
     #[serde(default)]
+    #[schemars(range(min = 60, max = 31_622_400))]
     pub expires_in: Option<u64>,
     #[serde(default)]
     pub description: String,
 }
 
 /// A key of a service account, without its secret.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Key {
     pub id: String,
     pub account: String,
@@ -312,7 +326,7 @@ pub struct Key {
 }
 
 /// A key that was just made; the only time its secret is known.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct MadeKey {
     /// Sent as `Authorization: Bearer …`.
     pub secret: String,
@@ -321,19 +335,21 @@ pub struct MadeKey {
 }
 
 /// `PUT /labels/{name}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"owner": null, "description": "writes code", "reason": "ann has left"}))]
 pub struct LabelBody {
     /// A user name, or null for none.
     pub owner: Option<String>,
     #[serde(default)]
     pub description: String,
-    /// Why it is changed; kept in the record. At most [`crate::limits::REASON_BYTES`].
+    /// Why it is changed; kept in the record. At most [`REASON_BYTES`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = REASON_BYTES))]
     pub reason: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Label {
     pub name: String,
     pub owner: Option<String>,
@@ -341,9 +357,12 @@ pub struct Label {
     /// Hosts that have workloads with it now.
     pub hosts: Vec<String>,
     pub pending: u64,
+    /// Another one after each change; its `ETag`.
+    #[serde(default)]
+    pub version: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
     pub id: String,
     pub name: String,
@@ -362,17 +381,19 @@ pub struct Host {
 }
 
 /// `POST /tokens`: lets one host join.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = json!({"expires_in": 3600, "description": "build-7"}))]
 pub struct NewToken {
     /// Seconds until it expires: 60 to 604,800; one hour when left out.
     #[serde(default)]
+    #[schemars(range(min = 60, max = 604_800))]
     pub expires_in: Option<u64>,
     #[serde(default)]
     pub description: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
     /// `guard1.<address of the host API>.<sha256 of the CA, hex>.<secret>`: everything `guard-agent enroll` needs.
     pub token: String,
@@ -380,7 +401,7 @@ pub struct Token {
 }
 
 /// One change of who may decide, as it stands in the log. Everything but `statement` and `why` is safe to show.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeView {
     /// SHA-256 of the record's envelope, hex.
     pub digest: String,
@@ -406,7 +427,7 @@ pub struct ChangeView {
 
 /// Something that an approver should know: evidence that does not fit, an action that was not what was approved, an attempt at
 /// theft, a time without enforcement. Safe to show.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Alarm {
     pub id: String,
     pub at: String,
@@ -418,7 +439,7 @@ pub struct Alarm {
 }
 
 /// A way in which people hear of requests outside the page, and how it goes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ChannelView {
     /// `webhook:<name>`.
     pub name: String,
@@ -435,7 +456,7 @@ pub struct ChannelView {
 }
 
 /// A message that was given up. What it said is that of the request, which is there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {
     pub id: String,
     pub channel: String,
@@ -449,7 +470,7 @@ pub struct DeadLetter {
 }
 
 /// One stored record, without its envelope.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RecordView {
     /// SHA-256 of the envelope, hex.
     pub digest: String,
@@ -472,7 +493,7 @@ pub struct RecordView {
 }
 
 /// An error: RFC 9457, `application/problem+json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// `urn:guard:problem:<name>`, stable.
     #[serde(rename = "type")]
@@ -486,7 +507,7 @@ pub struct Problem {
 }
 
 /// `GET /status`, without signing in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     pub version: String,
     /// Whether the first administrator is still to be made.
@@ -498,7 +519,7 @@ pub struct Status {
 }
 
 /// An identity provider, as the sign-in page shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SignInWith {
     pub name: String,
     pub label: String,

@@ -95,6 +95,7 @@ pub fn setup() -> Result<()> {
     linker(true)?;
     install_cargo_deny()?;
     install_verifiers()?;
+    install_schemathesis()?;
     install_identity_provider()?;
     install_node_verifiers()?;
     run::progress("everything needed is there");
@@ -386,26 +387,64 @@ fn install_verifiers() -> Result<()> {
     }
     let dir = verifiers_dir()?;
     run::say("installing verifiers of evidence that are not ours");
-    // Not moved afterwards: a virtual environment names its own place. The marker is the interpreter, so a broken
-    // attempt is taken away first.
-    let attempt = || -> Result<()> {
-        run::quiet(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+    virtual_environment(&dir, |pip| {
         let requirements = dir.join("requirements.txt");
         fs::write(&requirements, VERIFIERS)?;
-        run::quiet(
-            Command::new(dir.join("bin/pip"))
-                .args([
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--only-binary=:all:",
-                ])
-                .args(["--require-hashes", "-r"])
-                .arg(&requirements),
-        )
+        pip.args(["--require-hashes", "-r"]).arg(requirements);
+        Ok(())
+    })
+}
+
+/// A virtual environment at `dir` with what `which` adds to pip's command line. It is not moved afterwards, because it names its
+/// own place; a broken attempt is taken away.
+fn virtual_environment(dir: &Path, which: impl FnOnce(&mut Command) -> Result<()>) -> Result<()> {
+    let attempt = || -> Result<()> {
+        run::quiet(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+        let mut pip = Command::new(dir.join("bin/pip"));
+        pip.args([
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+        ]);
+        which(&mut pip)?;
+        run::quiet(&mut pip)
     };
     attempt().inspect_err(|_| {
-        let _ = fs::remove_dir_all(&dir);
+        let _ = fs::remove_dir_all(dir);
+    })
+}
+
+/// A tool that calls an API as its document says, with everything that it needs by digest.
+const SCHEMATHESIS: &str = include_str!("../schemathesis/requirements.txt");
+
+fn schemathesis_dir() -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("tools")
+        .join(format!("schemathesis-{}", run::key([SCHEMATHESIS]))))
+}
+
+/// The program; `None` before [`setup`].
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn schemathesis() -> Result<Option<PathBuf>> {
+    let program = schemathesis_dir()?.join("bin/schemathesis");
+    Ok(program.exists().then_some(program))
+}
+
+fn install_schemathesis() -> Result<()> {
+    // The wheels with code in them are for this machine type only; elsewhere the test says that it is skipped.
+    if schemathesis()?.is_some() || cfg!(not(target_arch = "x86_64")) {
+        return Ok(());
+    }
+    let dir = schemathesis_dir()?;
+    run::say("installing schemathesis");
+    virtual_environment(&dir, |pip| {
+        let requirements = dir.join("requirements.txt");
+        fs::write(&requirements, SCHEMATHESIS)?;
+        pip.args(["--no-deps", "--require-hashes", "-r"]).arg(requirements);
+        Ok(())
     })
 }
 

@@ -711,6 +711,9 @@ fn cargo_test(with: &With<'_>, which: &[&str]) -> Result<Done> {
     if let Some(python) = setup::verifiers()? {
         command.env("GUARD_PYTHON", python);
     }
+    if let Some(program) = setup::schemathesis()? {
+        command.env("GUARD_SCHEMATHESIS", program);
+    }
     if let Some(modules) = setup::identity_provider()? {
         command.env("GUARD_OIDC_MODULES", modules);
     }

@@ -21,10 +21,9 @@ pub(super) async fn sessions(global: &Global, command: Sessions) -> Result<ExitC
     match command {
         Sessions::List { all } => {
             let query = if all { vec![("all", "true".to_owned())] } else { vec![] };
-            // One page always: this list has no cursor and takes no limit.
-            let page: guard_proto::rest::Page<SessionView> = client.get("/sessions", &query).await?;
+            let sessions: Vec<SessionView> = client.pages("/sessions", &query, MANY).await?;
             let heading = ["ID", "USER", "KIND", "FROM", "SIGNED IN", "LAST USED", "BY", ""];
-            output::list(global.output, &page.items, None, &heading, 1, session_row)?;
+            output::list(global.output, &sessions, None, &heading, 1, session_row)?;
         }
         Sessions::Revoke { id: Some(id), .. } => {
             client

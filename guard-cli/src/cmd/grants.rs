@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use guard_evidence::text::{visible, visible_fold};
-use guard_proto::rest::{Grant, Page};
+use guard_proto::rest::Grant;
 use reqwest::Method;
 
 use crate::args::{Global, Grants};
@@ -11,15 +11,18 @@ use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::output;
 
+/// Most grants that are listed.
+const MANY: usize = 1_000;
+
 pub(super) async fn grants(global: &Global, command: Grants) -> Result<ExitCode, Failure> {
     let client = Client::signed_in(&global.profile)?;
     match command {
         Grants::List => {
-            let page: Page<Grant> = client.get("/grants", &[]).await?;
+            let grants: Vec<Grant> = client.pages("/grants", &[], MANY).await?;
             let nothing =
                 "no grants; whoever approves can make one:\n  → guard requests approve ID --for 15m --times 5";
             let heading = ["ID", "STATE", "USED", "BY", "WHAT"];
-            output::list(global.output, &page.items, Some(nothing), &heading, 4, row)?;
+            output::list(global.output, &grants, Some(nothing), &heading, 4, row)?;
         }
         Grants::Revoke { id } => {
             client

@@ -491,6 +491,7 @@ fn label(description: &str) -> Label {
         description: description.to_owned(),
         hosts: vec![],
         pending: 0,
+        version: String::new(),
     }
 }
 

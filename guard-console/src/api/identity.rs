@@ -9,9 +9,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use subtle::ConstantTimeEq as _;
 
+use super::describe::Takes;
 use crate::app::keys::KEY_PREFIX;
 use crate::app::sessions::SessionKind;
 use crate::app::{Actor, App, Error};
+use crate::auth::rate::Standing;
 use crate::auth::secret::Secret;
 
 /// What every handler gets.
@@ -22,9 +24,11 @@ pub const COOKIE: &str = "__Host-guard";
 pub const CSRF_HEADER: &str = "x-csrf-token";
 
 /// A signed-in caller, whose request is really theirs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     pub actor: Actor,
+    /// How much of their limit is left.
+    pub standing: Standing,
     /// `web`, `cli` or `api`.
     pub channel: &'static str,
 }
@@ -33,6 +37,10 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Error> {
+        // Found out before, by the gate.
+        if let Some(caller) = parts.extensions.get::<Self>() {
+            return Ok(caller.clone());
+        }
         if let Some(bearer) = bearer(&parts.headers) {
             let actor = match bearer.strip_prefix(KEY_PREFIX) {
                 Some(key) => {
@@ -45,6 +53,7 @@ impl FromRequestParts<Shared> for Caller {
                 }
             };
             return Ok(Self {
+                standing: app.call_by(&actor)?,
                 actor,
                 channel: program_channel(&parts.headers),
             });
@@ -60,15 +69,19 @@ impl FromRequestParts<Shared> for Caller {
         }
         Ok(Self {
             actor: browser.actor,
+            standing: browser.standing,
             channel: "web",
         })
     }
 }
 
+impl Takes for Caller {}
+
 /// A browser with a session. Whoever changes something through it calls [`Browser::check_csrf`] first.
 #[derive(Debug)]
 pub struct Browser {
     pub actor: Actor,
+    pub standing: Standing,
     /// What its forms send back.
     pub csrf: String,
 }
@@ -82,6 +95,7 @@ impl FromRequestParts<Shared> for Browser {
             .ok_or(Error::SignInFirst)?;
         let actor = app.authenticate(&secret, SessionKind::Web).await?;
         Ok(Self {
+            standing: app.call_by(&actor)?,
             actor,
             csrf: secret.csrf(),
         })
@@ -148,6 +162,8 @@ impl<S: Sync> FromRequestParts<S> for Peer {
         Ok(Self(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())))
     }
 }
+
+impl Takes for Peer {}
 
 #[must_use]
 pub fn is_safe(method: &Method) -> bool {

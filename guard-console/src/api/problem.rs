@@ -1,12 +1,14 @@
 //! Errors as RFC 9457 problems.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use guard_proto::rest::Problem;
 
 use crate::app::Error;
 
+/// What is left of a limit.
+pub(crate) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const TYPE: &str = "urn:guard:problem:";
 
 /// A problem document with its status.
@@ -42,6 +44,9 @@ impl IntoResponse for Error {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            if let Ok(none_left) = HeaderValue::try_from(format!("\"calls\";r=0;t={seconds}")) {
+                response.headers_mut().insert(RATE_LIMIT, none_left);
+            }
         }
         if status == StatusCode::UNAUTHORIZED {
             response
@@ -60,6 +65,12 @@ pub(crate) fn status(error: &Error) -> (StatusCode, &'static str, &'static str) 
         Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not permitted"),
         Error::NotFound { .. } => (StatusCode::NOT_FOUND, "not-found", "Not found"),
         Error::Conflict { kind, .. } => (StatusCode::CONFLICT, kind, "Not possible as it stands"),
+        Error::Changed(_) => (StatusCode::PRECONDITION_FAILED, "changed", "Changed meanwhile"),
+        Error::Reused => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "Another call had this key",
+        ),
         Error::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid", "Not valid"),
         Error::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", "Too many attempts"),
         Error::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy"),

@@ -8,8 +8,9 @@ use guard_evidence::statement::summary;
 use guard_proto::rest::{Alarm, Page};
 use ulid::Ulid;
 
+use super::paging::ulid_cursor;
 use super::requests::MAX_PAGE;
-use super::{Actor, App, Error, Permission, Result};
+use super::{Actor, App, Permission, Result};
 use crate::store::{self, HostRow};
 use crate::time::{Millis, parse_rfc3339, rfc3339};
 
@@ -72,9 +73,7 @@ impl App {
     /// Newest first; `cursor` is the id of the last one seen.
     pub async fn alarms(&self, actor: &Actor, limit: u64, cursor: Option<&str>) -> Result<Page<Alarm>> {
         actor.require(Permission::SeeAlarms)?;
-        if cursor.is_some_and(|id| Ulid::from_string(id).is_err()) {
-            return Err(Error::Invalid("cursor: not one that this console gave out".to_owned()));
-        }
+        let cursor = ulid_cursor(cursor)?;
         let limit = limit.clamp(1, MAX_PAGE);
         let mut rows = self.store.alarms(limit + 1, cursor).await?;
         let more = rows.len() as u64 > limit;

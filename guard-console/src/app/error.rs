@@ -21,6 +21,11 @@ pub enum Error {
     NotFound { what: &'static str, name: String },
     #[error("{detail}")]
     Conflict { kind: &'static str, detail: String },
+    /// What was to be changed is no longer what the caller saw.
+    #[error("{0}")]
+    Changed(String),
+    #[error("this Idempotency-Key was used for another call; take a new one for each")]
+    Reused,
     #[error("{0}")]
     Invalid(String),
     #[error("too many attempts; wait {seconds} s and try again")]

@@ -7,18 +7,19 @@
 use guard_evidence::change::Change;
 use guard_evidence::grant::{Grant, GrantUse, Scope, what_of};
 use guard_evidence::record::{Predicate, RequestRecord, Verdict};
-use guard_proto::rest::{Grant as GrantView, GrantTerms, RequestState, Role};
+use guard_proto::rest::{Grant as GrantView, GrantTerms, Page, RequestState, Role};
 use ulid::Ulid;
 
 use super::changes::stored_statement;
+use super::paging::ulid_cursor;
 use super::{Actor, App, Error, Permission, Result};
 use crate::store::{self, AnswerRow, End, GrantRow, RequestRow, UserRow};
 use crate::time::{Millis, rfc3339};
 
 const SECONDS: std::ops::RangeInclusive<u64> = 60..=24 * 3_600;
 const TIMES: std::ops::RangeInclusive<u32> = 1..=1_000;
-/// How many a list has.
-const LISTED: u64 = 1_000;
+/// Most of a page.
+pub(crate) const LISTED: u64 = 1_000;
 /// How an answer by a grant came in.
 const CHANNEL: &str = "grant";
 
@@ -167,12 +168,18 @@ impl App {
         Ok(false)
     }
 
-    /// Newest first.
-    pub async fn grants(&self, actor: &Actor) -> Result<Vec<GrantView>> {
+    /// Newest first; `cursor` is the id of the last one seen.
+    pub async fn grants(&self, actor: &Actor, limit: u64, cursor: Option<&str>) -> Result<Page<GrantView>> {
         actor.require(Permission::SeeRequests)?;
+        let cursor = ulid_cursor(cursor)?;
         let now = self.now();
-        let grants = self.store.grants(LISTED).await?;
-        Ok(grants.into_iter().map(|(row, maker)| view(row, &maker, now)).collect())
+        let limit = limit.clamp(1, LISTED);
+        let mut grants = self.store.grants(limit + 1, cursor).await?;
+        let more = grants.len() as u64 > limit;
+        grants.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next = grants.last().filter(|_| more).map(|(row, _)| row.grant.id.clone());
+        let items = grants.into_iter().map(|(row, maker)| view(row, &maker, now)).collect();
+        Ok(Page { items, next })
     }
 
     /// Nothing is answered by it any more.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use guard_evidence::change::{Change, LabelFacts};
+use guard_evidence::statement::sha256_hex;
 use guard_proto::limits::REASON_BYTES;
 use guard_proto::rest::{Label, LabelBody};
 
@@ -24,6 +25,34 @@ impl LabelRow {
             description: self.description.clone(),
         }
     }
+
+    /// Changes whenever somebody changes the label.
+    fn version(&self) -> String {
+        let facts = serde_json::to_vec(&self.facts()).unwrap_or_default();
+        sha256_hex(&facts).chars().take(16).collect()
+    }
+
+    /// One that nobody has said anything about.
+    fn unsaid(name: String) -> Self {
+        Self {
+            name,
+            owner: None,
+            owner_id: None,
+            description: String::new(),
+        }
+    }
+}
+
+/// Whether a change is meant for the label as it is.
+fn still(expected: Option<&str>, there: Option<&LabelRow>, name: &str) -> Result<()> {
+    let version = there.map_or_else(|| LabelRow::unsaid(name.to_owned()).version(), LabelRow::version);
+    if expected.is_none_or(|expected| expected == version) {
+        return Ok(());
+    }
+    Err(Error::Changed(format!(
+        "somebody changed the label {} meanwhile; look at it again",
+        guard_evidence::text::visible_fold(name, 80)
+    )))
 }
 
 impl App {
@@ -45,12 +74,7 @@ impl App {
             .map(|l| (l.name.clone(), l))
             .collect();
         for name in on_hosts.keys().cloned().chain(self.store.asked_labels().await?) {
-            known.entry(name.clone()).or_insert(LabelRow {
-                name,
-                owner: None,
-                owner_id: None,
-                description: String::new(),
-            });
+            known.entry(name.clone()).or_insert_with(|| LabelRow::unsaid(name));
         }
         let view = |label: LabelRow| Label {
             hosts: on_hosts.get(&label.name).into_iter().flatten().cloned().collect(),
@@ -58,6 +82,7 @@ impl App {
                 .get(&label.name)
                 .and_then(|n| u64::try_from(*n).ok())
                 .unwrap_or(0),
+            version: label.version(),
             name: label.name,
             owner: label.owner,
             description: label.description,
@@ -65,7 +90,21 @@ impl App {
         Ok(known.into_values().map(view).collect())
     }
 
-    pub async fn put_label(&self, actor: &Actor, name: &str, body: &LabelBody) -> Result<Label> {
+    pub async fn label(&self, actor: &Actor, name: &str) -> Result<Label> {
+        let all = self.labels(actor).await?;
+        all.into_iter()
+            .find(|l| l.name == name)
+            .ok_or_else(|| Error::not_found("label", name))
+    }
+
+    /// Refused when `expected` is a version that the label no longer has.
+    pub async fn put_label(
+        &self,
+        actor: &Actor,
+        name: &str,
+        body: &LabelBody,
+        expected: Option<&str>,
+    ) -> Result<Label> {
         actor.require(Permission::ManageLabels)?;
         let mut row = LabelRow {
             name: names::label(name)?,
@@ -88,9 +127,9 @@ impl App {
                 )));
             }
         }
-        let before = store::label_in(&mut change, &row.name)
-            .await?
-            .map(|label| label.facts());
+        let there = store::label_in(&mut change, &row.name).await?;
+        still(expected, there.as_ref(), &row.name)?;
+        let before = there.map(|label| label.facts());
         let after = Some(row.facts());
         if before != after {
             store::put_label(&mut change, &row, &actor.username, self.now()).await?;
@@ -113,18 +152,17 @@ impl App {
         } else {
             change.rollback().await?;
         }
-        let all = self.labels(actor).await?;
-        all.into_iter()
-            .find(|l| l.name == row.name)
-            .ok_or_else(|| Error::not_found("label", &row.name))
+        self.label(actor, &row.name).await
     }
 
-    pub async fn delete_label(&self, actor: &Actor, name: &str) -> Result<()> {
+    /// Refused when `expected` is a version that the label no longer has.
+    pub async fn delete_label(&self, actor: &Actor, name: &str, expected: Option<&str>) -> Result<()> {
         actor.require(Permission::ManageLabels)?;
         let mut change = self.store.change().await?;
         let Some(before) = store::label_in(&mut change, name).await? else {
             return Err(Error::not_found("label", name));
         };
+        still(expected, Some(&before), name)?;
         store::delete_label(&mut change, name).await?;
         let deleted = Change::Label {
             label: before.name.clone(),

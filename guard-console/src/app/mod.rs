@@ -15,9 +15,11 @@ pub mod error;
 pub mod evidence;
 pub mod grants;
 pub mod hosts;
+pub mod idempotency;
 pub mod keys;
 pub mod labels;
 pub mod names;
+pub mod paging;
 pub mod receipts;
 pub mod requests;
 pub mod sessions;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::oidc::Provider;
 use crate::auth::password::Passwords;
+use crate::auth::rate::Rates;
 use crate::auth::throttle::Throttle;
 use crate::ca::Authority;
 use crate::channel::Channels;
@@ -64,6 +67,7 @@ pub struct App {
     pub(crate) log: Log,
     pub(crate) passwords: Passwords,
     pub(crate) throttle: Throttle,
+    pub(crate) rates: Rates,
     /// Identity providers, in the order of the configuration.
     pub(crate) providers: Vec<Provider>,
     pub(crate) channels: Channels,
@@ -100,6 +104,7 @@ impl App {
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
         let channels = Channels::open(&config)?;
+        let rates = Rates::new(config.limits);
         let mut app = Self {
             store,
             dir,
@@ -109,6 +114,7 @@ impl App {
             log,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
+            rates,
             providers,
             channels,
             notify,
@@ -135,6 +141,7 @@ impl App {
     pub async fn tick(&self) -> Result<()> {
         self.keep_setup_link().await?;
         self.forget_stale_sessions().await?;
+        self.forget_answers().await?;
         self.end_overdue_requests().await?;
         self.write_down_presence().await
     }

@@ -10,6 +10,7 @@ use ulid::Ulid;
 use super::actor::Credential;
 use super::changes::{local, user_facts};
 use super::{Actor, App, Error, Result, names};
+use crate::auth::rate::Standing;
 use crate::auth::secret::Secret;
 use crate::data_dir::Readers;
 use crate::store::{self, SessionRow, UserRow};
@@ -71,9 +72,31 @@ impl NewSession {
 }
 
 impl App {
+    /// Counts a call from this address.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] when there were too many.
+    pub fn call_from(&self, address: IpAddr) -> Result<Standing> {
+        let counted = self.rates.address(address, self.now());
+        counted.map_err(|seconds| Error::TooMany { seconds })
+    }
+
+    /// The same for one that would sign in, which is fewer; failures have a brake of their own.
+    fn attempt_from(&self, address: IpAddr) -> Result<Standing> {
+        let counted = self.rates.sign_in(address, self.now());
+        counted.map_err(|seconds| Error::TooMany { seconds })
+    }
+
+    /// The same for a call of somebody who is signed in.
+    pub fn call_by(&self, actor: &Actor) -> Result<Standing> {
+        let counted = self.rates.account(&actor.user_id, self.now());
+        counted.map_err(|seconds| Error::TooMany { seconds })
+    }
+
     /// # Errors
     /// [`Error::SignInFailed`] without saying what was wrong, [`Error::TooMany`] when locked.
     pub async fn sign_in(&self, body: &LoginBody, kind: SessionKind, address: IpAddr) -> Result<NewSession> {
+        self.attempt_from(address)?;
         let typed = guard_evidence::text::visible_fold(&body.username, 80);
         if let Err(seconds) = self.throttle.attempt(&typed, address, self.now()) {
             tracing::warn!(user = %typed, %address, seconds, "sign-in refused: locked after failures");
@@ -192,14 +215,15 @@ impl App {
                 "the set-up link is wrong, spent or expired; the current one is in the file {SETUP_FILE} of the data directory"
             ))
         };
-        if let Err(seconds) = self.throttle.attempt("setup", address, self.now()) {
-            return Err(Error::TooMany { seconds });
-        }
         if self.store.has_users().await? {
             return Err(Error::conflict(
                 "already-set-up",
                 "the first administrator exists already; sign in",
             ));
+        }
+        self.attempt_from(address)?;
+        if let Err(seconds) = self.throttle.attempt("setup", address, self.now()) {
+            return Err(Error::TooMany { seconds });
         }
         let secret = Secret::parse(&body.secret).ok_or_else(failed)?;
         let username = names::username(&body.username)?;

@@ -5,5 +5,6 @@
 
 pub mod oidc;
 pub mod password;
+pub mod rate;
 pub mod secret;
 pub mod throttle;

@@ -46,12 +46,15 @@ fn grant(row: &Row) -> Result<(GrantRow, UserRow)> {
 }
 
 impl Store {
-    /// Newest first.
-    pub async fn grants(&self, limit: u64) -> Result<Vec<(GrantRow, UserRow)>> {
-        let rows = sqlx::query(select_grant!("ORDER BY g.granted_at DESC, g.id DESC LIMIT $1"))
-            .bind(signed(limit))
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
+    /// Newest first, those before `cursor` (an id).
+    pub async fn grants(&self, limit: u64, cursor: Option<&str>) -> Result<Vec<(GrantRow, UserRow)>> {
+        let rows = sqlx::query(select_grant!(
+            "WHERE $2 IS NULL OR g.id < $2 ORDER BY g.id DESC LIMIT $1"
+        ))
+        .bind(signed(limit))
+        .bind(cursor)
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
         rows.iter().map(grant).collect()
     }
 }

@@ -20,6 +20,7 @@ mod evidence;
 mod evidence_keys;
 mod grants;
 mod hosts;
+mod idempotency;
 mod keys;
 mod labels;
 mod migrate;
@@ -50,6 +51,10 @@ pub use hosts::{HostHello, HostRow, NewHost, TokenRow};
 pub(crate) use hosts::{
     add_host, add_token, host_in, host_name_taken, revoke_host, set_certificate_expiry, set_hello, set_seen,
     spend_token,
+};
+pub use idempotency::IdempotentRow;
+pub(crate) use idempotency::{
+    add_idempotent, answer_idempotent, count_idempotent, drop_idempotent, forget_idempotent, idempotent,
 };
 pub use keys::KeyRow;
 pub(crate) use keys::{add_key, key_in, revoke_key, touch_key};

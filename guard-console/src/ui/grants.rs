@@ -9,6 +9,7 @@ use super::form::Form;
 use super::page::{Failure, Page, Shell, Viewer, html};
 use crate::api::identity::Shared;
 use crate::app::Permission;
+use crate::app::grants::LISTED;
 use crate::time::{Millis, parse_rfc3339};
 
 #[derive(Template)]
@@ -60,7 +61,13 @@ pub(super) async fn grants(State(app): State<Shared>, viewer: Viewer) -> Page {
     let actor = &viewer.browser.actor;
     html(&GrantsPage {
         shell: Shell::of(&app, &viewer, "grants", "Grants").await?,
-        grants: app.grants(actor).await?.into_iter().map(Row::from).collect(),
+        grants: app
+            .grants(actor, LISTED, None)
+            .await?
+            .items
+            .into_iter()
+            .map(Row::from)
+            .collect(),
         may_revoke: actor.may(Permission::RevokeGrants),
         csrf: viewer.browser.csrf.clone(),
     })

@@ -191,7 +191,7 @@ pub(super) async fn put_label(State(app): State<Shared>, form: Form) -> Result<R
         reason: form.fields.get("reason").to_owned(),
     };
     match app
-        .put_label(&form.viewer.browser.actor, form.fields.get("name").trim(), &body)
+        .put_label(&form.viewer.browser.actor, form.fields.get("name").trim(), &body, None)
         .await
     {
         Ok(_) => Ok(Redirect::to("/labels").into_response()),

@@ -4,11 +4,15 @@
 mod access;
 mod accounts;
 mod answers;
+mod attacks;
+mod authorisation;
+mod calls;
 mod changes;
 mod grants;
 mod hosts;
 mod keys;
 mod log;
+mod openapi;
 mod ownership;
 mod pages;
 mod records;

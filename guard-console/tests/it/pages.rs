@@ -12,20 +12,20 @@ use serde_json::{Value, json};
 use crate::support::{Console, PASSWORD, Question};
 
 /// A browser with one cookie.
-struct Browser {
+pub(crate) struct Browser {
     http: reqwest::Client,
     base: String,
-    cookie: String,
+    pub(crate) cookie: String,
 }
 
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    text: String,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Browser {
-    fn new(console: &Console) -> Self {
+    pub(crate) fn new(console: &Console) -> Self {
         Self {
             http: console.http(),
             base: console.url(""),
@@ -33,7 +33,7 @@ impl Browser {
         }
     }
 
-    async fn sign_in(console: &Console, name: &str) -> Self {
+    pub(crate) async fn sign_in(console: &Console, name: &str) -> Self {
         let mut browser = Self::new(console);
         let got = browser
             .post(
@@ -49,7 +49,7 @@ impl Browser {
         browser
     }
 
-    fn keep_cookie(&mut self, got: &Got) {
+    pub(crate) fn keep_cookie(&mut self, got: &Got) {
         let cookie = got.headers["set-cookie"].to_str().unwrap();
         for part in [
             "__Host-guard=",
@@ -78,7 +78,7 @@ impl Browser {
         }
     }
 
-    async fn get(&self, path: &str) -> Got {
+    pub(crate) async fn get(&self, path: &str) -> Got {
         self.send(self.http.get(format!("{}{path}", self.base))).await
     }
 
@@ -91,11 +91,11 @@ impl Browser {
             .body(body.finish())
     }
 
-    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Got {
+    pub(crate) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Got {
         self.send(self.form(path, fields)).await
     }
 
-    async fn csrf(&self) -> String {
+    pub(crate) async fn csrf(&self) -> String {
         let page = self.get("/history").await.text;
         between(&page, "data-csrf=\"", "\"").to_owned()
     }

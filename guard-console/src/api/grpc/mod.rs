@@ -85,7 +85,7 @@ fn status(error: Error) -> Status {
         Error::SignInFirst | Error::SignInFailed(_) => Status::unauthenticated(text),
         Error::Forbidden(_) => Status::permission_denied(text),
         Error::NotFound { .. } => Status::not_found(text),
-        Error::Conflict { .. } => Status::failed_precondition(text),
+        Error::Conflict { .. } | Error::Changed(_) | Error::Reused => Status::failed_precondition(text),
         Error::Invalid(_) => Status::invalid_argument(text),
         Error::TooMany { .. } => Status::resource_exhausted(text),
         Error::Busy(_) => Status::unavailable(text),

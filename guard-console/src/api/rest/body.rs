@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path as AxumPath, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -12,9 +12,13 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use guard_proto::limits::HTTP_BODY_BYTES;
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
+use crate::api::describe::{Description, Takes};
 use crate::api::problem::problem;
+use crate::app::Error;
 
 /// A body that trickles in slower than this is given up.
 const READ: Duration = Duration::from_secs(20);
@@ -79,6 +83,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+impl<T: JsonSchema> Takes for Json<T> {
+    fn describe(about: &mut Description<'_>) {
+        let schema = about.taken.subschema_for::<T>().to_value();
+        about.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
+    }
+}
+
 /// Reads a body up to the limit.
 pub(crate) async fn read(request: Request) -> Result<axum::body::Bytes, Response> {
     let reading = axum::body::to_bytes(request.into_body(), HTTP_BODY_BYTES);
@@ -132,11 +143,63 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Fields<T> {
             Ok(Query(fields)) => Ok(Self(fields)),
             Err(rejection) => {
                 let why = guard_evidence::text::visible_fold(&rejection.body_text(), 300);
-                Err(crate::app::Error::Invalid(format!("query: {why}")).into_response())
+                Err(Error::Invalid(format!("query: {why}")).into_response())
             }
         }
     }
 }
+
+impl<T: JsonSchema> Takes for Fields<T> {
+    fn describe(about: &mut Description<'_>) {
+        let schema = T::json_schema(about.taken).to_value();
+        let none = Map::new();
+        let fields = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+        for (name, field) in fields {
+            let mut field = without_null(field.clone());
+            let words = field.as_object_mut().and_then(|field| field.remove("description"));
+            let mut parameter = json!({"name": name, "in": "query", "required": false, "schema": field});
+            if let (Some(words), Some(parameter)) = (words, parameter.as_object_mut()) {
+                parameter.insert("description".to_owned(), words);
+            }
+            about.parameters.push(parameter);
+        }
+    }
+}
+
+/// A query has no null: what is optional is left out.
+fn without_null(mut schema: Value) -> Value {
+    let Some(object) = schema.as_object_mut() else {
+        return schema;
+    };
+    if let Some(Value::Array(kinds)) = object.get_mut("type") {
+        kinds.retain(|kind| kind != "null");
+    }
+    if let Some(Value::Array(kinds)) = object.get_mut("anyOf") {
+        kinds.retain(|kind| kind.get("type") != Some(&json!("null")));
+    }
+    schema
+}
+
+/// What stands in the braces of a path.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match AxumPath::<T>::from_request_parts(parts, state).await {
+            Ok(AxumPath(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                let why = guard_evidence::text::visible_fold(&rejection.body_text(), 300);
+                Err(Error::Invalid(format!("path: {why}")).into_response())
+            }
+        }
+    }
+}
+
+/// The document has it from the path itself.
+impl<T> Takes for Path<T> {}
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use guard_proto::rest::{Alarm, ChangeView, Page};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Fields;
@@ -12,7 +13,7 @@ use crate::app::Result;
 use crate::app::requests::PAGE;
 use crate::store::ChangeFilter;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListFields {
     label: Option<String>,
@@ -50,7 +51,7 @@ pub(super) async fn list(
     Ok(axum::Json(app.changes(&caller.actor, filter).await?))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AlarmFields {
     limit: Option<u64>,

@@ -1,22 +1,22 @@
 //! Evidence: lists and exact bytes.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::header;
-use axum::response::IntoResponse;
+use axum::extract::State;
 use guard_evidence::bundle::Filter;
 use guard_proto::rest::{Page, RecordView};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Fields;
+use super::answers::{Bundle, Envelope, ReadyJson};
 use super::requests::cursor;
+use super::{Fields, Path};
 use crate::api::identity::{Caller, Shared};
 use crate::app::requests::PAGE;
 use crate::app::{Error, Result};
 use crate::store::RecordFilter;
 use crate::time::{Millis, parse_rfc3339};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListFields {
     host: Option<String>,
@@ -59,7 +59,7 @@ pub(super) async fn list(
     Ok(axum::Json(app.records(&caller.actor, fields.filter()?).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BundleFields {
     host: Option<String>,
@@ -72,7 +72,7 @@ pub(super) async fn bundle(
     State(app): State<Shared>,
     caller: Caller,
     Fields(fields): Fields<BundleFields>,
-) -> Result<impl IntoResponse> {
+) -> Result<Bundle> {
     let filter = RecordFilter {
         host: fields.host.clone(),
         label: fields.label.clone(),
@@ -87,29 +87,13 @@ pub(super) async fn bundle(
         to: fields.to,
     };
     let stream = app.export(&caller.actor, filter, asked).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/x-tar"),
-        (
-            header::CONTENT_DISPOSITION,
-            "attachment; filename=\"guard-evidence.tar\"",
-        ),
-    ];
-    Ok((headers, Body::from_stream(stream)))
+    Ok(Bundle(Body::from_stream(stream)))
 }
 
-pub(super) async fn trust(State(app): State<Shared>, caller: Caller) -> Result<impl IntoResponse> {
-    let trust = app.trust(&caller.actor).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], trust))
+pub(super) async fn trust(State(app): State<Shared>, caller: Caller) -> Result<ReadyJson<Vec<u8>>> {
+    Ok(ReadyJson(app.trust(&caller.actor).await?))
 }
 
-pub(super) async fn show(
-    State(app): State<Shared>,
-    caller: Caller,
-    Path(digest): Path<String>,
-) -> Result<impl IntoResponse> {
-    let envelope = app.record(&caller.actor, &digest).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/vnd.dsse.envelope.v1+json")],
-        envelope,
-    ))
+pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(digest): Path<String>) -> Result<Envelope> {
+    Ok(Envelope(app.record(&caller.actor, &digest).await?))
 }

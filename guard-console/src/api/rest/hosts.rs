@@ -1,19 +1,30 @@
 //! Hosts and the tokens with which they join.
 
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
 use guard_evidence::enforcement::Enforcement;
 use guard_proto::rest::{Host, NewToken, Page, Token};
 
-use super::Json;
+use super::{Fields, Json, Path};
 use crate::api::identity::{Caller, Shared};
 use crate::app::Result;
+use crate::app::paging::Asked;
 
-pub(super) async fn list(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<Host>>> {
-    Ok(axum::Json(Page {
-        items: app.hosts(&caller.actor).await?,
-        next: None,
-    }))
+pub(super) async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    Fields(asked): Fields<Asked>,
+) -> Result<axum::Json<Page<Host>>> {
+    let hosts = app.hosts(&caller.actor).await?;
+    Ok(axum::Json(asked.by_name(hosts, |host| &host.name)?))
+}
+
+pub(super) async fn show(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Host>> {
+    Ok(axum::Json(app.host(&caller.actor, &id).await?))
 }
 
 pub(super) async fn enforcement(
@@ -24,9 +35,9 @@ pub(super) async fn enforcement(
     Ok(axum::Json(app.enforcement(&caller.actor, &id).await?))
 }
 
-pub(super) async fn revoke(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+pub(super) async fn revoke(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Result<NoContent> {
     app.revoke_host(&caller.actor, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(super) async fn create_token(

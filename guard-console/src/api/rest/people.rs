@@ -1,12 +1,13 @@
-//! Setting up, signing in, users and labels.
+//! Setting up, signing in and users.
 
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use guard_proto::rest::{Label, LabelBody, LoginBody, Me, NewUser, Page, Session, SetupBody, Status, User};
+use axum::extract::State;
+use axum::response::NoContent;
+use guard_proto::rest::{LoginBody, Me, NewUser, Page, Session, SetupBody, Status, User};
 
-use super::Json;
+use super::{Fields, Json, Path};
 use crate::api::identity::{Caller, Peer, Shared};
 use crate::app::Result;
+use crate::app::paging::Asked;
 use crate::app::sessions::SessionKind;
 use crate::time::{now, rfc3339};
 
@@ -39,21 +40,23 @@ pub(super) async fn sign_in(
     ))
 }
 
-pub(super) async fn sign_out(State(app): State<Shared>, caller: Caller) -> Result<StatusCode> {
+pub(super) async fn sign_out(State(app): State<Shared>, caller: Caller) -> Result<NoContent> {
     // A program has no browser to lead on.
     let _elsewhere = app.sign_out(&caller.actor).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(super) async fn me(caller: Caller) -> axum::Json<Me> {
     axum::Json(caller.actor.me())
 }
 
-pub(super) async fn users(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<User>>> {
-    Ok(axum::Json(Page {
-        items: app.users(&caller.actor).await?,
-        next: None,
-    }))
+pub(super) async fn users(
+    State(app): State<Shared>,
+    caller: Caller,
+    Fields(asked): Fields<Asked>,
+) -> Result<axum::Json<Page<User>>> {
+    let users = app.users(&caller.actor).await?;
+    Ok(axum::Json(asked.by_name(users, |user| &user.username)?))
 }
 
 pub(super) async fn add_user(
@@ -68,32 +71,7 @@ pub(super) async fn disable_user(
     State(app): State<Shared>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     app.disable_user(&caller.actor, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-pub(super) async fn labels(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<Label>>> {
-    Ok(axum::Json(Page {
-        items: app.labels(&caller.actor).await?,
-        next: None,
-    }))
-}
-
-pub(super) async fn put_label(
-    State(app): State<Shared>,
-    caller: Caller,
-    Path(name): Path<String>,
-    Json(body): Json<LabelBody>,
-) -> Result<axum::Json<Label>> {
-    Ok(axum::Json(app.put_label(&caller.actor, &name, &body).await?))
-}
-
-pub(super) async fn delete_label(
-    State(app): State<Shared>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> Result<StatusCode> {
-    app.delete_label(&caller.actor, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

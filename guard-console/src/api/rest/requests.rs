@@ -1,21 +1,29 @@
 //! Requests, answers and the event stream.
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
-use axum::response::IntoResponse;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::response::IntoResponse as _;
 use axum::response::sse::Event;
 use guard_evidence::record::Verdict;
 use guard_proto::rest::{AnswerBody, ChangeView, Host, Page, Request, RequestState};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::time::Instant;
 
-use super::{Fields, Json};
+use super::answers::{Envelope, Events};
+use super::{Fields, Json, Path};
+use crate::api::describe::{Description, Takes};
 use crate::api::identity::{Caller, Shared};
 use crate::api::watch::{self, Render};
 use crate::app::requests::{Details, PAGE};
 use crate::app::{App, Error, Permission, Result};
 use crate::store::RequestFilter;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListFields {
     state: Option<RequestState>,
@@ -62,16 +70,8 @@ pub(super) async fn show(
     Ok(axum::Json(app.request(&caller.actor, &id).await?.into()))
 }
 
-pub(super) async fn record(
-    State(app): State<Shared>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<impl IntoResponse> {
-    let envelope = app.request_record(&caller.actor, &id).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/vnd.dsse.envelope.v1+json")],
-        envelope,
-    ))
+pub(super) async fn record(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Result<Envelope> {
+    Ok(Envelope(app.request_record(&caller.actor, &id).await?))
 }
 
 pub(super) async fn approve(
@@ -103,9 +103,80 @@ async fn answer(
     Ok(axum::Json(answered.into()))
 }
 
-pub(super) async fn events(State(app): State<Shared>, caller: Caller, headers: HeaderMap) -> Result<impl IntoResponse> {
+/// From where an event stream goes on.
+#[derive(Debug)]
+pub(super) struct LastEventId(Option<u64>);
+
+impl<S: Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
+        Ok(Self(last_event_id(&parts.headers)))
+    }
+}
+
+impl Takes for LastEventId {
+    fn describe(about: &mut Description<'_>) {
+        about.header(
+            "Last-Event-ID",
+            "The id of the last event that was seen; without one the stream begins with all pending requests.",
+        );
+    }
+}
+
+pub(super) async fn events(State(app): State<Shared>, caller: Caller, last: LastEventId) -> Result<Events> {
     caller.actor.require(Permission::SeeRequests)?;
-    watch::events(app, caller.actor, last_event_id(&headers), AsJson).await
+    let stream = watch::events(app, caller.actor, last.0, AsJson).await?;
+    Ok(Events(stream.into_response()))
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PollFields {
+    /// `next` of the answer before; left out: changes from now on.
+    cursor: Option<String>,
+    /// Most seconds to wait for a change, 30 when left out; more than 60 is 60.
+    wait: Option<u64>,
+}
+
+/// For who cannot hold a stream: the same `next` goes on where this answer ends. Its end is never the last page.
+pub(super) async fn poll(
+    State(app): State<Shared>,
+    caller: Caller,
+    Fields(fields): Fields<PollFields>,
+) -> Result<axum::Json<Page<Request>>> {
+    caller.actor.require(Permission::SeeRequests)?;
+    let until = Instant::now() + Duration::from_secs(fields.wait.unwrap_or(30).min(60));
+    // Before the first look, so that nothing after it is missed.
+    let mut woken = app.notify.watch_requests();
+    let mut seq = match cursor(fields.cursor.as_deref())? {
+        Some(seq) => seq,
+        None => app.latest_seq().await?,
+    };
+    let mut items = Vec::new();
+    loop {
+        woken.mark_unchanged();
+        let changed = app.requests_changed_since(&caller.actor, seq).await?;
+        for details in changed {
+            seq = details.row.seq;
+            items.push(Request::from(details));
+        }
+        if !items.is_empty() {
+            break;
+        }
+        tokio::select! {
+            changed = woken.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep_until(until) => break,
+            () = app.stopping.cancelled() => break,
+        }
+        if !app.still_signed_in(&caller.actor).await? {
+            return Err(Error::SignInFirst);
+        }
+    }
+    Ok(axum::Json(Page {
+        items,
+        next: Some(seq.to_string()),
+    }))
 }
 
 pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<u64> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use guard_console::Server;
-use guard_console::config::{RawConfig, RawLog, RawOidc, RawWebhook};
+use guard_console::config::{RawConfig, RawLimits, RawLog, RawOidc, RawWebhook};
 use guard_evidence::chain::Chain;
 use guard_evidence::key::SigningKey;
 use guard_proto::v1::EnrollRequest;
@@ -27,6 +27,7 @@ pub(crate) struct Console {
     /// Identity providers, as they would stand in its configuration file.
     pub(crate) oidc: Vec<RawOidc>,
     webhook: Vec<RawWebhook>,
+    limits: RawLimits,
 }
 
 /// What most consoles of the tests do without.
@@ -35,6 +36,16 @@ pub(crate) struct More {
     log: RawLog,
     oidc: Vec<RawOidc>,
     webhook: Vec<RawWebhook>,
+    limits: RawLimits,
+}
+
+impl From<RawLimits> for More {
+    fn from(limits: RawLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<RawLog> for More {
@@ -86,7 +97,12 @@ impl Console {
     }
 
     async fn start_in(dir: tempfile::TempDir, listen: SocketAddr, listen_hosts: SocketAddr, more: More) -> Self {
-        let More { log, oidc, webhook } = more;
+        let More {
+            log,
+            oidc,
+            webhook,
+            limits,
+        } = more;
         let raw = RawConfig {
             data_dir: Some(dir.path().join("data")),
             listen: Some(listen),
@@ -96,6 +112,7 @@ impl Console {
             log: log.clone(),
             oidc: oidc.clone(),
             webhook: webhook.clone(),
+            limits,
         };
         let server = Server::start(raw.resolve(None).unwrap()).await.unwrap();
         let ca = std::fs::read_to_string(dir.path().join("data/ca.pem")).unwrap();
@@ -108,6 +125,7 @@ impl Console {
             log,
             oidc,
             webhook,
+            limits,
         }
     }
 
@@ -145,6 +163,7 @@ impl Console {
             log: self.log,
             oidc: self.oidc,
             webhook: self.webhook,
+            limits: self.limits,
         };
         Self::start_in(self.dir, self.web, self.hosts, more).await
     }
