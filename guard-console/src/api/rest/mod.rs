@@ -165,7 +165,10 @@ fn evidence_and_changes(operations: Operations) -> Operations {
         .get("/api/v1/changes", Needs(P::SeeChanges), changes::list)
         .say("listAlarms", "Alarms, newest first")
         .get("/api/v1/alarms", Needs(P::SeeAlarms), changes::alarms)
-        .say("listChannels", "In which other ways people hear of requests, and how each goes")
+        .say(
+            "listChannels",
+            "In which other ways people hear of requests, and how each goes",
+        )
         .get("/api/v1/channels", Needs(P::SeeChannels), channels::list)
         .say("listDeadLetters", "The last messages of channels that were given up")
         .get("/api/v1/dead-letters", Needs(P::SeeChannels), channels::dead_letters)
