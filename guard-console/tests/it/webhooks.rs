@@ -195,7 +195,6 @@ async fn nothing_is_lost_while_receiver_and_console_are_away() {
     let (first, _) = host.ask(&Question::new("coder", &["make"]));
     session.ask(&first).await;
     ann.answer(&first.request_id, "deny", "no").await;
-    session.decision().await;
     drop(session);
     let console = console.restart().await;
     let mut session = host.connect(&console).await;
@@ -238,7 +237,6 @@ async fn what_fails_is_tried_again_in_order_or_given_up() {
     session.ask(&ask).await;
     receiver.received(1).await;
     ann.answer(&ask.request_id, "approve", "").await;
-    session.decision().await;
     // The same message three times, a redirect not followed, and only then the next one.
     let received = receiver.received(4).await;
     let asked = "request.asked";
@@ -274,7 +272,6 @@ async fn only_what_was_chosen_and_only_from_now_on() {
     let (over, _) = host.ask(&Question::new("data", &["old"]));
     session.ask(&over).await;
     ann.answer(&over.request_id, "deny", "no").await;
-    session.decision().await;
     let (waits, _) = host.ask(&Question::new("data", &["waits"]));
     session.ask(&waits).await;
     drop(session);
@@ -292,8 +289,7 @@ async fn only_what_was_chosen_and_only_from_now_on() {
         let (ask, _) = host.ask(&Question::new(label, &["new"]));
         session.ask(&ask).await;
         ann.answer(&ask.request_id, "approve", "").await;
-        session.decision().await;
-    }
+        }
     let received = receiver.received(2).await;
     assert_eq!(received[1].1["data"]["card"]["arguments"], json!(["new"]));
     receiver.stays_at(2).await;

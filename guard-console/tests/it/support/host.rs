@@ -259,14 +259,19 @@ impl Session {
         self.try_next().await.unwrap()
     }
 
+    /// Asks. Decisions of earlier questions, which may come in between, are let go by.
     pub(crate) async fn ask(&mut self, ask: &Ask) {
         self.say(HostKind::Ask(ask.clone())).await;
-        match self.next().await {
-            ConsoleKind::AskReceived(received) => {
-                assert_eq!(received.request_id, ask.request_id);
-                assert!(received.accepted, "{}", received.refused_because);
+        loop {
+            match self.next().await {
+                ConsoleKind::AskReceived(received) => {
+                    assert_eq!(received.request_id, ask.request_id);
+                    assert!(received.accepted, "{}", received.refused_because);
+                    return;
+                }
+                ConsoleKind::Decision(earlier) if earlier.request_id != ask.request_id => {}
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
     }
 
