@@ -499,6 +499,9 @@ pub(crate) enum Evidence {
         /// Write the records whose signatures hold as OCSF events, one a line.
         #[arg(long, value_name = "FILE")]
         ocsf: Option<PathBuf>,
+        /// Write the report for auditors: one page of HTML about what verification accepted.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
     },
     /// Print the keys that the console vouches for: the file for `verify --trust`, to be kept apart from bundles.
     Trust,

@@ -11,6 +11,7 @@ mod cmd;
 mod failure;
 mod output;
 mod profile;
+mod report;
 mod secret;
 mod socket;
 mod sse;

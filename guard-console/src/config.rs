@@ -3,6 +3,7 @@
 //! Owns parsing, defaults and their errors, with file, line and remedy. Unknown keys are errors.
 
 mod oidc;
+mod siem;
 mod webhook;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use crate::auth::rate::Limits;
 pub use oidc::{OidcConfig, RawOidc};
+pub use siem::{RawSiem, SiemConfig, SiemEndpoint, SiemFrom, SiemKind, SiemTarget};
 pub use webhook::{RawWebhook, WebhookConfig};
 
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/guard-console";
@@ -43,6 +45,8 @@ pub enum ConfigError {
     Oidc { name: String, why: String },
     #[error("webhook {name:?}: {why}")]
     Webhook { name: String, why: String },
+    #[error("siem output {name:?}: {why}")]
+    Siem { name: String, why: String },
 }
 
 /// As written; every key is optional.
@@ -67,6 +71,9 @@ pub struct RawConfig {
     /// Who is told of requests.
     #[serde(default)]
     pub webhook: Vec<RawWebhook>,
+    /// Where events of the log go.
+    #[serde(default)]
+    pub siem: Vec<RawSiem>,
     #[serde(default)]
     pub limits: RawLimits,
 }
@@ -142,6 +149,7 @@ pub struct Config {
     pub log: LogConfig,
     pub oidc: Vec<OidcConfig>,
     pub webhooks: Vec<WebhookConfig>,
+    pub siem: Vec<SiemConfig>,
     pub limits: Limits,
 }
 
@@ -188,6 +196,7 @@ impl RawConfig {
             } else {
                 over.webhook
             },
+            siem: if over.siem.is_empty() { self.siem } else { over.siem },
             limits: over.limits.or(self.limits),
         }
     }
@@ -236,6 +245,7 @@ impl RawConfig {
             log: self.log.resolve()?,
             oidc: oidc::resolve(self.oidc)?,
             webhooks: webhook::resolve(self.webhook)?,
+            siem: siem::resolve(self.siem)?,
             limits: self.limits.resolve(),
         })
     }

@@ -14,6 +14,7 @@ pub mod data_dir;
 pub mod log;
 pub mod notify;
 pub mod server;
+pub mod siem;
 pub mod store;
 pub mod time;
 pub mod ui;

@@ -21,6 +21,7 @@ use crate::ca::{Authority, ServerCertificate, host_tls, web_tls};
 use crate::channel;
 use crate::config::Config;
 use crate::data_dir::{DATABASE_FILE, DataDir};
+use crate::siem;
 use crate::store::Store;
 use crate::ui;
 
@@ -96,13 +97,14 @@ impl Server {
         let log_app = app.clone();
         let sequencer = tokio::spawn(async move { log_app.log.run(log_app.stopping.clone()).await });
         let channels = tokio::spawn(channel::run(app.clone()));
+        let outputs = tokio::spawn(siem::run(app.clone()));
         tracing::info!(%web, %hosts, ca_sha256 = app.authority.fingerprint(), "serving");
         Ok(Self {
             app,
             web,
             hosts,
             web_handle,
-            tasks: vec![web_task, hosts_task, timers, sequencer, channels],
+            tasks: vec![web_task, hosts_task, timers, sequencer, channels, outputs],
         })
     }
 

@@ -11,6 +11,7 @@
 //! records/000000042.json   exact envelope, by its index in the log
 //! proofs/000000042.proof   its place in the tree of that checkpoint (C2SP tlog-proof)
 //! ocsf.ndjson              the records as events for other tools, made by whoever exported the bundle
+//! report.html              a page for people about them, likewise
 //! ```
 
 use std::collections::BTreeMap;
@@ -36,16 +37,18 @@ pub const BUNDLE_KIND: &str = "urn:guard:bundle:v1";
 /// Most records of one bundle.
 pub const MOST_RECORDS: usize = 1_000_000;
 /// Files that are neither records nor proofs.
-const MOST_OTHERS: usize = 5;
+const MOST_OTHERS: usize = 6;
 const MANIFEST_BYTES: u64 = 512 << 20;
 const VERIFY_BYTES: u64 = 1 << 20;
 const OCSF_BYTES: u64 = 16 << 30;
+const REPORT_BYTES: u64 = 64 << 20;
 
 const MANIFEST: &str = "MANIFEST.json";
 const TRUST: &str = "trust.json";
 const CHECKPOINT: &str = "checkpoint";
 const VERIFY: &str = "VERIFY.md";
 const OCSF: &str = "ocsf.ndjson";
+const REPORT: &str = "report.html";
 
 /// A bundle could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +150,7 @@ enum Entry {
     Trust,
     Checkpoint,
     Ocsf,
+    Report,
     Record(u64),
     Proof(u64),
 }
@@ -160,6 +164,7 @@ impl Entry {
             TRUST => Self::Trust,
             CHECKPOINT => Self::Checkpoint,
             OCSF => Self::Ocsf,
+            REPORT => Self::Report,
             _ => match name.split_once('/')? {
                 ("records", file) => Self::Record(number(file.strip_suffix(".json")?)?),
                 ("proofs", file) => Self::Proof(number(file.strip_suffix(".proof")?)?),
@@ -177,6 +182,7 @@ impl Entry {
             Self::Trust => TRUST.to_owned(),
             Self::Checkpoint => CHECKPOINT.to_owned(),
             Self::Ocsf => OCSF.to_owned(),
+            Self::Report => REPORT.to_owned(),
             Self::Record(index) => record_name(index),
             Self::Proof(index) => proof_name(index),
         }
@@ -189,6 +195,7 @@ impl Entry {
             Self::Trust => TRUST_BYTES,
             Self::Checkpoint => CHECKPOINT_BYTES as u64,
             Self::Ocsf => OCSF_BYTES,
+            Self::Report => REPORT_BYTES,
             Self::Record(_) => RECORD_BYTES as u64,
             Self::Proof(_) => PROOF_BYTES as u64,
         }
@@ -481,6 +488,14 @@ impl Bundle {
     /// If they cannot be written, or there are some already.
     pub fn add_ocsf(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<u64>) -> Result<u64, BundleError> {
         self.add(Entry::Ocsf, write)
+    }
+
+    /// Adds a page for people.
+    ///
+    /// # Errors
+    /// If it cannot be written, or there is one already.
+    pub fn add_report(&mut self, html: &str) -> Result<(), BundleError> {
+        self.add(Entry::Report, |out| out.write_all(html.as_bytes()))
     }
 
     /// Adds a file, and says so in the manifest.

@@ -4,6 +4,7 @@
 //! bundles. It must never touch the network, start a runtime or read a clock by itself.
 #![forbid(unsafe_code)]
 
+pub mod alarm;
 pub mod bundle;
 pub mod chain;
 pub mod change;

@@ -492,6 +492,28 @@ pub struct RecordView {
     pub summary: String,
 }
 
+/// An output of events for another system (`GET /outputs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputView {
+    pub name: String,
+    /// `file`, `http` or `otlp`.
+    pub kind: String,
+    /// Index of the first record that the other side does not have.
+    pub position: u64,
+    /// Records of the log from there on.
+    pub behind: u64,
+    /// Events that it took, and that it refused for good.
+    pub delivered: u64,
+    pub refused: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<String>,
+    /// Why nothing gets through, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<String>,
+}
+
 /// An error: RFC 9457, `application/problem+json`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {

@@ -5,7 +5,7 @@ use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use guard_evidence::bundle::{self, Bundle};
+use guard_evidence::bundle::{self, Bundle, Manifest};
 use guard_evidence::checkpoint::CHECKPOINT_BYTES;
 use guard_evidence::dsse;
 use guard_evidence::ocsf;
@@ -19,7 +19,7 @@ use guard_proto::rest::RecordView;
 use crate::args::{Evidence, EvidenceFilter, EvidenceList, Global, Output};
 use crate::client::{Client, segment};
 use crate::failure::{Failure, NO, UNKNOWN};
-use crate::{output, profile};
+use crate::{output, profile, report};
 
 pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, Failure> {
     match command {
@@ -35,8 +35,9 @@ pub(super) async fn run(global: &Global, command: Evidence) -> Result<ExitCode, 
             part,
             since,
             ocsf,
+            report,
         } => {
-            let wanted = Wanted { ocsf };
+            let wanted = Wanted { ocsf, report };
             verify(global, &bundle, trust.as_deref(), part, since.as_deref(), &wanted)
         }
         Evidence::Trust => {
@@ -205,27 +206,44 @@ fn for_others(bundle: &mut Bundle, trust: &Trust) -> Result<(), Failure> {
         Asked::Part
     };
     let examined = examine(bundle, trust, TrustSource::Given, asked, None);
+    let page = report::html(&examined, &bundle.manifest, trust, FROM_CONSOLE);
+    let page = page.map_err(|e| Failure::unknown(e.to_string()))?;
+    let failed = |e: bundle::BundleError| Failure::unknown(e.to_string());
     bundle
         .add_ocsf(|mut out| ocsf::write(&examined, trust, &mut out))
-        .map_err(|e| Failure::unknown(e.to_string()))?;
-    Ok(())
+        .map_err(failed)?;
+    bundle.add_report(&page).map_err(failed)
 }
+
+/// Whose keys a report rests on.
+const FROM_CONSOLE: &str = "as the console vouched for them when the bundle was exported";
+const GIVEN: &str = "given to whoever verified the bundle, apart from it";
+const KEPT: &str = "as the console vouched for them at the last export of whoever verified the bundle";
+const FROM_BUNDLE: &str = "those that came with the bundle: they prove nothing";
 
 /// What else is to be made of the records.
 struct Wanted {
     ocsf: Option<PathBuf>,
+    report: Option<PathBuf>,
 }
 
 impl Wanted {
     fn write(&self, judged: &Judged) -> Result<(), Failure> {
-        let Judged::Examined(examined, trust) = judged else {
-            if let Some(file) = &self.ocsf {
+        let Judged::Examined(judged) = judged else {
+            for file in [&self.ocsf, &self.report].into_iter().flatten() {
                 output::note(&format!("guard: {} was not written", file.display()));
             }
             return Ok(());
         };
         if let Some(file) = &self.ocsf {
-            write_whole(file, |out| ocsf::write(examined, trust, out).map(|_| ()))?;
+            write_whole(file, |out| {
+                ocsf::write(&judged.examined, &judged.trust, out).map(|_| ())
+            })?;
+        }
+        if let Some(file) = &self.report {
+            let page = report::html(&judged.examined, &judged.manifest, &judged.trust, judged.keys);
+            let page = page.map_err(|e| Failure::unknown(e.to_string()))?;
+            write_whole(file, |out| out.write_all(page.as_bytes()))?;
         }
         Ok(())
     }
@@ -277,7 +295,8 @@ fn verify(
             } else {
                 None
             };
-            judge(&bundle, given.or(kept), part, since.as_deref())
+            let keys = given.map(|trust| (trust, GIVEN)).or(kept.map(|trust| (trust, KEPT)));
+            judge(&bundle, keys, part, since.as_deref())
         },
     );
     drop(unpacked);
@@ -295,35 +314,49 @@ fn verify(
 }
 
 enum Judged {
-    Examined(Box<Examined>, Box<Trust>),
+    Examined(Box<Known>),
     /// Nothing in it can be told.
     Nothing(Report),
+}
+
+/// A bundle that could be judged, and by what.
+struct Known {
+    examined: Examined,
+    manifest: Manifest,
+    trust: Trust,
+    /// Where they came from, in words.
+    keys: &'static str,
 }
 
 impl Judged {
     fn report(&self) -> &Report {
         match self {
-            Self::Examined(examined, _) => &examined.report,
+            Self::Examined(known) => &known.examined.report,
             Self::Nothing(report) => report,
         }
     }
 }
 
-fn judge(bundle: &Bundle, given: Option<Trust>, part: bool, since: Option<&[u8]>) -> Judged {
+/// `given`: the keys, and where they came from.
+fn judge(bundle: &Bundle, given: Option<(Trust, &'static str)>, part: bool, since: Option<&[u8]>) -> Judged {
     let asked = if part { Asked::Part } else { Asked::WholeLog };
-    let by = |trust: Trust, source| {
-        let examined = examine(bundle, &trust, source, asked, since);
-        Judged::Examined(Box::new(examined), Box::new(trust))
+    let by = |trust: Trust, source, keys| {
+        Judged::Examined(Box::new(Known {
+            examined: examine(bundle, &trust, source, asked, since),
+            manifest: bundle.manifest.clone(),
+            trust,
+            keys,
+        }))
     };
-    if let Some(trust) = given {
-        return by(trust, TrustSource::Given);
+    if let Some((trust, keys)) = given {
+        return by(trust, TrustSource::Given, keys);
     }
     let inside = bundle
         .trust()
         .map_err(|e| e.to_string())
         .and_then(|bytes| Trust::parse(&bytes).map_err(|e| e.to_string()));
     match inside {
-        Ok(trust) => by(trust, TrustSource::Bundle),
+        Ok(trust) => by(trust, TrustSource::Bundle, FROM_BUNDLE),
         Err(why) => Judged::Nothing(guard_evidence::verify::without_trust(&why)),
     }
 }

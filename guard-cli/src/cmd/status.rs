@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use guard_evidence::text::{defuse, visible_fold};
 use guard_proto::control::{AgentStatus, ControlReply, ControlRequest, KernelSide, LabelSide};
-use guard_proto::rest::{ChannelView, Me, Page, Role, Status};
+use guard_proto::rest::{ChannelView, Me, OutputView, Page, Role, Status};
 
 use crate::args::{Global, Output};
 use crate::client::Client;
@@ -31,6 +31,7 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
                     "status": answer.as_ref().ok().map(|seen| &seen.status),
                     "me": answer.as_ref().ok().map(|seen| &seen.me),
                     "channels": answer.as_ref().ok().map(|seen| &seen.channels),
+                    "outputs": answer.as_ref().ok().map(|seen| &seen.outputs),
                     "error": answer.as_ref().err().map(ToString::to_string),
                 })),
             }),
@@ -69,20 +70,22 @@ struct Seen {
     me: Me,
     /// For those who may see them.
     channels: Vec<ChannelView>,
+    outputs: Vec<OutputView>,
 }
 
 async fn console(credentials: &profile::Credentials) -> Result<Seen, Failure> {
     let client = Client::with(credentials)?;
     let me: Me = client.get("/me", &[]).await?;
-    let channels = if me.roles.iter().any(|role| *role != Role::Approver) {
-        client.get::<Page<ChannelView>>("/channels", &[]).await?.items
-    } else {
-        Vec::new()
-    };
+    let (mut channels, mut outputs) = (Vec::new(), Vec::new());
+    if me.roles.iter().any(|role| *role != Role::Approver) {
+        channels = client.get::<Page<ChannelView>>("/channels", &[]).await?.items;
+        outputs = client.get::<Page<OutputView>>("/outputs", &[]).await?.items;
+    }
     Ok(Seen {
         status: client.get("/status", &[]).await?,
         me,
         channels,
+        outputs,
     })
 }
 
@@ -198,6 +201,23 @@ fn kernel_rows(kernel: &KernelSide) -> Vec<(&'static str, Vec<String>)> {
     .collect()
 }
 
+fn output_words(output: &OutputView) -> String {
+    let mut words = format!(
+        "{} ({}): {} events out, {} records behind",
+        visible_fold(&output.name, 64),
+        visible_fold(&output.kind, 16),
+        output.delivered,
+        output.behind
+    );
+    if output.refused > 0 {
+        words.push_str(&format!(", {} events refused for good", output.refused));
+    }
+    if let (Some(why), Some(since)) = (&output.failing, &output.failing_since) {
+        words.push_str(&format!("; FAILING since {}: {}", output::local(since), defuse(why)));
+    }
+    words
+}
+
 fn print_console(url: &str, seen: &Seen) -> Result<(), Failure> {
     let roles: Vec<&str> = seen.me.roles.iter().map(|r| r.as_str()).collect();
     let mut rows = vec![
@@ -212,6 +232,9 @@ fn print_console(url: &str, seen: &Seen) -> Result<(), Failure> {
     ];
     if !seen.channels.is_empty() {
         rows.push(("channels", seen.channels.iter().map(channel_words).collect()));
+    }
+    if !seen.outputs.is_empty() {
+        rows.push(("outputs", seen.outputs.iter().map(output_words).collect()));
     }
     output::fields(&rows)
 }

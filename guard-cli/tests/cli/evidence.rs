@@ -15,7 +15,7 @@ use crate::{guard, run};
 
 /// A bundle's tar bytes and its trust file; the log has `n` records, those in `leave_out` never came.
 fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
-    let [host, decision, log] = [1, 2, 3].map(|seed| SigningKey::from_seed(&[seed; 32]));
+    let [host, ..] = SEEDS.map(|seed| SigningKey::from_seed(&[seed; 32]));
     let mut chain = Chain::begin("host:H", 1);
     let envelopes: Vec<Vec<u8>> = (1..=n)
         .map(|since_boot_ns| {
@@ -36,8 +36,18 @@ fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
         .filter(|(n, _)| !leave_out.contains(n))
         .map(|(_, envelope)| envelope)
         .collect();
+    bundle_of(&envelopes)
+}
+
+/// The seeds of the keys of host, decisions and log.
+pub(crate) const SEEDS: [u8; 3] = [1, 2, 3];
+pub(crate) const ORIGIN: &str = "guard.example.org/log";
+
+/// The same of a log of these envelopes, of the host `H` and the console.
+pub(crate) fn bundle_of(envelopes: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+    let [host, decision, log] = SEEDS.map(|seed| SigningKey::from_seed(&[seed; 32]));
     let tree = Tree::new(envelopes.iter().map(|e| leaf_hash(e)).collect());
-    let origin = "guard.example.org/log";
+    let origin = ORIGIN;
     let note = Checkpoint {
         origin: origin.to_owned(),
         size: tree.size(),
@@ -67,7 +77,7 @@ fn bundle(n: u64, leave_out: &[u64]) -> (Vec<u8>, Vec<u8>) {
         "2026-11-21T10:00:00Z",
     )
     .unwrap();
-    for (index, envelope) in (0u64..).zip(&envelopes) {
+    for (index, envelope) in (0u64..).zip(envelopes) {
         writer.record(index, envelope, tree.inclusion(index).unwrap()).unwrap();
     }
     (writer.finish().unwrap(), trust)
@@ -131,9 +141,11 @@ fn export_unpacks_whole_or_not_at_all() {
     fs::write(&trust_file, trust).unwrap();
     console
         .guard(&["evidence", "verify", path, "--trust", trust_file.to_str().unwrap()])
-        .expect(0, &["VALID", "files        12 of 12"]);
+        .expect(0, &["VALID", "files        13 of 13"]);
     let events = fs::read_to_string(dir.join("ocsf.ndjson")).unwrap();
     assert_eq!(events.lines().count(), 4);
+    let page = fs::read_to_string(dir.join("report.html")).unwrap();
+    assert!(page.contains("as the console vouched for them when the bundle was exported"));
     // Made again without trusting whoever made the bundle, they are the same.
     let again = console.home.path().join("again.ndjson");
     console

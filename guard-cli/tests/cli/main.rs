@@ -7,6 +7,7 @@ mod agent;
 mod console;
 mod evidence;
 mod policy;
+mod report;
 mod requests;
 mod run;
 mod signing_in;

@@ -1,9 +1,10 @@
 //! Alarms: what approvers should know although nobody asked them.
 //!
-//! Owns which records are alarms. It is given records whose signatures hold, in the transaction that stores them. It
+//! Owns raising them and listing them. It is given records whose signatures hold, in the transaction that stores them. It
 //! must never lose one that a host has reported, nor raise one twice.
 
-use guard_evidence::record::{Effect, Lifecycle, Predicate, Statement};
+use guard_evidence::alarm;
+use guard_evidence::record::{Predicate, Statement};
 use guard_evidence::statement::summary;
 use guard_proto::rest::{Alarm, Page};
 use ulid::Ulid;
@@ -12,42 +13,15 @@ use super::paging::ulid_cursor;
 use super::requests::MAX_PAGE;
 use super::{Actor, App, Permission, Result};
 use crate::store::{self, HostRow};
-use crate::time::{Millis, parse_rfc3339, rfc3339};
+use crate::time::{Millis, rfc3339};
 
-/// An agent that was away for less was restarted.
-const AWAY_MS: Millis = 60_000;
 /// Alarms of this time stand on every page's menu.
 const LATELY_MS: Millis = 24 * 3_600_000;
-
-/// The kind of alarm that a record is.
-fn kind(statement: &Statement) -> Option<&'static str> {
-    let header = statement.header()?;
-    match &statement.predicate {
-        Predicate::Enforcement(record) => matches!(record.effect, Effect::Killed { .. }).then_some("mismatch"),
-        Predicate::Lifecycle(record) => match &record.event {
-            Lifecycle::TheftRefused { .. } => Some("theft"),
-            Lifecycle::Unprotected { .. } => Some("unprotected"),
-            Lifecycle::EnforcementOff { .. } => Some("enforcement-off"),
-            Lifecycle::EventsLost { .. } => Some("events-lost"),
-            Lifecycle::Recovered { .. } => Some("spool-recovered"),
-            Lifecycle::LogRefused { .. } => Some("log-refused"),
-            Lifecycle::DecisionRefused { .. } => Some("decision-refused"),
-            // One that goes on where the epoch before it ended has another key and has lost nothing.
-            Lifecycle::Begun { after: None, .. } if header.epoch > 1 => Some("new-epoch"),
-            Lifecycle::AgentAway { from, to } => {
-                let away = parse_rfc3339(to).ok()? - parse_rfc3339(from).ok()?;
-                (away >= AWAY_MS).then_some("agent-away")
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
 
 impl App {
     /// Raises the alarm that a record of a host is, if it is one. Whether it is.
     pub(super) async fn raise(&self, tx: &mut store::Change, host: &HostRow, statement: &Statement) -> Result<bool> {
-        let (Some(kind), Some(header)) = (kind(statement), statement.header()) else {
+        let (Some(kind), Some(header)) = (alarm::kind(statement), statement.header()) else {
             return Ok(false);
         };
         let mut detail = format!(

@@ -11,7 +11,7 @@ use guard_evidence::record::{Lifecycle, Predicate, Statement};
 use guard_evidence::statement::{sha256_hex, summary};
 use guard_evidence::trust::{ConsoleTrust, HostTrust, Trust};
 use guard_proto::limits::BATCH_RECORDS;
-use guard_proto::rest::{Page, RecordView};
+use guard_proto::rest::{OutputView, Page, RecordView};
 use guard_proto::v1;
 use ulid::Ulid;
 
@@ -397,6 +397,13 @@ impl App {
         };
         let stream = self.log.export(export).await.map_err(Error::Internal)?;
         stream.ok_or_else(|| Error::Busy("other exports are being written; try again when they are done".to_owned()))
+    }
+
+    /// How far events for other systems have come.
+    pub async fn outputs(&self, actor: &Actor) -> Result<Page<OutputView>> {
+        actor.require(Permission::SeeEvidence)?;
+        let items = self.outputs.view(self.store.log_size().await?);
+        Ok(Page { items, next: None })
     }
 
     /// A record's envelope, exact bytes.

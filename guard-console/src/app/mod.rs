@@ -43,6 +43,7 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, Readers};
 use crate::log::Log;
 use crate::notify::Notify;
+use crate::siem::Outputs;
 use crate::store::{self, Purpose, Store};
 use crate::time;
 
@@ -72,6 +73,8 @@ pub struct App {
     pub(crate) providers: Vec<Provider>,
     pub(crate) channels: Channels,
     pub notify: Notify,
+    /// Events for other systems.
+    pub(crate) outputs: Outputs,
     /// Ends streams when the console stops.
     pub stopping: CancellationToken,
 }
@@ -104,6 +107,7 @@ impl App {
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|e| Error::internal(format!("identity provider {e}")))?;
         let channels = Channels::open(&config)?;
+        let outputs = Outputs::open(&config.siem, &store).await?;
         let rates = Rates::new(config.limits);
         let mut app = Self {
             store,
@@ -118,6 +122,7 @@ impl App {
             providers,
             channels,
             notify,
+            outputs,
             stopping: CancellationToken::new(),
         };
         app.begin_changes().await?;

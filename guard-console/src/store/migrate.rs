@@ -35,6 +35,7 @@ fn migrator() -> Migrator {
             include_str!("../../migrations/0005_evidence_keys.sql"),
         ),
         migration(6, "channels", include_str!("../../migrations/0006_channels.sql")),
+        migration(7, "siem", include_str!("../../migrations/0007_siem.sql")),
         migration(9, "idempotency", include_str!("../../migrations/0009_idempotency.sql")),
     ])
 }

@@ -27,6 +27,7 @@ mod migrate;
 mod outbox;
 mod providers;
 mod requests;
+mod siem;
 mod users;
 
 use std::path::Path;
@@ -71,6 +72,7 @@ pub(crate) use requests::{
     add_answer, add_request, answers_in, end_request, forget_decision_received, overdue, pending_of_host, request_in,
     set_decision, set_decision_received, set_outcome, void_answers,
 };
+pub use siem::{ForSiem, SiemRow};
 pub use users::{SessionRow, UserRow};
 pub(crate) use users::{
     add_session, add_user, administrators, disable_user, end_session, end_sessions_of, forget_sessions, has_users,

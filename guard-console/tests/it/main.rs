@@ -16,6 +16,7 @@ mod openapi;
 mod ownership;
 mod pages;
 mod records;
+mod siem;
 mod support;
 mod upgrades;
 mod webhooks;

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::State;
 use guard_evidence::bundle::Filter;
-use guard_proto::rest::{Page, RecordView};
+use guard_proto::rest::{OutputView, Page, RecordView};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -88,6 +88,10 @@ pub(super) async fn bundle(
     };
     let stream = app.export(&caller.actor, filter, asked).await?;
     Ok(Bundle(Body::from_stream(stream)))
+}
+
+pub(super) async fn outputs(State(app): State<Shared>, caller: Caller) -> Result<axum::Json<Page<OutputView>>> {
+    Ok(axum::Json(app.outputs(&caller.actor).await?))
 }
 
 pub(super) async fn trust(State(app): State<Shared>, caller: Caller) -> Result<ReadyJson<Vec<u8>>> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use guard_console::Server;
-use guard_console::config::{RawConfig, RawLimits, RawLog, RawOidc, RawWebhook};
+use guard_console::config::{RawConfig, RawLimits, RawLog, RawOidc, RawSiem, RawWebhook};
 use guard_evidence::chain::Chain;
 use guard_evidence::key::SigningKey;
 use guard_proto::v1::EnrollRequest;
@@ -27,6 +27,7 @@ pub(crate) struct Console {
     /// Identity providers, as they would stand in its configuration file.
     pub(crate) oidc: Vec<RawOidc>,
     webhook: Vec<RawWebhook>,
+    siem: Vec<RawSiem>,
     limits: RawLimits,
 }
 
@@ -36,7 +37,17 @@ pub(crate) struct More {
     log: RawLog,
     oidc: Vec<RawOidc>,
     webhook: Vec<RawWebhook>,
+    siem: Vec<RawSiem>,
     limits: RawLimits,
+}
+
+impl From<Vec<RawSiem>> for More {
+    fn from(siem: Vec<RawSiem>) -> Self {
+        Self {
+            siem,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<RawLimits> for More {
@@ -88,7 +99,7 @@ impl Console {
         Self::start_with(RawLog::default()).await
     }
 
-    /// One with identity providers, or whose log has witnesses.
+    /// One with identity providers or outputs, or whose log has witnesses.
     pub(crate) async fn start_with(more: impl Into<More>) -> Self {
         crypto();
         let dir = tempfile::tempdir().unwrap();
@@ -101,6 +112,7 @@ impl Console {
             log,
             oidc,
             webhook,
+            siem,
             limits,
         } = more;
         let raw = RawConfig {
@@ -112,6 +124,7 @@ impl Console {
             log: log.clone(),
             oidc: oidc.clone(),
             webhook: webhook.clone(),
+            siem: siem.clone(),
             limits,
         };
         let server = Server::start(raw.resolve(None).unwrap()).await.unwrap();
@@ -125,6 +138,7 @@ impl Console {
             log,
             oidc,
             webhook,
+            siem,
             limits,
         }
     }
@@ -163,6 +177,7 @@ impl Console {
             log: self.log,
             oidc: self.oidc,
             webhook: self.webhook,
+            siem: self.siem,
             limits: self.limits,
         };
         Self::start_in(self.dir, self.web, self.hosts, more).await
