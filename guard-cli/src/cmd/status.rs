@@ -68,7 +68,7 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
 struct Seen {
     status: Status,
     me: Me,
-    /// For those who may see them.
+    /// These for those who may see them.
     channels: Vec<ChannelView>,
     outputs: Vec<OutputView>,
 }

@@ -401,7 +401,7 @@ impl App {
 
     /// How far events for other systems have come.
     pub async fn outputs(&self, actor: &Actor) -> Result<Page<OutputView>> {
-        actor.require(Permission::SeeEvidence)?;
+        actor.require(Permission::SeeChannels)?;
         let items = self.outputs.view(self.store.log_size().await?);
         Ok(Page { items, next: None })
     }

@@ -80,8 +80,10 @@ impl Endpoint {
                 None => Ok(()),
             },
             status if status.is_success() => Ok(()),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(Refusal::Later(words(), after)),
-            status if status.is_client_error() => Err(Refusal::Never(words())),
+            // About what was sent. Anything else, a wrong secret or address too, is somebody's to repair: nothing is given up for it.
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(Refusal::Never(words()))
+            }
             _ => Err(Refusal::Later(words(), after)),
         }
     }
@@ -94,6 +96,7 @@ impl Endpoint {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
             .connect_timeout(CONNECT)
             .timeout(WHOLE)
             .user_agent(concat!("guard-console/", env!("CARGO_PKG_VERSION")));

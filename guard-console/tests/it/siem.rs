@@ -174,6 +174,10 @@ async fn an_outage_loses_nothing_and_keeps_nobody_waiting() {
     host.ship(&console, &[&done[0], &done[1]]).await;
     assert!(collector.indices().is_empty());
 
+    // Whoever changed the secret there forgot it here: an outage, too.
+    collector.heard.lock().down = Some((401, "who are you?"));
+    until(&admin, |output| output["failing"] == "HTTP 401: who are you?").await;
+
     collector.heard.lock().down = None;
     let out = all_out(&admin).await;
     assert_eq!(out["refused"], 0);

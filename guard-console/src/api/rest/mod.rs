@@ -173,7 +173,7 @@ fn evidence_and_changes(operations: Operations) -> Operations {
         .say("listDeadLetters", "The last messages of channels that were given up")
         .get("/api/v1/dead-letters", Needs(P::SeeChannels), channels::dead_letters)
         .say("listOutputs", "Where events of the log go, and how far each has come")
-        .get("/api/v1/outputs", Needs(P::SeeEvidence), evidence::outputs)
+        .get("/api/v1/outputs", Needs(P::SeeChannels), evidence::outputs)
         .say("listEvidence", "Stored records, newest first")
         .get("/api/v1/evidence", Needs(P::SeeEvidence), evidence::list)
         .say(
