@@ -266,6 +266,7 @@ impl World {
             "listAlarms" => calls(200, "/alarms"),
             "listChannels" => calls(200, "/channels"),
             "listDeadLetters" => calls(200, "/dead-letters"),
+            "listOutputs" => calls(200, "/outputs"),
             "listEvidence" => calls(200, "/evidence"),
             "exportEvidence" => calls(200, "/evidence/bundle"),
             "getRecord" => {
