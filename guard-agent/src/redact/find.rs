@@ -118,7 +118,7 @@ pub(super) fn in_arguments<'r>(rules: &'r Rules, arguments: &[&[u8]], gap: Optio
 /// Private keys that a shell divided into arguments.
 fn split_keys(rules: &Rules, arguments: &[&[u8]], hits: &mut [Vec<Hit<'_>>]) {
     let begins = |argument: &&[u8]| argument.windows(10).any(|part| part == b"-----BEGIN");
-    if !arguments.iter().any(|argument| begins(argument)) {
+    if !arguments.iter().any(begins) {
         return;
     }
     let joined = arguments.join(&0);

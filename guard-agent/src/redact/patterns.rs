@@ -122,7 +122,7 @@ impl Pattern {
         if regex.len() > PATTERN_BYTES {
             return Err(PatternError::Long);
         }
-        let regex = compiled(regex).map_err(regex_error)?;
+        let regex = compiled(regex).map_err(|error| regex_error(&error))?;
         if regex.is_match(b"") {
             return Err(PatternError::Empty);
         }
@@ -165,7 +165,7 @@ pub(super) fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
 }
 
 /// The last line says what is wrong; those before draw where.
-fn regex_error(error: regex::Error) -> PatternError {
+fn regex_error(error: &regex::Error) -> PatternError {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
     PatternError::Regex(last.trim_start_matches("error: ").to_owned())
@@ -198,7 +198,7 @@ impl Rules {
         for (name, pattern) in std::iter::once(&MARK).chain(inside) {
             patterns.push(Pattern {
                 name: (*name).to_owned(),
-                regex: compiled(pattern).map_err(regex_error)?,
+                regex: compiled(pattern).map_err(|error| regex_error(&error))?,
             });
         }
         patterns.extend_from_slice(own);
@@ -207,13 +207,13 @@ impl Rules {
             .size_limit(ALL_COMPILED_BYTES)
             .dfa_size_limit(ALL_SEARCH_BYTES)
             .build()
-            .map_err(regex_error)?;
+            .map_err(|error| regex_error(&error))?;
         Ok(Self {
             set,
             patterns,
             built_in,
-            named: compiled(NAMED).map_err(regex_error)?,
-            private_key: compiled(PRIVATE_KEY).map_err(regex_error)?,
+            named: compiled(NAMED).map_err(|error| regex_error(&error))?,
+            private_key: compiled(PRIVATE_KEY).map_err(|error| regex_error(&error))?,
         })
     }
 

@@ -289,7 +289,7 @@ async fn only_what_was_chosen_and_only_from_now_on() {
         let (ask, _) = host.ask(&Question::new(label, &["new"]));
         session.ask(&ask).await;
         ann.answer(&ask.request_id, "approve", "").await;
-        }
+    }
     let received = receiver.received(2).await;
     assert_eq!(received[1].1["data"]["card"]["arguments"], json!(["new"]));
     receiver.stays_at(2).await;

@@ -127,7 +127,7 @@ fn of_policy(
             generation,
         } => {
             let file = executable(path.as_ref(), (*device, *inode, *generation));
-            launched(place, header, workload, message, file)
+            launched(place, header, workload, message, &file)
         }
     };
     event.device(place, header, None);
@@ -187,7 +187,7 @@ fn launch(
             file.insert("size".to_owned(), size.into());
         }
     }
-    let mut event = launched(place, header, workload, message, file);
+    let mut event = launched(place, header, workload, message, &file);
     event.guard("argv_truncated", exec.argv_truncated);
     event.guard("argv_sha256", shown(&exec.argv_sha256));
     event.with("process", |process| {
@@ -208,7 +208,13 @@ fn executable(path: Option<&Text>, (device, inode, generation): (u32, u64, u32))
     file
 }
 
-fn launched(place: &Place<'_>, header: &Header, workload: Option<&WorkloadFacts>, message: &str, file: Value) -> Event {
+fn launched(
+    place: &Place<'_>,
+    header: &Header,
+    workload: Option<&WorkloadFacts>,
+    message: &str,
+    file: &Value,
+) -> Event {
     let mut event = Event::new(place, header, PROCESS, (1, "Launch"), message);
     let name = file.get("name").cloned().unwrap_or_default();
     let mut process = json!({"name": name, "file": file});
