@@ -203,6 +203,7 @@ async fn an_outage_loses_nothing_and_keeps_nobody_waiting() {
 }
 
 /// The packaged schema accepts what a real console made of real records.
+#[expect(clippy::print_stdout, reason = "whoever runs the tests is told what was left out")]
 fn schema(events: &[Value]) {
     let Some(python) = std::env::var_os("GUARD_PYTHON") else {
         println!("skipped: the events were not held against the OCSF schema (set GUARD_PYTHON)");
