@@ -47,7 +47,7 @@ def approved(said, pattern):
 
 
 @case
-@one_kernel("6.12")
+@one_kernel("7.2")
 @limit(3600 if FULL else 400)
 def writes_and_connects_under_load(probe):
     """A process that writes and one that connects, without a pause, while the agent is killed, stopped, started and upgraded."""
@@ -72,13 +72,13 @@ def writes_and_connects_under_load(probe):
 
         try:
             goes_on()
-            for number in range(repeats(3, 100, "6.12")):
+            for number in range(repeats(3, 100, "7.2")):
                 away(random.choice(["killed", "stopped"]))
                 time.sleep(random.choice([0, 0, 0.5]))
                 absent(landed, "something landed without an agent")
                 PROBES.append(NoProbe() if OFF else of_version(None, *asks))
                 goes_on()
-            for number in range(repeats(2, 20, "6.12")):
+            for number in range(repeats(2, 20, "7.2")):
                 away("killed" if number % 4 == 3 else "stopped")
                 time.sleep(random.choice([0, 0.5, 3.5]) if FULL else 0)
                 version = (0, None, None)[number % 3]
