@@ -59,7 +59,11 @@ pub(crate) fn print(request: &Request, record: &RequestRecord) -> Result<(), Fai
 
 fn fields(request: &Request, record: &RequestRecord) -> Vec<(&'static str, Vec<String>)> {
     let mut out: Vec<(&'static str, Vec<String>)> = Vec::new();
-    let risks: Vec<String> = record.why.risks.iter().map(|r| visible_fold(r, LINE)).collect();
+    let mut risks: Vec<String> = match &record.action {
+        Action::File(file) => writing::risks(file).into_iter().map(str::to_owned).collect(),
+        Action::Exec(_) | Action::Connect(_) => Vec::new(),
+    };
+    risks.extend(record.why.risks.iter().map(|r| visible_fold(r, LINE)));
     out.push(("could go wrong", risks));
     let mut why: Vec<String> = record
         .why

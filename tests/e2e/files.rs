@@ -112,7 +112,7 @@ fn by_policy() -> Result<()> {
     check!(output.status == 0, "{output}");
     let output = end(scene.start_labelled(POLICED, &["/bin/bash", "-c", "echo x >/etc/never/file"])?)?;
     check!(output.status != 0, "{output}");
-    expect_error_says(&output, &["/etc/never/file", "nobody writes there"])?;
+    expect_error_says(&output, &["guard: denied", "/etc/never/file", "never-there"])?;
     check!(scene.request_count()? == 0, "somebody was asked: {:?}", scene.seen());
     check!(
         scene.vm.script("ls /etc/never")?.text().is_empty(),
