@@ -58,7 +58,7 @@ pub struct Report {
     pub release: String,
     /// What became of it.
     pub outcome: Outcome,
-    /// Of all its guests.
+    /// From its first guest to its last.
     pub time: Duration,
 }
 
@@ -89,12 +89,8 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The cases mostly wait, and keep half a CPU busy: this many guests side by side still leave each enough.
-const SIDE_BY_SIDE: usize = 3;
-/// Guests of one kernel in an ordinary run, so that the last kernel is not run alone.
-const PARTS: usize = 2;
-/// A full run looks for what is unsteady, and is not to make it so.
-const SIDE_BY_SIDE_FULL: usize = 2;
+/// A guest has two CPUs, and the cases mostly wait: this many side by side still leave each enough.
+const SIDE_BY_SIDE: usize = 2;
 
 /// Runs the cases whose name contains one of `words`, or all, on each kernel and prints what they print, each line with its kernel's series.
 /// Empty when no case has such a name.
@@ -119,26 +115,16 @@ pub(crate) fn run(helpers: &Helpers, kernels: &[Kernel], words: &[&str], full: b
             .map(|case| case.name.as_str())
             .collect()
     };
-    let parts = if full || !words.is_empty() { 1 } else { PARTS };
-    let jobs: Vec<(Kernel, Vec<&str>)> = kernels
-        .iter()
-        .flat_map(|&kernel| {
-            let names = of(kernel);
-            let size = names.len().div_ceil(parts).max(1);
-            let chunks: Vec<Vec<&str>> = names.chunks(size).map(<[&str]>::to_vec).collect();
-            chunks.into_iter().map(move |names| (kernel, names))
-        })
-        .collect();
-    let workers = if full { SIDE_BY_SIDE_FULL } else { SIDE_BY_SIDE }.min(jobs.len());
-    let queue = Mutex::new(jobs.iter());
+    let workers = SIDE_BY_SIDE.min(kernels.len());
+    let queue = Mutex::new(kernels.iter());
     let reports = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().ok().and_then(|mut queue| queue.next());
-                    let Some((kernel, names)) = next else { break };
-                    let report = on(*kernel, &helpers.folder, workers, names, full);
+                    let next = queue.lock().ok().and_then(|mut queue| queue.next().copied());
+                    let Some(kernel) = next else { break };
+                    let report = on(kernel, &helpers.folder, workers, &of(kernel), full);
                     if let Ok(mut reports) = reports.lock() {
                         reports.push(report);
                     }
@@ -146,32 +132,12 @@ pub(crate) fn run(helpers: &Helpers, kernels: &[Kernel], words: &[&str], full: b
             });
         }
     });
-    let reports = reports.into_inner().unwrap_or_default();
-    if reports.len() != jobs.len() {
-        bail!("{} of {} guests reported", reports.len(), jobs.len());
+    let mut reports = reports.into_inner().unwrap_or_default();
+    reports.sort_by_key(|report: &Report| kernels.iter().position(|kernel| *kernel == report.kernel));
+    if reports.len() != kernels.len() {
+        bail!("{} of {} kernels reported", reports.len(), kernels.len());
     }
-    let mut whole: Vec<Report> = Vec::new();
-    for part in reports {
-        match whole.iter_mut().find(|report| report.kernel == part.kernel) {
-            Some(report) => report.add(part),
-            None => whole.push(part),
-        }
-    }
-    whole.sort_by_key(|report| kernels.iter().position(|kernel| *kernel == report.kernel));
-    Ok(whole)
-}
-
-impl Report {
-    /// Of the same kernel, from another guest.
-    fn add(&mut self, other: Self) {
-        self.time += other.time;
-        match (&mut self.outcome, other.outcome) {
-            (Outcome::Ran(cases), Outcome::Ran(more)) => cases.add(more),
-            // Whatever is wrong with a part is wrong with the whole.
-            (outcome @ Outcome::Ran(_), wrong) => *outcome = wrong,
-            _ => {}
-        }
-    }
+    Ok(reports)
 }
 
 fn on(kernel: Kernel, helpers: &Path, slow: usize, names: &[&str], full: bool) -> Report {
@@ -235,19 +201,6 @@ fn guest(kernel: Kernel, helpers: &Path, slow: usize, names: &[&str], full: bool
 }
 
 impl Cases {
-    fn add(&mut self, more: Self) {
-        self.passed += more.passed;
-        self.failed += more.failed;
-        self.failed_on += more.failed_on;
-        self.skipped += more.skipped;
-        self.proven += more.proven;
-        self.troubles.extend(more.troubles);
-        self.unsteady.extend(more.unsteady);
-        if self.facts.is_empty() {
-            self.facts = more.facts;
-        }
-    }
-
     fn failed_names(&self) -> Vec<String> {
         let names = self.troubles.iter().filter_map(|line| failed_name(line));
         names.map(str::to_owned).collect()

@@ -47,7 +47,7 @@ def approved(said, pattern):
 
 
 @case
-@one_kernel("7.2")
+@one_kernel("6.12")
 @limit(3600 if FULL else 400)
 def writes_and_connects_under_load(probe):
     """A process that writes and one that connects, without a pause, while the agent is killed, stopped, started and upgraded."""
