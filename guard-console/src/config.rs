@@ -251,6 +251,43 @@ impl RawConfig {
     }
 }
 
+/// Longest name of an entry, in bytes.
+const ENTRY_NAME_BYTES: usize = 32;
+
+/// Every entry of a list whose entries have names, no two the same; or the name of one and what is wrong with it. `clash` says what
+/// two of them must not have in common.
+fn entries<R, C>(
+    raw: Vec<R>,
+    most: usize,
+    name: impl Fn(&R) -> &str,
+    resolve: impl Fn(R) -> Result<C, String>,
+    clash: impl Fn(&C, &C) -> Option<String>,
+) -> Result<Vec<C>, (String, String)> {
+    if raw.len() > most {
+        let why = format!("there are {}, at most {most} are possible", raw.len());
+        return Err((String::new(), why));
+    }
+    let (mut names, mut all): (Vec<String>, Vec<C>) = (Vec::new(), Vec::new());
+    for one in raw {
+        let name = name(&one).to_owned();
+        let failed = |why: String| (name.clone(), why);
+        let name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=ENTRY_NAME_BYTES).contains(&name.len()) || !name.bytes().all(name_byte) {
+            return Err(failed(format!("name: 1 to {ENTRY_NAME_BYTES} characters of a-z 0-9 -")));
+        }
+        let config = resolve(one).map_err(failed)?;
+        if names.contains(&name) {
+            return Err(failed("there are two of this name".to_owned()));
+        }
+        if let Some(why) = all.iter().find_map(|other| clash(other, &config)) {
+            return Err(failed(why));
+        }
+        names.push(name);
+        all.push(config);
+    }
+    Ok(all)
+}
+
 impl RawLog {
     fn resolve(self) -> Result<LogConfig, ConfigError> {
         let mut keys = BTreeSet::new();

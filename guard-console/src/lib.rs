@@ -13,6 +13,7 @@ pub mod config;
 pub mod data_dir;
 pub mod log;
 pub mod notify;
+mod outgoing;
 pub mod server;
 pub mod siem;
 pub mod store;

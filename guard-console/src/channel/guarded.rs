@@ -9,6 +9,8 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use crate::outgoing;
+
 const CONNECT: Duration = Duration::from_secs(5);
 const WHOLE: Duration = Duration::from_secs(15);
 
@@ -131,20 +133,10 @@ async fn addresses(name: String, private: bool) -> Result<Addrs, Box<dyn std::er
 /// # Errors
 /// Certificates that are none.
 pub(super) fn client(private: bool, ca_pem: Option<&[u8]>) -> Result<reqwest::Client, String> {
-    // reqwest takes the provider of the process; whoever was first has set the same one.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
+    let builder = outgoing::client(CONNECT, WHOLE)
         .dns_resolver(Resolver { private })
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT)
-        .timeout(WHOLE)
-        .user_agent(concat!("guard-console/", env!("CARGO_PKG_VERSION")));
-    if let Some(pem) = ca_pem {
-        let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| words(&e))?;
-        builder = builder.tls_certs_only(certificates);
-    }
-    builder.build().map_err(|e| words(&e))
+        .no_proxy();
+    outgoing::trusting(builder, ca_pem).map_err(|e| words(&e))
 }
 
 /// The last cause says what happened, and never where: paths of such addresses are secrets.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use hmac::{Hmac, Mac as _};
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use serde_json::json;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -20,6 +20,7 @@ use crate::app::requests::decision_view;
 use crate::app::{App, Error, Result};
 use crate::auth::secret;
 use crate::config::WebhookConfig;
+use crate::outgoing::retry_after;
 use crate::store::MessageRow;
 use crate::time::{Millis, rfc3339};
 
@@ -102,11 +103,6 @@ fn judge(status: StatusCode, after: Option<Duration>) -> Delivery {
         return Delivery::Never { why };
     }
     Delivery::Later { why, after }
-}
-
-fn retry_after(response: &reqwest::Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(seconds.parse().ok()?))
 }
 
 fn parse_secret(text: &str) -> std::result::Result<Zeroizing<Vec<u8>>, String> {

@@ -9,11 +9,10 @@ use guard_proto::rest::Role;
 use serde::Deserialize;
 use url::Url;
 
-use super::ConfigError;
+use super::{ConfigError, entries};
 
 /// At most so many; each is a button on the sign-in page.
 const MAX_PROVIDERS: usize = 8;
-const NAME_BYTES: usize = 32;
 const GROUP_BYTES: usize = 256;
 
 /// As written.
@@ -61,38 +60,16 @@ pub struct OidcConfig {
 
 /// All of them, or what is wrong with one.
 pub(super) fn resolve(raw: Vec<RawOidc>) -> Result<Vec<OidcConfig>, ConfigError> {
-    if raw.len() > MAX_PROVIDERS {
-        return Err(ConfigError::Oidc {
-            name: String::new(),
-            why: format!("there are {}, at most {MAX_PROVIDERS} are possible", raw.len()),
-        });
-    }
-    let mut all: Vec<OidcConfig> = Vec::new();
-    for one in raw {
-        let name = one.name.clone();
-        let failed = |why: String| ConfigError::Oidc {
-            name: name.clone(),
-            why,
-        };
-        let config = one.resolve().map_err(failed)?;
-        if all.iter().any(|other| other.name == config.name) {
-            return Err(failed("there are two of this name".to_owned()));
-        }
-        // Two ways to become the same person would be two sets of groups for one account.
-        if all.iter().any(|other| other.issuer == config.issuer) {
-            return Err(failed(format!("another one has the issuer {} too", config.issuer)));
-        }
-        all.push(config);
-    }
-    Ok(all)
+    // Two ways to become the same person would be two sets of groups for one account.
+    let same_issuer = |other: &OidcConfig, one: &OidcConfig| {
+        (other.issuer == one.issuer).then(|| format!("another one has the issuer {} too", one.issuer))
+    };
+    entries(raw, MAX_PROVIDERS, |one| &one.name, RawOidc::resolve, same_issuer)
+        .map_err(|(name, why)| ConfigError::Oidc { name, why })
 }
 
 impl RawOidc {
     fn resolve(self) -> Result<OidcConfig, String> {
-        let name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=NAME_BYTES).contains(&self.name.len()) || !self.name.bytes().all(name_byte) {
-            return Err(format!("name: 1 to {NAME_BYTES} characters of a-z 0-9 -"));
-        }
         if matches!(self.name.as_str(), "local" | "service") {
             return Err("name: this one stands for accounts of the console itself".to_owned());
         }

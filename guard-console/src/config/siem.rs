@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::ConfigError;
+use super::{ConfigError, entries};
 
 const MAX_OUTPUTS: usize = 16;
-const NAME_BYTES: usize = 32;
 
 /// As written.
 #[derive(Debug, Clone, Deserialize)]
@@ -90,41 +89,18 @@ pub struct SiemEndpoint {
 
 /// All of them, or what is wrong with one.
 pub(super) fn resolve(raw: Vec<RawSiem>) -> Result<Vec<SiemConfig>, ConfigError> {
-    let failed = |name: &str, why: String| ConfigError::Siem {
-        name: name.to_owned(),
-        why,
+    let same_file = |other: &SiemConfig, one: &SiemConfig| match (&other.to, &one.to) {
+        (SiemTarget::File(other), SiemTarget::File(path)) if other == path => {
+            Some(format!("another one writes {} too", path.display()))
+        }
+        _ => None,
     };
-    if raw.len() > MAX_OUTPUTS {
-        return Err(failed(
-            "",
-            format!("there are {}, at most {MAX_OUTPUTS} are possible", raw.len()),
-        ));
-    }
-    let mut all: Vec<SiemConfig> = Vec::new();
-    for one in raw {
-        let name = one.name.clone();
-        let config = one.resolve().map_err(|why| failed(&name, why))?;
-        if all.iter().any(|other| other.name == config.name) {
-            return Err(failed(&name, "there are two of this name".to_owned()));
-        }
-        if let SiemTarget::File(path) = &config.to
-            && all
-                .iter()
-                .any(|other| matches!(&other.to, SiemTarget::File(same) if same == path))
-        {
-            return Err(failed(&name, format!("another one writes {} too", path.display())));
-        }
-        all.push(config);
-    }
-    Ok(all)
+    entries(raw, MAX_OUTPUTS, |one| &one.name, RawSiem::resolve, same_file)
+        .map_err(|(name, why)| ConfigError::Siem { name, why })
 }
 
 impl RawSiem {
     fn resolve(self) -> Result<SiemConfig, String> {
-        let name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=NAME_BYTES).contains(&self.name.len()) || !self.name.bytes().all(name_byte) {
-            return Err(format!("name: 1 to {NAME_BYTES} characters of a-z 0-9 -"));
-        }
         let to = match (self.kind, self.path, self.url) {
             (SiemKind::File, Some(path), None) => {
                 if self.header_file.is_some() || self.ca_file.is_some() {

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use url::Url;
 
-use super::ConfigError;
+use super::{ConfigError, entries};
 use crate::channel::{Event, check_url};
 
 const MAX_WEBHOOKS: usize = 32;
-const NAME_BYTES: usize = 32;
 
 /// As written.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,32 +47,12 @@ pub struct WebhookConfig {
 
 /// All of them, or what is wrong with one.
 pub(super) fn resolve(raw: Vec<RawWebhook>) -> Result<Vec<WebhookConfig>, ConfigError> {
-    let failed = |name: &str, why: String| ConfigError::Webhook {
-        name: name.to_owned(),
-        why,
-    };
-    if raw.len() > MAX_WEBHOOKS {
-        let why = format!("there are {}, at most {MAX_WEBHOOKS} are possible", raw.len());
-        return Err(failed("", why));
-    }
-    let mut all: Vec<WebhookConfig> = Vec::new();
-    for one in raw {
-        let name = one.name.clone();
-        let config = one.resolve().map_err(|why| failed(&name, why))?;
-        if all.iter().any(|other| other.name == config.name) {
-            return Err(failed(&name, "there are two of this name".to_owned()));
-        }
-        all.push(config);
-    }
-    Ok(all)
+    entries(raw, MAX_WEBHOOKS, |one| &one.name, RawWebhook::resolve, |_, _| None)
+        .map_err(|(name, why)| ConfigError::Webhook { name, why })
 }
 
 impl RawWebhook {
     fn resolve(self) -> Result<WebhookConfig, String> {
-        let name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=NAME_BYTES).contains(&self.name.len()) || !self.name.bytes().all(name_byte) {
-            return Err(format!("name: 1 to {NAME_BYTES} characters of a-z 0-9 -"));
-        }
         let url = Url::parse(&self.url).map_err(|e| format!("url: {e}"))?;
         check_url(&url, self.allow_private).map_err(|why| format!("url: {why}"))?;
         for label in &self.labels {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use guard_evidence::text::visible_fold;
-use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
 
 use super::feed::Told;
 use super::{Refusal, otlp};
 use crate::auth::secret;
 use crate::config::{SiemEndpoint, SiemKind};
+use crate::outgoing;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_secs(30);
@@ -55,22 +56,19 @@ impl Endpoint {
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
-        let response = request.send().await.map_err(|e| later(chain(&e.without_url())))?;
+        let response = request.send().await.map_err(|e| later(words(&e.without_url())))?;
         self.judge(response).await
     }
 
     async fn judge(&self, response: Response) -> Result<(), Refusal> {
         let status = response.status();
-        let after = response.headers().get(RETRY_AFTER);
-        let after = after
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+        let after = outgoing::retry_after(&response);
         let body = match read(response).await {
             Ok(body) => body,
             // What was taken may be taken twice.
             Err(why) => return Err(Refusal::Later(why, None)),
         };
-        let words = || {
+        let answer = || {
             let said = visible_fold(String::from_utf8_lossy(&body).trim(), WORDS);
             format!("HTTP {}: {said}", status.as_u16())
         };
@@ -82,9 +80,9 @@ impl Endpoint {
             status if status.is_success() => Ok(()),
             // About what was sent. Anything else, a wrong secret or address too, is somebody's to repair: nothing is given up for it.
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Err(Refusal::Never(words()))
+                Err(Refusal::Never(answer()))
             }
-            _ => Err(Refusal::Later(words(), after)),
+            _ => Err(Refusal::Later(answer(), after)),
         }
     }
 
@@ -92,20 +90,12 @@ impl Endpoint {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        // reqwest takes the provider of the process; whoever was first has set the same one.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut builder = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .timeout(WHOLE)
-            .user_agent(concat!("guard-console/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &self.config.ca_file {
-            let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| chain(&e))?;
-            builder = builder.tls_certs_only(certificates);
-        }
-        let client = builder.build().map_err(|e| chain(&e))?;
+        let ca = match &self.config.ca_file {
+            Some(path) => Some(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?),
+            None => None,
+        };
+        let builder = outgoing::client(CONNECT, WHOLE).no_proxy();
+        let client = outgoing::trusting(builder, ca.as_deref()).map_err(|e| words(&e))?;
         self.client = Some(client.clone());
         Ok(client)
     }
@@ -132,19 +122,13 @@ async fn read(response: Response) -> Result<Vec<u8>, String> {
     while body.len() < ANSWER_BYTES
         && let Some(chunk) = chunks.next().await
     {
-        body.extend_from_slice(&chunk.map_err(|e| chain(&e.without_url()))?);
+        body.extend_from_slice(&chunk.map_err(|e| words(&e.without_url()))?);
     }
     body.truncate(ANSWER_BYTES);
     Ok(body)
 }
 
-/// With its causes, which say what really failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    visible_fold(&text, WORDS)
+/// An error in the words of an output's state.
+fn words(error: &dyn std::error::Error) -> String {
+    visible_fold(&outgoing::chain(error), WORDS)
 }

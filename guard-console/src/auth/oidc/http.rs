@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse, http};
 
+use crate::outgoing::{self, chain};
+
 /// Of a document; Entra ID's key set is the largest seen, with a tenth of this.
 const ANSWER_BYTES: usize = 512 * 1_024;
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,35 +30,11 @@ pub(super) struct Http {
     client: reqwest::Client,
 }
 
-/// With its causes, which say what really failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 impl Http {
     pub(super) fn new(ca_pem: Option<&[u8]>) -> Result<Self, HttpError> {
-        // reqwest takes the provider of the process; whoever was first has set the same one.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let failed = |e: reqwest::Error| HttpError::Send(chain(&e));
-        let mut builder = reqwest::Client::builder()
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .timeout(WHOLE)
-            .user_agent(concat!("guard-console/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = ca_pem {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?;
-            builder = builder.tls_certs_only(certificates);
-        }
-        Ok(Self {
-            client: builder.build().map_err(failed)?,
-        })
+        let builder = outgoing::client(CONNECT, WHOLE).https_only(true);
+        let client = outgoing::trusting(builder, ca_pem).map_err(|e| HttpError::Send(chain(&e)))?;
+        Ok(Self { client })
     }
 
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
