@@ -167,23 +167,28 @@ fn programs(files: bool) -> Vec<(&'static str, Attach)> {
     all
 }
 
-/// Those of the targets that not every kernel has and that this one has.
-struct Targets {
-    functions: HashSet<&'static str>,
-    hooks: HashSet<&'static str>,
-}
+/// The programs that this kernel can have, and the targets of those that it cannot have and may do without.
+type Wanted = (Vec<(&'static str, Attach)>, Vec<&'static str>);
 
-impl Targets {
-    /// The target, if this kernel does not have it.
-    fn absent(&self, how: Attach) -> Option<&'static str> {
-        match how {
+fn wanted(files: bool, layout: &Btf<'_>) -> Result<Wanted, KernelError> {
+    let (mut wanted, mut absent) = (Vec::new(), Vec::new());
+    for (name, how) in programs(files) {
+        let missing = match how {
             Attach::End { function, .. } | Attach::LsmBecauseOf { function, .. } => {
-                (!self.functions.contains(function)).then_some(function)
+                (!layout.has_function(function)).then_some(function)
             }
-            Attach::LsmIfThere(hook) => (!self.hooks.contains(hook)).then_some(hook),
+            Attach::LsmIfThere(hook) => (!layout.has_function(&format!("bpf_lsm_{hook}"))).then_some(hook),
             Attach::Lsm(_) | Attach::Tracepoint(_) | Attach::Egress(_) => None,
+        };
+        match (missing, how) {
+            (None, _) => wanted.push((name, how)),
+            (Some(function), Attach::End { needed: true, .. }) => {
+                return Err(KernelError::NoFunction(function.to_owned()));
+            }
+            (Some(target), _) => absent.push(target),
         }
     }
+    Ok((wanted, absent))
 }
 
 impl Attach {
@@ -225,9 +230,10 @@ pub(crate) struct Prepared {
     ebpf: Ebpf,
     btf: aya::Btf,
     pins: PathBuf,
-    targets: Targets,
-    /// As given to [`prepare`].
-    files: bool,
+    /// In the order of attaching.
+    wanted: Vec<(&'static str, Attach)>,
+    /// See [`Loaded::absent`].
+    absent: Vec<&'static str>,
     pub maps: Maps,
     /// Sets of other versions, which are in force.
     pub others: Vec<Other>,
@@ -273,23 +279,7 @@ pub(crate) fn prepare(pin_root: &Path, files: bool) -> Result<Prepared, KernelEr
     let bytes = fs::read(BTF_PATH).map_err(|source| KernelError::Read { path: BTF_PATH, source })?;
     let layout = Btf::parse(&bytes)?;
     let offsets = offsets::resolve(&layout)?;
-    let functions = programs(files)
-        .into_iter()
-        .filter_map(|(_, how)| match how {
-            Attach::End { function, .. } | Attach::LsmBecauseOf { function, .. } => Some(function),
-            _ => None,
-        })
-        .filter(|name| layout.has_function(name))
-        .collect();
-    let hooks = programs(files)
-        .into_iter()
-        .filter_map(|(_, how)| match how {
-            Attach::LsmIfThere(hook) => Some(hook),
-            _ => None,
-        })
-        .filter(|hook| layout.has_function(&format!("bpf_lsm_{hook}")))
-        .collect();
-    let targets = Targets { functions, hooks };
+    let (wanted, absent) = wanted(files, &layout)?;
 
     let pins = pin_directory(pin_root);
     make_private(pin_root)?;
@@ -311,18 +301,15 @@ pub(crate) fn prepare(pin_root: &Path, files: bool) -> Result<Prepared, KernelEr
     let rules = Arc::new(Rules::take(&mut ebpf)?);
     let others = retire::others(pin_root, &pins);
     let links = pins.join("links");
-    let ours = programs(files)
-        .into_iter()
-        .filter(|(_, how)| targets.absent(*how).is_none())
-        .all(|(name, _)| links.join(name).exists());
+    let ours = wanted.iter().all(|(name, _)| links.join(name).exists());
     Ok(Prepared {
         ebpf,
         btf,
         enforced: ours || others.iter().any(Other::is_whole),
         others,
         pins,
-        targets,
-        files,
+        wanted,
+        absent,
         maps,
         ring,
         identify,
@@ -350,23 +337,13 @@ fn make_private(path: &Path) -> Result<(), KernelError> {
 impl Prepared {
     /// Sees to it that every program is attached and pinned, and no other: those of an earlier agent stay if they are the same.
     pub(crate) fn attach(mut self) -> Result<Loaded, KernelError> {
-        let mut wanted = Vec::new();
-        let mut absent = Vec::new();
-        for (name, how) in programs(self.files) {
-            match (self.targets.absent(how), how) {
-                (None, _) => wanted.push((name, how)),
-                (Some(target), Attach::End { needed: true, .. }) => {
-                    return Err(KernelError::NoFunction(target.to_owned()));
-                }
-                (Some(target), _) => absent.push(target.to_owned()),
-            }
-        }
-        let attached: Vec<String> = wanted
+        let attached: Vec<String> = self
+            .wanted
             .iter()
             .map(|(name, how)| format!("{name} ({})", how.target()))
             .collect();
         let build = self.build(&attached);
-        let kept = build.is_marked(&self.pins) && self.are_exactly(&wanted)?;
+        let kept = build.is_marked(&self.pins) && self.is_exact()?;
         if !kept {
             let path = self.pins.clone();
             let marked = |source| KernelError::Pin {
@@ -374,7 +351,7 @@ impl Prepared {
                 source,
             };
             build::remove_mark(&self.pins).map_err(marked)?;
-            self.attach_all(&wanted)?;
+            self.attach_all()?;
             build.set_mark(&self.pins).map_err(marked)?;
         }
         Ok(Loaded {
@@ -385,7 +362,7 @@ impl Prepared {
             rules: self.rules,
             offsets: self.offsets,
             programs: attached,
-            absent,
+            absent: self.absent.into_iter().map(str::to_owned).collect(),
             took_over: self.enforced,
             kept,
             others: self.others,
@@ -409,23 +386,23 @@ impl Prepared {
 
     /// The pinned links.
     fn links(&self) -> Result<Vec<PathBuf>, KernelError> {
-        let folder = self.pins.join("links");
-        fs::read_dir(&folder)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .map_err(|source| KernelError::Pins { path: folder, source })
+        retire::links(&self.pins).map_err(|source| KernelError::Pins {
+            path: self.pins.join("links"),
+            source,
+        })
     }
 
-    /// Whether the pinned links are those of these programs.
-    fn are_exactly(&self, wanted: &[(&'static str, Attach)]) -> Result<bool, KernelError> {
+    /// Whether the pinned links are those of the programs that are wanted, and no others.
+    fn is_exact(&self) -> Result<bool, KernelError> {
         let folder = self.pins.join("links");
         let pinned: HashSet<PathBuf> = self.links()?.into_iter().collect();
-        Ok(pinned == wanted.iter().map(|(name, _)| folder.join(name)).collect())
+        Ok(pinned == self.wanted.iter().map(|(name, _)| folder.join(name)).collect())
     }
 
     /// Attaches and pins them, then removes what an earlier agent left.
-    fn attach_all(&mut self, wanted: &[(&'static str, Attach)]) -> Result<(), KernelError> {
+    fn attach_all(&mut self) -> Result<(), KernelError> {
         let mut links = Vec::new();
-        for (name, how) in wanted {
+        for (name, how) in &self.wanted {
             links.push((*name, attach_one(&mut self.ebpf, &self.btf, name, *how)?));
         }
         let folder = self.pins.join("links");

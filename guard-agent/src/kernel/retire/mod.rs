@@ -123,7 +123,8 @@ impl Other {
     }
 }
 
-fn links(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// The links that are pinned there.
+pub(super) fn links(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder.join("links")) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
