@@ -240,11 +240,13 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::Watch { .. } => ControlReply::Refused {
             error: "watch is the only request of its connection".to_owned(),
         },
-        ControlRequest::RotateKey {} if peer.uid != 0 => refuse_others("replace the evidence key"),
-        ControlRequest::RotateKey {} => match context.evidence.replace_key(context.key).await {
-            Ok(key) => ControlReply::NextKey { key },
-            Err(error) => ControlReply::Refused { error },
-        },
+        ControlRequest::RotateKey {} => {
+            let rotate = async {
+                let key = context.evidence.replace_key(context.key).await?;
+                Ok(ControlReply::NextKey { key })
+            };
+            root_only(peer, "replace the evidence key", rotate).await
+        }
         ControlRequest::LabelAdd { label, cgroup } => {
             root_only(peer, "label a cgroup", label_add(context, label, cgroup)).await
         }
@@ -258,38 +260,26 @@ async fn answer(context: &Context, peer: &Peer, request: ControlRequest) -> Cont
         ControlRequest::Status {} => ControlReply::Status(Box::new(status::status(context).await)),
         ControlRequest::Doctor {} => blocking(|| ControlReply::Doctor { findings: findings() }).await,
         ControlRequest::Pending {} => pending(context, peer).await,
-        ControlRequest::PolicyText {} => match root_only(peer, "read the policy in force", async { Ok(()) }).await {
-            ControlReply::Done => ControlReply::Policy {
-                text: context.policy.current().text().to_owned(),
-            },
-            refused => refused,
-        },
-        ControlRequest::PolicyApply { text } => {
-            let policy = context.policy.clone();
-            let apply = async move {
-                tokio::task::spawn_blocking(move || policy.replace(&text, "policy").map_err(|e| e.to_string()))
-                    .await
-                    .map_err(|e| e.to_string())?
+        ControlRequest::PolicyText {} => {
+            let text = async {
+                let text = context.policy.current().text().to_owned();
+                Ok(ControlReply::Policy { text })
             };
-            root_only(peer, "change this host's policy", apply).await
+            root_only(peer, "read the policy in force", text).await
+        }
+        ControlRequest::PolicyApply { text } => {
+            root_only(peer, "change this host's policy", policy_apply(context, text)).await
         }
     }
 }
 
-async fn root_only(peer: &Peer, what: &str, work: impl Future<Output = Result<(), String>>) -> ControlReply {
+async fn root_only(peer: &Peer, what: &str, work: impl Future<Output = Result<ControlReply, String>>) -> ControlReply {
     if peer.uid != 0 {
-        return refuse_others(what);
+        return ControlReply::Refused {
+            error: format!("only root may {what}: run it with sudo"),
+        };
     }
-    match work.await {
-        Ok(()) => ControlReply::Done,
-        Err(error) => ControlReply::Refused { error },
-    }
-}
-
-fn refuse_others(what: &str) -> ControlReply {
-    ControlReply::Refused {
-        error: format!("only root may {what}: run it with sudo"),
-    }
+    work.await.unwrap_or_else(|error| ControlReply::Refused { error })
 }
 
 async fn blocking(work: impl FnOnce() -> ControlReply + Send + 'static) -> ControlReply {
@@ -298,20 +288,30 @@ async fn blocking(work: impl FnOnce() -> ControlReply + Send + 'static) -> Contr
         .unwrap_or_else(|e| ControlReply::Refused { error: e.to_string() })
 }
 
-async fn label_add(context: &Context, label: String, cgroup: String) -> Result<(), String> {
+async fn policy_apply(context: &Context, text: String) -> Result<ControlReply, String> {
+    let policy = context.policy.clone();
+    tokio::task::spawn_blocking(move || policy.replace(&text, "policy").map_err(|e| e.to_string()))
+        .await
+        .map_err(|e| e.to_string())??;
+    Ok(ControlReply::Done)
+}
+
+async fn label_add(context: &Context, label: String, cgroup: String) -> Result<ControlReply, String> {
     let labels = context.labels.clone();
     let in_force =
         tokio::task::spawn_blocking(move || labels.add(&label, &cgroup, Source::Command).map_err(|e| e.to_string()))
             .await
             .map_err(|e| e.to_string())??;
-    settled(in_force).await
+    settled(in_force).await?;
+    Ok(ControlReply::Done)
 }
 
-async fn label_remove(context: &Context, cgroup: String) -> Result<(), String> {
+async fn label_remove(context: &Context, cgroup: String) -> Result<ControlReply, String> {
     let labels = context.labels.clone();
     tokio::task::spawn_blocking(move || labels.remove(&cgroup).map_err(|e| e.to_string()))
         .await
-        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())??;
+    Ok(ControlReply::Done)
 }
 
 /// Waits until the kernel has the label.
