@@ -130,11 +130,9 @@ impl Peer {
     fn deed(&self, listen: bool) -> Result<Deed, String> {
         let (peer, protocol) = match (self.address, self.port, &self.socket) {
             (Some(address), Some(port), None) => (PeerFacts::Ip { address, port }, "tcp"),
-            (None, None, Some(socket)) if socket.starts_with(['/', '@']) && !listen => {
+            // Without a name for one that has none.
+            (None, None, Some(socket)) if !listen && (socket.is_empty() || socket.starts_with(['/', '@'])) => {
                 (PeerFacts::Unix(Some(socket.clone())), "stream")
-            }
-            (None, None, Some(socket)) if socket.is_empty() && !listen => {
-                (PeerFacts::Unix(Some(String::new())), "stream")
             }
             _ => {
                 return Err(

@@ -3,8 +3,6 @@
 //! Owns the pairing: rules with the same text are the same, whatever their place; of the rest, those with the same id are one rule
 //! that changed.
 
-use std::collections::HashMap;
-
 use crate::{Policy, RuleView};
 
 /// How one rule differs.
@@ -26,24 +24,19 @@ pub fn diff(before: &Policy, after: &Policy) -> Vec<Change> {
             None => new.push(rule),
         }
     }
-    let mut by_id: HashMap<String, RuleView> = left.iter().cloned().map(|rule| (rule.id.clone(), rule)).collect();
-    let mut changes: Vec<Change> = new
-        .into_iter()
-        .map(|after| match by_id.remove(&after.id) {
-            // Without an id of its own it is called by its place.
-            Some(before) if after.named && before.named => Change::Changed { before, after },
-            Some(other) => {
-                by_id.insert(other.id.clone(), other);
-                Change::Added(after)
-            }
+    let mut changes = Vec::new();
+    for after in new {
+        // Without an id of its own a rule is called by its place.
+        let same = |old: &RuleView| old.named && after.named && old.id == after.id;
+        changes.push(match left.iter().position(same) {
+            Some(at) => Change::Changed {
+                before: left.remove(at),
+                after,
+            },
             None => Change::Added(after),
-        })
-        .collect();
-    changes.extend(
-        left.into_iter()
-            .filter(|rule| by_id.contains_key(&rule.id))
-            .map(Change::Removed),
-    );
+        });
+    }
+    changes.extend(left.into_iter().map(Change::Removed));
     changes
 }
 

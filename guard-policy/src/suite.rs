@@ -184,14 +184,13 @@ impl Expect {
 }
 
 fn same(one: &[impl AsRef<str>], two: &[impl AsRef<str>]) -> bool {
-    let sorted = |list: &[&str]| {
-        let mut list = list.to_vec();
-        list.sort_unstable();
-        list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()
-    };
-    let one: Vec<&str> = one.iter().map(AsRef::as_ref).collect();
-    let two: Vec<&str> = two.iter().map(AsRef::as_ref).collect();
-    sorted(&one) == sorted(&two)
+    sorted(one) == sorted(two)
+}
+
+fn sorted(names: &[impl AsRef<str>]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    names.sort_unstable();
+    names
 }
 
 fn list(names: &[impl AsRef<str>]) -> String {
